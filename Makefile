@@ -1,0 +1,49 @@
+# Everything runs from .venv, which is made and kept up to date by itself. `make help` lists what there is.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
+DEPENDS := pyproject.toml constraints.txt
+
+.PHONY: help run test lint bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+run: .venv/server.stamp ## Start Marzhook (a first start makes .env from .env.example)
+	@test -e .env || { cp .env.example .env && echo "Made .env from .env.example."; }
+	@exec $(BIN)/marzhook run $(ARGS)
+
+test: lint ## Run all checks and all tests (ARGS="-k name" selects)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/dev.stamp ## Check style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+bench: .venv/dev.stamp ## Measure, at most 15 minutes (ARGS="--quick": 3; ARGS="throughput --rounds 5")
+	$(BIN)/python -m bench $(ARGS)
+
+clean: ## Remove .venv and all caches; .env and databases stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# To run needs less than to develop, so a first start waits for less. A stamp is newer than what it was installed from.
+.venv/server.stamp: $(DEPENDS) | .venv/bin/pip
+	@echo "Installing what Marzhook needs into .venv (once; it takes a minute) …"
+	@$(PIP) -e '.[server]'
+	@touch $@
+
+.venv/dev.stamp: $(DEPENDS) | .venv/bin/pip
+	@echo "Installing what Marzhook's development needs into .venv (once; it takes a minute or two) …"
+	@$(PIP) -e '.[server,dev]'
+	@touch $@ .venv/server.stamp
+
+# pip is there only once the environment is whole. Debian's python3 can lack venv, in its own package.
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Marzhook needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "This Python has no venv; type: sudo apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear .venv

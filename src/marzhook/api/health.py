@@ -1,0 +1,38 @@
+"""For machines that watch: is it alive, is it ready, how is it doing. No login; nothing secret is shown."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from marzhook.api.context import ServicesDep, answer, example
+
+router = APIRouter(tags=["Health"])
+
+
+@router.get("/healthz", summary="Is the process alive?", responses=example({"status": "ok"}))
+async def alive() -> Response:
+    """200 as long as it answers at all: a reason to restart it where it does not."""
+    return answer({"status": "ok"})
+
+
+@router.get(
+    "/readyz",
+    summary="Should it get traffic?",
+    responses={
+        **example({"status": "ready"}),
+        **example({"status": "not ready", "reasons": ["the dispatcher is not running"]}, "Not now", 503),
+    },
+)
+def ready(services: ServicesDep) -> Response:
+    """503 with the reasons while it should be left alone."""
+    reasons = services.not_ready()
+    if reasons:
+        return answer({"status": "not ready", "reasons": reasons}, 503)
+    return answer({"status": "ready"})
+
+
+@router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
+def metrics(services: ServicesDep) -> Response:
+    """Queue depth, oldest due age, deliveries by endpoint and outcome, latencies, review lag."""
+    body, content_type = services.metrics.render()
+    return Response(body, headers={"Content-Type": content_type})

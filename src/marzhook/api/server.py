@@ -1,0 +1,61 @@
+"""Serving the API: uvicorn on a thread of its own, so that the main thread is free for signals."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from typing import Any
+
+import uvicorn
+
+from marzhook.errors import StartError
+
+log = logging.getLogger(__name__)
+
+GRACE = 10
+"""Seconds that requests in progress have to end when the service stops."""
+
+
+class Server:
+    """Binds at once (so that a port in use is noticed before anything starts), serves between `start` and `stop`."""
+
+    def __init__(self, app: Any, host: str, port: int) -> None:
+        self._socket = _bind(host, port)
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE, server_header=False, lifespan="off"
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._serve, name="api", daemon=True)
+
+    @property
+    def address(self) -> str:
+        """`http://host:port` as one types it into a browser."""
+        host, port = self._socket.getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(GRACE + 5)
+        self._socket.close()
+
+    def _serve(self) -> None:
+        self._server.run(sockets=[self._socket])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen(2048)
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; set UVICORN_HOST or UVICORN_PORT to others",
+            code="address_unusable",
+        ) from None
+    return bound

@@ -1,0 +1,168 @@
+"""`marzhook endpoints`: where events go, and how it stands with that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from marzhook.cli import output
+from marzhook.cli.open import opened
+from marzhook.endpoint import REMOVED, Endpoint, masked_url
+from marzhook.errors import ConflictError
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Endpoints: where events go.")
+
+Id = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**62, help="The endpoint's number, as `list` shows it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List all endpoints and what is owed to each."""
+    from marzhook.store import endpoints
+
+    with opened() as o, o.database.read() as conn:
+        rows = [(endpoint, owed(conn, endpoint.id)) for endpoint in endpoints.all_endpoints(conn)]
+    if as_json:
+        output.json_document([{**shown(endpoint), "pending": pending} for endpoint, pending in rows])
+        return
+    if not rows:
+        output.line("There are no endpoints: set WEBHOOK_ADDRESS in .env and start the service with `make run`.")
+        return
+    output.table(
+        ("id", "address", "format", "state", "owed"),
+        [(e.id, masked_url(e.url), e.format if e.kind == "webhook" else e.kind, state(e), n) for e, n in rows],
+        right=("id", "owed"),
+        fold=("address", "state"),
+    )
+
+
+@app.command()
+def show(endpoint_id: Id, as_json: AsJson = False) -> None:
+    """Show one endpoint. Its secrets are never shown."""
+    from marzhook.store import endpoints
+
+    with opened() as o, o.database.read() as conn:
+        endpoint = endpoints.get(conn, endpoint_id)
+        pending = owed(conn, endpoint_id)
+    if as_json:
+        output.json_document({**shown(endpoint), "pending": pending})
+        return
+    output.facts(
+        (
+            ("id", endpoint.id),
+            ("name", _name(endpoint)),
+            ("kind", endpoint.kind),
+            ("url", masked_url(endpoint.url)),
+            ("state", state(endpoint)),
+            ("owed", output.counted(pending, "delivery", "deliveries")),
+            ("format", endpoint.format),
+            ("secret", secret_in_words(endpoint)),
+            ("detail", endpoint.detail),
+            ("actions", ", ".join(sorted(endpoint.actions)) if endpoint.actions is not None else "all"),
+            ("ordered", endpoint.ordered),
+            ("concurrency", endpoint.concurrency),
+            ("comes from", "the settings" if endpoint.source == "environment" else "the API"),
+            ("created", endpoint.created_at),
+        )
+    )
+
+
+@app.command("test")
+def send_test(endpoint_id: Id, as_json: AsJson = False) -> None:
+    """Send a test event (marzhook_test) now, outside the queue, and show the answer."""
+    from marzhook.cli.check import Sender, answer_shown, answer_words
+    from marzhook.store import endpoints
+
+    with opened() as o:
+        with o.database.read() as conn:
+            endpoint = endpoints.get(conn, endpoint_id)
+        with Sender(o) as send:
+            result = send(endpoint)
+    if as_json:
+        output.json_document({"endpoint_id": endpoint_id, **answer_shown(result)})
+    else:
+        output.line(f"{masked_url(endpoint.url)}: {answer_words(result)}")
+    if not result.accepted:
+        raise typer.Exit(1)
+
+
+@app.command()
+def enable(endpoint_id: Id) -> None:
+    """Send to it again; what it was owed meanwhile goes first."""
+    from marzhook.store import endpoints
+
+    with opened() as o, o.database.write() as tx:
+        endpoint = endpoints.get(tx.conn, endpoint_id)
+        if endpoint.disabled_reason == REMOVED:
+            raise ConflictError(
+                f"endpoint {endpoint_id} is no longer in the settings; put it back into WEBHOOK_ADDRESS or"
+                " DISCORD_WEBHOOK_URL and restart the service"
+            )
+        endpoints.enable(tx, endpoint_id)
+        pending = owed(tx.conn, endpoint_id)
+    output.line(f"Endpoint {endpoint_id} is enabled; {output.counted(pending, 'delivery', 'deliveries')} owed to it.")
+
+
+@app.command()
+def disable(
+    endpoint_id: Id, reason: Annotated[str, typer.Option(help="Shown wherever the endpoint is.")] = "by the operator"
+) -> None:
+    """Stop sending to it. What is published meanwhile is kept for it."""
+    from marzhook.store import endpoints
+
+    with opened() as o, o.database.write() as tx:
+        endpoints.get(tx.conn, endpoint_id)
+        endpoints.disable(tx, endpoint_id, output.clean(reason)[:200])
+    output.line(
+        f"Endpoint {endpoint_id} is disabled. Its events are kept; `marzhook endpoints enable {endpoint_id}` sends them."
+    )
+
+
+def state(endpoint: Endpoint) -> str:
+    """How it stands, in words."""
+    if endpoint.enabled:
+        return "on"
+    return f"off: {endpoint.disabled_reason}" if endpoint.disabled_reason else "off"
+
+
+def secret_in_words(endpoint: Endpoint) -> str:
+    """Whether a secret is sent, and how; not which."""
+    if endpoint.secret is None:
+        return "none is sent"
+    if endpoint.secret_mode != "auto":
+        return f"set, sent as {endpoint.secret_mode}"
+    if endpoint.learned_mode is None:
+        return "set, sent as the receiver wants it (not known yet)"
+    return f"set, sent as the receiver wants it ({endpoint.learned_mode})"
+
+
+def shown(endpoint: Endpoint) -> dict[str, Any]:
+    """As the API shows an endpoint to one who may only read."""
+    return {
+        "id": endpoint.id, "name": _name(endpoint), "kind": endpoint.kind, "url": masked_url(endpoint.url),
+        "format": endpoint.format, "has_secret": endpoint.secret is not None, "secret_mode": endpoint.secret_mode,
+        "learned_mode": endpoint.learned_mode, "detail": endpoint.detail,
+        "actions": None if endpoint.actions is None else sorted(endpoint.actions),
+        "ordered": endpoint.ordered, "concurrency": endpoint.concurrency, "enabled": endpoint.enabled,
+        "disabled_reason": endpoint.disabled_reason, "source": endpoint.source,
+        "created_at": output.iso(endpoint.created_at),
+    }  # fmt: skip
+
+
+def owed(conn: sa.Connection, endpoint_id: int) -> int:
+    """How many deliveries to it are pending."""
+    import sqlalchemy as sa
+
+    from marzhook.store import schema
+
+    query = sa.select(sa.func.count()).select_from(schema.pending).where(schema.pending.c.endpoint_id == endpoint_id)
+    return int(conn.execute(query).scalar_one())
+
+
+def _name(endpoint: Endpoint) -> str:
+    return masked_url(endpoint.name) if "://" in endpoint.name else endpoint.name

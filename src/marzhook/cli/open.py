@@ -1,0 +1,114 @@
+"""What commands work on: the settings and the database, beside a service that may be running.
+
+Commands write to the database themselves. A running service notices another process's commit within a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from marzhook.errors import DatabaseError, SettingError
+
+if TYPE_CHECKING:
+    from marzhook.admin import Admin
+    from marzhook.clock import Clock
+    from marzhook.settings import Settings
+    from marzhook.sources.registry import Registry
+    from marzhook.store.database import Database
+    from marzhook.store.outbox import Outbox
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Settings, clock, database and outbox; the registry is made when somebody asks for it."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    outbox: Outbox
+
+    def registry(self) -> Registry:
+        from marzhook.sources.registry import Registry
+        from marzhook.user import Thresholds
+
+        settings = self.settings
+        return Registry(
+            self.database, self.outbox, self.clock, published_actions=settings.published_actions,
+            thresholds=Thresholds(settings.usage_percents, settings.days_left),
+        )  # fmt: skip
+
+    def by(self) -> Admin | None:
+        """In whose name the command acts: the first sudo admin; None before the service has made one."""
+        from marzhook.store import admins
+
+        with self.database.read() as conn:
+            return next((admin for admin in admins.find(conn) if admin.is_sudo), None)
+
+    def sync_endpoints(self) -> None:
+        """Take the settings' endpoints into the database, where no service is running that does so itself.
+
+        Beside a running service this would be wrong: its environment counts, and this shell's may lack it.
+        """
+        settings = self.settings
+        # No settings here and endpoints there: this shell stands in the wrong folder, rather than that all were removed.
+        named = settings.webhook_addresses or settings.discord_webhook_url
+        if not named or self.database.holder() is not None:
+            return
+        from marzhook.runtime import environment_endpoints
+        from marzhook.store import endpoints
+
+        wanted = environment_endpoints(settings)
+        with self.database.write() as tx:
+            endpoints.sync_environment(tx, wanted, now=self.clock.now())
+
+
+@contextmanager
+def opened(*, create: bool = False) -> Iterator[Opened]:
+    """Load the settings and open their database, brought to this version's schema.
+
+    `create`: make the database where there is none yet; else that raises DatabaseError, because an empty list from a
+    fresh file in the wrong folder would mislead. Raises SettingError, DatabaseError, DatabaseNewerError, StoreBusyError.
+    """
+    from marzhook import settings as marzhook_settings
+    from marzhook.clock import SystemClock
+    from marzhook.store.database import Database
+    from marzhook.store.outbox import Outbox
+
+    settings = marzhook_settings.load()
+    database = Database(settings.database_url, secret_keys=settings.secret_keys)
+    try:
+        if not create and not database.path.exists():
+            raise DatabaseError(
+                f"there is no database at {database.path} yet; start the service with `make run`,"
+                " or go to the folder in which it runs, or set MARZHOOK_DATABASE_URL"
+            )
+        database.upgrade()
+        yield Opened(settings, SystemClock(), database, Outbox(database))
+    finally:
+        database.close()
+
+
+def time_option(name: str, text: str | None) -> datetime | None:
+    """An ISO 8601 time; without an offset it is this machine's local time. Raises SettingError naming the option."""
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text.strip())
+        return at.astimezone()
+    except (ValueError, OverflowError):
+        raise SettingError(
+            f"{name} {ascii(text)[:60]} is not a time; write 2026-11-23, 2026-11-23T13:15 or 2026-11-23T13:15:00Z",
+            code="usage",
+        ) from None
+
+
+def choice_options(name: str, values: list[str] | None, choices: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The values of a repeatable option, each one of the choices; None where none was given. Raises SettingError."""
+    for value in values or ():
+        if value not in choices:
+            raise SettingError(f"{name} must be one of {', '.join(choices)}, not {ascii(value)[:60]}", code="usage")
+    return tuple(values) if values else None

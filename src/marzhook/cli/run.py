@@ -1,0 +1,67 @@
+"""`marzhook run`: the service."""
+
+from __future__ import annotations
+
+import sys
+
+from marzhook import settings as settings_module
+from marzhook.api.app import create_app
+from marzhook.api.server import Server
+from marzhook.runtime import Runtime, hold_signals, wait_for_signal
+from marzhook.settings import Settings
+from marzhook.telemetry import configure_logging
+
+SWITCH_INTERVAL = 0.0005
+"""Seconds."""
+
+
+def run() -> None:
+    """Serve the API, deliver events and watch over users, until Ctrl-C or SIGTERM."""
+    settings = settings_module.load()
+    configure_logging(settings.log_format, settings.log_level)
+    # Before anything starts: a signal that comes early is kept, not fatal.
+    hold_signals()
+    # The dispatcher gives the interpreter's lock away at every system call and wants it back at once; with Python's default
+    # of 5 ms a thread that computes (settling, the API) would keep it waiting that long each time.
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    runtime = Runtime(settings)
+    try:
+        server = Server(create_app(runtime.services), settings.host, settings.port)
+        runtime.start()
+        server.start()
+        _greet(settings, server.address, runtime)
+        wait_for_signal()
+        # First no new work over the API, then the rest: what was acknowledged is on disk.
+        server.stop()
+    finally:
+        runtime.stop()
+
+
+def command_line_of(called: str) -> str:
+    """How this program is called from here, to be copied."""
+    if called.endswith("__main__.py"):
+        return f"{sys.executable} -m marzhook"
+    return called if called.startswith((".", "/")) else "marzhook"
+
+
+def _greet(settings: Settings, address: str, runtime: Runtime) -> None:
+    """What a person wants to know now. On standard output, for people; the log goes to standard error."""
+    lines = [f"Marzhook is ready at {address} (API and its documentation: {address}/docs)"]
+    if runtime.new_admin:
+        name, password = runtime.new_admin
+        lines += [
+            f"First admin: {name}   password: {password}",
+            "  (shown this once; SUDO_USERNAME and SUDO_PASSWORD set your own)",
+        ]
+    count = len(settings.webhook_addresses) + bool(settings.discord_webhook_url)
+    if count:
+        lines.append(f"Events go to {count} endpoint{'s' if count > 1 else ''} of the settings.")
+    else:
+        command = command_line_of(sys.argv[0])
+        lines += [
+            "No endpoint is set (WEBHOOK_ADDRESS in .env): events are kept, and go nowhere.",
+            "These two commands, each in a terminal of its own, show a first delivery:",
+            f"  {command} listen --port 9000 --attach",
+            f"  {command} send user_created alice",
+        ]
+    print("\n".join(lines), flush=True)

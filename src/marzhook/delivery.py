@@ -1,0 +1,166 @@
+"""Deliveries: one event owed to one endpoint, and every decision about its life.
+
+                  +-- failed, tries left (settle)
+                  v       |
+    publish --> pending --+-- accepted (settle) --> delivered --+
+                  ^       +-- no tries left (settle) --> dead --+
+                  |       +-- cancel --> cancelled -------------+
+                  +------------------ replay -------------------+
+
+`pending` is a row of the table `pending`; the three terminal states are rows of `settled`. That a delivery is being sent,
+or waits behind an earlier one of its user, only its dispatcher knows: it is not stored, so a crash leaves nothing to repair.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from marzhook.event import Event
+from marzhook.request import Response
+from marzhook.retry import RetryPolicy
+
+PENDING: Final = "pending"
+DELIVERED: Final = "delivered"
+DEAD: Final = "dead"
+CANCELLED: Final = "cancelled"
+STATES: Final = (PENDING, DELIVERED, DEAD, CANCELLED)
+SETTLED_STATES: Final = (DELIVERED, DEAD, CANCELLED)
+
+STANDARD: Final = "standard"
+REJECTED: Final = "rejected"
+OUTAGE: Final = "outage"
+SPLIT: Final = "split"
+SCHEDULES: Final = (STANDARD, REJECTED, OUTAGE, SPLIT)
+"""How a failed delivery goes on: the long schedule; the short one of an event that the receiver refuses while it accepts
+others; with the endpoint's probes (an outage counts no tries); at once, in a smaller batch (which counts none either)."""
+
+ERRORS: Final = (
+    "dns",
+    "connect",
+    "timeout",
+    "tls",
+    "refused_address",
+    "protocol",
+    "reset",
+    "cancelled",
+    "render",
+    "other",
+)
+"""Why a try got no answer: the name not found, no connection, too slow, a bad certificate, an address that the guard refuses,
+not HTTP, cut off, stopped by us, the body could not be made, anything else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What is owed: the event, and how often it was tried."""
+
+    endpoint_id: int
+    event: Event
+    tries: int = 0
+    """Failed tries since it was published or replayed; goes to the wire."""
+    attempts: int = 0
+    """All tries ever made, also before a replay; numbers the attempts."""
+    due_at: datetime | None = None
+    """Not to be tried before; None: at once."""
+
+
+class Verdict(enum.Enum):
+    """What a destination makes of a response."""
+
+    ACCEPTED = "accepted"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    """The receiver refuses this event (400, 409, 413, 415, 422 …) and may well accept others."""
+    GONE = "gone"
+    """The receiver says that it wants no more (410): the endpoint is disabled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A destination's judgement of one response."""
+
+    verdict: Verdict
+    retry_after: float | None = None
+    """Seconds for which the receiver asks to be left alone by this delivery."""
+    pause: float | None = None
+    """Seconds for which the whole endpoint rests (a rate limit), also after a success."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try, as it is kept."""
+
+    number: int
+    at: datetime
+    duration: float
+    status: int | None
+    error: str | None
+    message: str
+    response: str
+    schedule: str | None = None
+    """What decided when a failed delivery is tried again: one of SCHEDULES; None after a success."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """One delivery after one try: what the outbox writes."""
+
+    delivery: Delivery
+    attempt: Attempt
+    state: str
+    """pending (tried again at `due_at`), delivered or dead."""
+    tries: int
+    due_at: datetime | None = None
+
+
+def settle(
+    deliveries: Sequence[Delivery],
+    response: Response,
+    outcome: Outcome,
+    policy: RetryPolicy | None,
+    *,
+    random: float,
+    schedule: str = STANDARD,
+) -> list[Settlement]:
+    """Decide what becomes of the deliveries that went out in one request.
+
+    `policy` None: a failure is not counted as a try, and the delivery is due again at once (when its endpoint may send).
+    """
+    ended = response.started_at + timedelta(seconds=response.duration)
+    accepted = outcome.verdict is Verdict.ACCEPTED
+    text = _kept(response, accepted)
+    # What is no text could never be written, and its delivery never be settled.
+    message = response.message.encode("utf-8", "replace").decode().replace("\0", "�")
+    settlements = []
+    for delivery in deliveries:
+        attempt = Attempt(
+            delivery.attempts + 1, response.started_at, response.duration, response.status, response.error,
+            message, text, None if accepted else schedule,
+        )  # fmt: skip
+        if accepted:
+            settlements.append(Settlement(delivery, attempt, DELIVERED, delivery.tries))
+            continue
+        if policy is None:
+            settlements.append(Settlement(delivery, attempt, PENDING, delivery.tries))
+            continue
+        failed = delivery.tries + 1
+        wait = policy.delay(failed, random=random, retry_after=outcome.retry_after)
+        if wait is None:
+            settlements.append(Settlement(delivery, attempt, DEAD, failed))
+        else:
+            settlements.append(Settlement(delivery, attempt, PENDING, failed, ended + timedelta(seconds=wait)))
+    return settlements
+
+
+KEPT_OF_SUCCESS = 1024
+"""Bytes kept of the body of a success; a failure keeps all of what was read, because somebody will want to know why."""
+
+
+def _kept(response: Response, accepted: bool) -> str:
+    body = response.body[:KEPT_OF_SUCCESS] if accepted else response.body
+    # NUL is legal in a body but not in PostgreSQL's text.
+    return body.decode("utf-8", "replace").replace("\0", "�")

@@ -1,0 +1,138 @@
+"""Webhooks: the panel's documented request, its list form, and Standard Webhooks.
+
+Whatever the format, a request carries the Standard Webhooks headers, signed with the endpoint's own secret, and, where a
+WEBHOOK_SECRET is set, `x-webhook-secret` as the panel's page documents it: the secret itself, or the hex HMAC of the body.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from marzhook import signing
+from marzhook.delivery import Delivery, Outcome, Verdict
+from marzhook.destinations.base import Destination, failed
+from marzhook.endpoint import Endpoint
+from marzhook.event import JSON, Event
+from marzhook.request import Request, Response, header
+
+CREDENTIALS = frozenset({"proxies", "links", "subscription_url"})
+"""What of a user gives access: sent with WEBHOOK_DETAIL=full only."""
+_ADMIN_SHOWN = ("username", "is_sudo")
+
+
+class Webhook(Destination):
+    """An HTTP endpoint that speaks the panel's webhook or Standard Webhooks."""
+
+    def __init__(self, endpoint: Endpoint, **values: Any) -> None:
+        super().__init__(endpoint, **values)
+        self._key = signing.key_of(endpoint.signing_secret)
+        previous = endpoint.previous_signing_secret
+        self._previous_key = signing.key_of(previous) if previous else None
+        # Checked once, here, and not for every request.
+        self._plain = header("x-webhook-secret", endpoint.secret)[1] if endpoint.secret else ""
+        if endpoint.format == "list":
+            self.max_items, self.max_bytes = 100, 256 * 1024  # type: ignore[misc] # of this instance
+
+    # -- render
+
+    def item(self, delivery: Delivery, now: datetime) -> str:
+        event, tries = delivery.event, delivery.tries
+        detail = detail_shown(event, self.endpoint.detail)
+        match self.endpoint.format:
+            case "list":
+                # The panel's own order since 0.4.0. Its `send_at` is when the request was due; here, when it was made.
+                head = f'"enqueued_at": {event.enqueued_at!r}, "send_at": {now.timestamp()!r}, "tries": {tries}'
+                return (
+                    f'{{{head}, "username": {json.dumps(event.username)}, "action": "{event.action}"{_tail(detail)}}}'
+                )
+            case "standard":
+                moment = event.time.isoformat().replace("+00:00", "Z")
+                data = documented(event, tries, detail)
+                return f'{{"type": "{event.action}", "timestamp": "{moment}", "data": {data}}}'
+            case _:
+                return documented(event, tries, detail)
+
+    def request(self, items: Sequence[str], ids: Sequence[int], now: datetime, *, secret_mode: str) -> Request:
+        endpoint = self.endpoint
+        text = f"[{', '.join(items)}]" if endpoint.format == "list" else items[0]
+        body = text.encode()
+        message_id, timestamp = self.message_id(ids), int(now.timestamp())
+        signature = signing.sign_v1(self._key, message_id, timestamp, body)
+        if self._previous_key and endpoint.previous_expires_at and now < endpoint.previous_expires_at:
+            signature += " " + signing.sign_v1(self._previous_key, message_id, timestamp, body)
+        headers = [("webhook-id", message_id), ("webhook-timestamp", str(timestamp)), ("webhook-signature", signature)]
+        if endpoint.secret:
+            value = self._plain if secret_mode == "plain" else signing.hex_hmac(endpoint.secret, body)
+            headers.insert(0, ("x-webhook-secret", value))
+        return self._request(headers, body)
+
+    def message_id(self, ids: Sequence[int]) -> str:
+        """`webhook-id`: the same at every attempt of the same events, and never that of others."""
+        if len(ids) == 1:
+            return f"msg_{self._instance}_{ids[0]}"
+        digest = hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:24]
+        return f"msg_{self._instance}_b{digest}"
+
+    # -- judge
+
+    @property
+    def secret_mode(self) -> str:
+        mode = self.endpoint.secret_mode
+        return (self.endpoint.learned_mode or "plain") if mode == "auto" else mode
+
+    def other_mode(self, secret_mode: str, response: Response) -> str | None:
+        """`auto`: what is refused (401, 403) one way goes out the other way. A receiver that changed its mind is found
+        out by the same rule, so it works from `hmac` back to `plain` too."""
+        if self.endpoint.secret_mode != "auto" or not self.endpoint.secret or response.status not in (401, 403):
+            return None
+        return "hmac" if secret_mode == "plain" else "plain"
+
+    def judge(self, response: Response, now: datetime) -> Outcome:
+        status = response.status or 0
+        if 200 <= status < 300:
+            return Outcome(Verdict.ACCEPTED)
+        if status == 410:
+            return Outcome(Verdict.GONE)
+        return failed(response, now)
+
+
+def documented(event: Event, tries: int, detail: str) -> str:
+    """The event as the panel's page documents it, byte for byte; what more is known follows."""
+    return (
+        f'{{"username": {json.dumps(event.username)}, "action": "{event.action}",'
+        f' "enqueued_at": {event.enqueued_at!r}, "tries": {tries}{_tail(detail)}}}'
+    )
+
+
+def detail_shown(event: Event, level: str) -> str:
+    """What of the detail goes to the wire (WEBHOOK_DETAIL), as JSON text of an object; empty: nothing."""
+    if level == "none" or not event.detail_json:
+        return ""
+    if level == "full":
+        return event.detail_json
+    detail = event.detail
+    if not detail.keys() & {"by", "user"}:
+        return event.detail_json
+    return json.dumps({key: _safe(key, value) for key, value in detail.items()})
+
+
+def _safe(key: str, value: JSON) -> JSON:
+    if not isinstance(value, dict):
+        return value
+    if key == "by":
+        return {name: value[name] for name in _ADMIN_SHOWN if name in value}
+    if key == "user":
+        shown = {name: part for name, part in value.items() if name not in CREDENTIALS}
+        if "admin" in shown:
+            shown["admin"] = _safe("by", shown["admin"])
+        return shown
+    return value
+
+
+def _tail(detail: str) -> str:
+    """`{…}` as the rest of an object that has keys already."""
+    return f", {detail[1:-1]}" if len(detail) > 2 else ""

@@ -1,0 +1,361 @@
+"""The dispatcher: the thread that sends. It reads windows, fills connections, and hands what came of it to the settler."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import queue
+import random as random_module
+import resource
+import threading
+from collections.abc import Callable, Sequence
+
+from marzhook import signals
+from marzhook.clock import Clock
+from marzhook.delivery import DEAD, PENDING, Settlement, Verdict
+from marzhook.dispatch.notices import Notices
+from marzhook.dispatch.sender import Limits, Sender, Shipment
+from marzhook.dispatch.settler import Settler
+from marzhook.endpoint import Endpoint
+from marzhook.request import Response
+from marzhook.store import endpoints
+from marzhook.store.database import ChangeWatch, Database
+from marzhook.store.outbox import Outbox
+from marzhook.telemetry import Metrics, log_deliveries
+from marzhook.transport.http import HttpTransport
+
+log = logging.getLogger(__name__)
+
+HEALTH_EVERY = 1.0
+"""Seconds between two looks at how endpoints fare."""
+WATCH_EVERY = 0.2
+"""Seconds between two looks for what other processes have committed."""
+MAX_UNSETTLED = 5000
+"""Answers that may wait to be written; then sending waits too. Bounds what a crash can repeat."""
+SPARE_DESCRIPTORS = 256
+DRAIN_SECONDS = 10.0
+
+
+class Dispatcher:
+    """Start, `wake`, stop. Everything else happens on its own thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        outbox: Outbox,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        transport: HttpTransport,
+        limits: Limits | None = None,
+        interval: float | None = None,
+        random: Callable[[], float] = random_module.random,
+    ) -> None:
+        """The transport is the dispatcher's from now on, which also closes it.
+
+        `interval`: seconds between two looks at the queue (JOB_SEND_NOTIFICATIONS_INTERVAL); None: at once.
+        """
+        self._database = database
+        self._outbox = outbox
+        self._clock = clock
+        self._metrics = metrics
+        self._limits = limits or Limits()
+        self._interval = interval
+        self._random = random
+        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
+        self._settler = Settler(outbox, clock, self._on_committed)
+        self._committed: queue.SimpleQueue[Sequence[Settlement]] = queue.SimpleQueue()
+        self._stop_at: float | None = None
+        self._woken = True
+        self._max_in_flight = 1000
+        self._transport = transport
+        self._instance = ""
+        self._senders: dict[int, Sender] = {}
+        self._active: dict[int, Sender] = {}
+        self._timers: list[tuple[float, int]] = []
+        self._timer_of: dict[int, float] = {}
+        self._unsettled = 0
+        self._last_look = float("-inf")
+        self._next_health = 0.0
+        self._notices = Notices(database, outbox, clock, self._settler, self.wake)
+        self.trouble: str | None = None
+        """Why the dispatcher cannot work just now, in words."""
+
+    # -- from other threads
+
+    def start(self) -> None:
+        with self._database.read() as conn:
+            self._instance = self._database.meta(conn, "instance") or ""
+        self._max_in_flight = _descriptors() - SPARE_DESCRIPTORS
+        self._outbox.on_publish(self.wake)
+        self._settler.start()
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There may be something new to send."""
+        if not self._woken:
+            self._woken = True
+            self._transport.wake()
+
+    def stop(self, *, timeout: float = DRAIN_SECONDS) -> None:
+        """Take nothing more, let requests in flight end (at most `timeout` seconds), write what is known of them.
+
+        What has not ended stays owed: it is made again at the next start.
+        """
+        self._stop_at = self._clock.monotonic() + timeout
+        self._transport.wake()
+        self._thread.join(timeout + 5)
+        if not self._settler.stop(timeout=timeout):
+            log.error("some answers could not be written; their deliveries will be made again")
+        self._transport.close()
+
+    @property
+    def not_ready(self) -> list[str]:
+        """Reasons, in words, why nothing can be delivered."""
+        reasons = [f"settling: {self._settler.trouble}"] if self._settler.trouble else []
+        if self.trouble:
+            reasons.append(f"dispatcher: {self.trouble}")
+        if self._thread.ident is not None and not self._thread.is_alive() and self._stop_at is None:
+            reasons.append("dispatcher: its thread has ended")
+        return reasons
+
+    def resting(self) -> set[int]:
+        """Endpoints that are left alone on purpose just now: disabled, paused, or with an open breaker."""
+        return {id_ for id_, sender in list(self._senders.items()) if sender.resting}
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while self._stop_at is None:
+            try:
+                self._work()
+                self.trouble = None
+            except Exception as error:
+                # All that matters is on disk: begin anew from there, as after a restart.
+                self.trouble = str(error)
+                log.exception("the dispatcher starts anew")
+                self._await_settler()
+                self._transport.reset()
+                if self._stop_at is None:
+                    self._transport.poll(1.0)
+
+    def _await_settler(self) -> None:
+        """What was answered must be on disk before windows are read anew, or it would be sent again."""
+        written = threading.Event()
+        self._settler.call(written.set)
+        written.wait(DRAIN_SECONDS)
+
+    def _work(self) -> None:
+        self._senders, self._active, self._timers, self._timer_of, self._unsettled = {}, {}, [], {}, 0
+        self._committed = queue.SimpleQueue()
+        watch = ChangeWatch(self._database)
+        try:
+            self._woken = True
+            next_watch = self._clock.monotonic()
+            while not self._drained():
+                self._take_commits()
+                now = self._clock.monotonic()
+                if now >= next_watch:
+                    next_watch = now + WATCH_EVERY
+                    if watch.changed():
+                        self._woken = True
+                if self._woken and self._may_look(now):
+                    self._look()
+                if now >= self._next_health:
+                    self._next_health = now + HEALTH_EVERY
+                    self._notices.watch(self._senders.values())
+                while self._timers and self._timers[0][0] <= now:
+                    self._ring(heapq.heappop(self._timers)[1])
+                self._fill()
+                busy = self._stop_at is None and any(sender.wants_reading for sender in self._active.values())
+                self._collect(0.0 if busy else self._until(next_watch))
+        finally:
+            watch.close()
+
+    def _may_look(self, now: float) -> bool:
+        if self._interval is None:
+            return True
+        if now < self._last_look + self._interval:
+            return False
+        self._last_look = now
+        return True
+
+    def _until(self, next_watch: float) -> float:
+        moments = [next_watch]
+        if self._timers:
+            moments.append(self._timers[0][0])
+        if self._woken and self._interval is not None:
+            moments.append(self._last_look + self._interval)
+        return max(0.0, min(moments) - self._clock.monotonic())
+
+    def _drained(self) -> bool:
+        if self._stop_at is None:
+            return False
+        signals.emit("dispatcher.draining")
+        return self._transport.in_flight == 0 or self._clock.monotonic() >= self._stop_at
+
+    def _look(self) -> None:
+        """Notice changed endpoints and new events."""
+        self._woken = False
+        with self._database.read() as conn:
+            found = endpoints.revisions(conn)
+            known = {id_: sender.endpoint.revision for id_, sender in self._senders.items()}
+            if found != known:
+                self._reload({endpoint.id: endpoint for endpoint in endpoints.all_endpoints(conn)})
+        waiting = {
+            id_: sender.cursor for id_, sender in self._senders.items() if sender.exhausted and sender.endpoint.enabled
+        }
+        for endpoint_id in self._outbox.behind(waiting):
+            self._senders[endpoint_id].exhausted = False
+            self._active[endpoint_id] = self._senders[endpoint_id]
+
+    def _reload(self, current: dict[int, Endpoint]) -> None:
+        for endpoint_id in self._senders.keys() - current.keys():
+            # Deleted: what is on its way comes back to the sender, which nobody asks for more.
+            self._senders.pop(endpoint_id)
+            self._active.pop(endpoint_id, None)
+        for endpoint in current.values():
+            sender = self._senders.get(endpoint.id)
+            if sender is None:
+                self._senders[endpoint.id] = sender = Sender(
+                    endpoint,
+                    self._outbox,
+                    self._clock,
+                    instance=self._instance,
+                    limits=self._limits,
+                    random=self._random,
+                )
+            elif sender.endpoint.revision != endpoint.revision:
+                sender.reload(endpoint)
+            else:
+                continue
+            self._active[endpoint.id] = sender
+
+    def _fill(self) -> None:
+        """Start requests, one endpoint after the other, until each has what it may have."""
+        if self._stop_at is not None:
+            return
+        for endpoint_id, sender in list(self._active.items()):
+            sender.refill()
+            if not sender.can_send and not sender.wants_reading:
+                self._rest(endpoint_id, sender)
+        turn = [sender for sender in self._active.values() if sender.can_send]
+        while turn:
+            again = []
+            for sender in turn:
+                if self._transport.in_flight >= self._max_in_flight or self._unsettled >= MAX_UNSETTLED:
+                    return
+                self._ship(sender)
+                if sender.can_send:
+                    again.append(sender)
+            turn = again
+
+    def _rest(self, endpoint_id: int, sender: Sender) -> None:
+        """Nothing to do here until an answer, a publish or a timer."""
+        del self._active[endpoint_id]
+        when = sender.next_look
+        # One timer that rings too early does no harm; one for every answer of a busy endpoint would pile up.
+        if when is not None and when < self._timer_of.get(endpoint_id, float("inf")):
+            self._timer_of[endpoint_id] = when
+            heapq.heappush(self._timers, (when, endpoint_id))
+
+    def _ring(self, endpoint_id: int) -> None:
+        self._timer_of.pop(endpoint_id, None)
+        if endpoint_id in self._senders:
+            self._active[endpoint_id] = self._senders[endpoint_id]
+
+    def _ship(self, sender: Sender) -> None:
+        shipment, request = sender.ship()
+        if request is None:
+            self._answered(shipment, Response(self._clock.now(), 0.0, error="render", message=shipment.problem or ""))
+            return
+        self._transport.send(request, shipment)
+        signals.emit("send.started")
+
+    def _collect(self, timeout: float) -> None:
+        finished = self._transport.poll(timeout)
+        for shipment, response in finished:
+            signals.emit("send.answered")
+            self._answered(shipment, response)
+        if not finished and not self._active and self._transport.in_flight == 0 and self._unsettled == 0:
+            signals.emit("dispatcher.idle")
+
+    def _answered(self, shipment: Shipment, response: Response) -> None:
+        sender = shipment.sender
+        if response.error is None:
+            request = sender.resend(shipment, response)
+            if request is not None:
+                self._transport.send(request, shipment)
+                return
+        answer = sender.answered(shipment, response)
+        endpoint = sender.endpoint
+        if endpoint.id in self._senders:
+            self._active[endpoint.id] = sender
+        self._unsettled += len(answer.settlements)
+        self._settler.put(answer.settlements)
+        if answer.recovered or (sender.breaker.open and sender.failing_since is None):
+            self._notices.outage(sender, over=answer.recovered)
+        if answer.learned_mode is not None:
+            self._notices.change(endpoint, learned_mode=answer.learned_mode)
+        if answer.outcome.verdict is Verdict.GONE and endpoint.enabled:
+            log.error(
+                "endpoint disabled: the receiver answered that it is gone", extra={"fields": {"endpoint": endpoint.id}}
+            )
+            self._notices.change(endpoint, enabled=False, disabled_reason="the receiver answered that it is gone (410)")
+
+    # -- settling
+
+    def _take_commits(self) -> None:
+        while not self._committed.empty():
+            batch = self._committed.get()
+            self._unsettled -= len(batch)
+            ids: dict[int, list[int]] = {}
+            for settlement in batch:
+                ids.setdefault(settlement.delivery.endpoint_id, []).append(settlement.delivery.event.id)
+            for endpoint_id, event_ids in ids.items():
+                sender = self._senders.get(endpoint_id)
+                if sender is not None:
+                    sender.lanes.committed(event_ids)
+                    self._active[endpoint_id] = sender
+
+    def _on_committed(self, batch: Sequence[Settlement]) -> None:
+        """On the settler's thread: tell the dispatcher, then the log and the metrics."""
+        self._committed.put(batch)
+        self._transport.wake()
+        now = self._clock.now().timestamp()
+        names = {id_: f"{id_}:{sender.endpoint.name}" for id_, sender in list(self._senders.items())}
+        verbose = log.isEnabledFor(logging.INFO)
+        rows = []
+        for s in batch:
+            endpoint = names.get(s.delivery.endpoint_id, str(s.delivery.endpoint_id))
+            outcome = "failed" if s.state == PENDING else s.state
+            self._metrics.observe_attempt(endpoint, s.attempt.error or str(s.attempt.status), s.attempt.duration)
+            if s.state != PENDING:
+                self._metrics.observe_delivery(endpoint, outcome, now - s.delivery.event.enqueued_at)
+            if verbose or s.state == DEAD:
+                rows.append(_told(s, endpoint, outcome))
+        log_deliveries(log, rows)
+
+
+def _told(s: Settlement, endpoint: str, outcome: str) -> dict[str, object]:
+    """One try as the log tells it."""
+    event, attempt = s.delivery.event, s.attempt
+    return {
+        "outcome": outcome, "event": event.id, "action": event.action, "username": event.username,
+        "endpoint": endpoint, "tries": s.tries, "status": attempt.status, "ms": round(attempt.duration * 1000, 1),
+        **({"error": attempt.error, "why": attempt.message} if attempt.error else {}),
+        **({"due_at": s.due_at.isoformat(timespec="seconds")} if s.due_at else {}),
+    }  # fmt: skip
+
+
+def _descriptors() -> int:
+    """How many files this process may open; the soft limit is raised to the hard one, up to a sensible number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (ValueError, OSError):
+            pass
+    return max(soft, SPARE_DESCRIPTORS + 64)

@@ -1,0 +1,283 @@
+"""The lanes of one endpoint: which deliveries may go now, which wait, and who has more on disk. Pure: no I/O, no clock.
+
+A lane is the events of one username on their way to the endpoint (of one event, where the endpoint is not ordered). Only
+its head may be on the way. A lane holds a few deliveries behind its head, and of all further ones remembers just that they
+exist (`more`), so memory is bounded by how many users are owed something, not by how much they are owed.
+
+Life of a lane, apart from being gone (nothing of that user is known to be owed):
+
+    ready --take--> flying --answered, accepted or dead--> ready (held some) | hungry (more on disk) | gone
+                       +---answered, tried again later---> waiting --due--> loading --load--> ready
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+from marzhook.delivery import PENDING, Delivery, Settlement
+
+KEEP = 16
+"""Deliveries that a lane holds behind its head."""
+MAX_HELD = 4000
+"""Deliveries in memory, of one endpoint; above, lanes keep nothing behind their heads."""
+
+
+class _Lane:
+    __slots__ = ("flying", "key", "last", "more", "patient", "queue", "retrying")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.queue: list[Delivery] = []
+        self.flying = 0
+        """How many from the front of the queue are on their way."""
+        self.retrying: tuple[int, ...] = ()
+        """Event ids that wait for their next try; the deliveries themselves are read again when it comes."""
+        self.patient = False
+        """Whether it waits out its time also when the endpoint has recovered."""
+        self.last = 0
+        """The newest event known in this lane."""
+        self.more = False
+        """Whether newer ones were seen on disk and not kept."""
+
+
+class Lanes:
+    """What one endpoint is owed. Times are monotonic seconds; deliveries come in by `admit`, go out by `take`."""
+
+    def __init__(self, *, ordered: bool = True) -> None:
+        self._ordered = ordered
+        self._lanes: dict[Hashable, _Lane] = {}
+        # Two queues, so that neither a backlog of retries nor one of first tries can starve the other.
+        self._first: deque[_Lane] = deque()
+        self._again: deque[_Lane] = deque()
+        self._waiting: list[tuple[float, int, _Lane]] = []
+        self._loading: list[_Lane] = []
+        self._hungry: dict[Hashable, _Lane] = {}
+        self._unsettled: set[int] = set()
+        self._sequence = 0
+        self.held = 0
+        """Deliveries in memory."""
+
+    # -- coming in
+
+    def admit(self, deliveries: Iterable[Delivery], due_in: Callable[[Delivery], float | None]) -> None:
+        """Take up deliveries that were read from disk, oldest first. Known ones are left alone.
+
+        `due_in(delivery)`: at which monotonic time it may be tried, None: now.
+        """
+        for delivery in deliveries:
+            event_id = delivery.event.id
+            if event_id in self._unsettled:
+                continue  # answered; that it is still on disk means only that the settlement is not yet
+            key: Hashable = delivery.event.username if self._ordered else event_id
+            lane = self._lanes.get(key)
+            if lane is None:
+                lane = self._lanes[key] = _Lane(key)
+                lane.last = event_id
+                due = due_in(delivery)
+                if due is None:
+                    self._hold(lane, delivery)
+                    self._make_ready(lane)
+                else:
+                    lane.retrying = (event_id,)
+                    self._wait(lane, due)
+            elif event_id > lane.last:
+                if not lane.more and not lane.retrying and len(lane.queue) < KEEP and self.held < MAX_HELD:
+                    self._hold(lane, delivery)
+                    lane.last = event_id
+                else:
+                    lane.more = True
+            elif event_id not in lane.retrying and all(known.event.id != event_id for known in lane.queue):
+                self._slip_in(lane, delivery)
+
+    def rewind(self) -> None:
+        """Forget all that is not on its way or answered and unsettled; the window starts again at the oldest."""
+        for key, lane in list(self._lanes.items()):
+            self.held -= len(lane.queue) - lane.flying
+            del lane.queue[lane.flying :]
+            lane.more = False
+            if lane.flying:
+                lane.last = lane.queue[-1].event.id
+            elif self._unsettled.isdisjoint(lane.retrying):
+                del self._lanes[key]
+            # else it waits for a try of which the disk does not know yet: what could be read is out of date.
+        self._first.clear()
+        self._again.clear()
+        self._hungry.clear()
+        self._waiting = [entry for entry in self._waiting if self._lanes.get(entry[2].key) is entry[2]]
+        heapq.heapify(self._waiting)
+
+    # -- going out
+
+    @property
+    def ready(self) -> int:
+        """Lanes whose head may go."""
+        return len(self._first) + len(self._again)
+
+    @property
+    def ready_first(self) -> int:
+        """Those of them whose head was never tried."""
+        return len(self._first)
+
+    @property
+    def ready_again(self) -> int:
+        """Those of them whose head failed before."""
+        return len(self._again)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is known to be owed."""
+        return not self._lanes
+
+    def take(self, fits: Callable[[Delivery], bool], *, limit: int = 1, again: bool = False) -> list[Delivery]:
+        """The next request's deliveries: heads of ready lanes and what follows them in their order, while `fits` says yes.
+
+        `again`: from the lanes whose head failed before, else from the others.
+        They are on their way from now on; `answered` must be told of each.
+        """
+        taken: list[Delivery] = []
+        ready = self._again if again else self._first
+        while ready and len(taken) < limit:
+            lane = ready[0]
+            for delivery in lane.queue[lane.flying : lane.flying + limit - len(taken)]:
+                if not fits(delivery):
+                    break
+                taken.append(delivery)
+                lane.flying += 1
+            if not lane.flying:
+                break  # full
+            ready.popleft()
+        return taken
+
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        """These were taken but never sent."""
+        for lane in self._lanes_of(deliveries):
+            lane.flying = 0
+            self._make_ready(lane)
+
+    def answered(self, settlements: Sequence[Settlement], due: float, *, patient: bool = False) -> None:
+        """A request came back. What is settled leaves its lane; the rest of the request waits until `due`, also through
+        `hasten` if it is `patient`."""
+        by_id = {s.delivery.event.id: s for s in settlements}
+        self._unsettled.update(by_id)
+        for lane in self._lanes_of([s.delivery for s in settlements]):
+            flown = [by_id[d.event.id] for d in lane.queue[: lane.flying]]
+            again = [s for s in flown if s.state == PENDING]
+            self.held -= lane.flying
+            del lane.queue[: lane.flying]
+            lane.flying = 0
+            if again:
+                # Drop what is behind too: a lane that waits for hours should hold nothing.
+                lane.more = lane.more or bool(lane.queue)
+                self.held -= len(lane.queue)
+                lane.queue.clear()
+                lane.patient = patient
+                lane.retrying = tuple(s.delivery.event.id for s in again)
+                lane.last = lane.retrying[-1]
+                self._wait(lane, due)
+            else:
+                self._advance(lane)
+
+    def committed(self, event_ids: Iterable[int]) -> None:
+        """The settlements of these are on disk."""
+        self._unsettled.difference_update(event_ids)
+
+    @property
+    def unsettled(self) -> int:
+        return len(self._unsettled)
+
+    # -- waiting and reading on
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next waiting lane is due."""
+        return self._waiting[0][0] if self._waiting else None
+
+    def due(self, now: float, *, limit: int) -> list[int]:
+        """Event ids whose time has come, to be loaded and given to `loaded`. At most about `limit`."""
+        ids: list[int] = []
+        self._loading = []
+        while self._waiting and self._waiting[0][0] <= now and len(ids) < limit:
+            lane = heapq.heappop(self._waiting)[2]
+            if not self._unsettled.isdisjoint(lane.retrying):
+                # Not on disk yet (a slow disk, a very short delay): what would be loaded is out of date.
+                self._wait(lane, now + 0.02)
+                break
+            self._loading.append(lane)
+            ids += lane.retrying
+        return ids
+
+    def loaded(self, deliveries: Sequence[Delivery]) -> None:
+        """What `due` named, read from disk. One that is missing was cancelled: its lane goes on without it."""
+        found = {delivery.event.id: delivery for delivery in deliveries}
+        for lane in self._loading:
+            for event_id in lane.retrying:
+                if event_id in found:
+                    self._hold(lane, found[event_id])
+            lane.retrying = ()
+            self._advance(lane)
+        self._loading = []
+
+    def hasten(self, now: float) -> None:
+        """The endpoint is back: what waits only because of its outage is due now."""
+        self._waiting = [(due if lane.patient else min(due, now), n, lane) for due, n, lane in self._waiting]
+        heapq.heapify(self._waiting)
+
+    def hungry(self, *, limit: int) -> list[tuple[str, int]]:
+        """Lanes that ran out but have more on disk: (username, newest event known). Give what is found to `fed`."""
+        return [(str(lane.key), lane.last) for lane, _ in zip(self._hungry.values(), range(limit), strict=False)]
+
+    def fed(self, asked: Sequence[tuple[str, int]], deliveries: Sequence[Delivery], *, limit: int) -> None:
+        """What `hungry` lanes have next, at most `limit` each."""
+        found: dict[str, list[Delivery]] = {}
+        for delivery in deliveries:
+            found.setdefault(delivery.event.username, []).append(delivery)
+        for username, _ in asked:
+            lane = self._hungry.pop(username)
+            got = found.get(username, [])
+            lane.more = len(got) == limit
+            for delivery in got:
+                if delivery.event.id not in self._unsettled:
+                    self._hold(lane, delivery)
+                lane.last = delivery.event.id
+            self._advance(lane)
+
+    # -- inside
+
+    def _advance(self, lane: _Lane) -> None:
+        if lane.queue:
+            self._make_ready(lane)
+        elif lane.more:
+            self._hungry[lane.key] = lane
+        else:
+            del self._lanes[lane.key]
+
+    def _make_ready(self, lane: _Lane) -> None:
+        (self._again if lane.queue[0].attempts else self._first).append(lane)
+
+    def _hold(self, lane: _Lane, delivery: Delivery) -> None:
+        lane.queue.append(delivery)
+        self.held += 1
+
+    def _slip_in(self, lane: _Lane, delivery: Delivery) -> None:
+        """An older event than this lane has seen: replayed. It goes before everything that is not on its way."""
+        event_id = delivery.event.id
+        if lane.retrying:
+            lane.retrying = tuple(sorted((*lane.retrying, event_id)))
+            return
+        place = lane.flying
+        while place < len(lane.queue) and lane.queue[place].event.id < event_id:
+            place += 1
+        lane.queue.insert(place, delivery)
+        self.held += 1
+        if self._hungry.pop(lane.key, None):
+            self._make_ready(lane)
+
+    def _wait(self, lane: _Lane, due: float) -> None:
+        self._sequence += 1  # lanes do not compare; first come, first served among equals
+        heapq.heappush(self._waiting, (due, self._sequence, lane))
+
+    def _lanes_of(self, deliveries: Sequence[Delivery]) -> list[_Lane]:
+        keys = dict.fromkeys(d.event.username if self._ordered else d.event.id for d in deliveries)
+        return [self._lanes[key] for key in keys]

@@ -1,0 +1,92 @@
+"""What the dispatcher finds out about endpoints, written down and told: by way of the settler, in its turn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from marzhook.clock import Clock
+from marzhook.dispatch import health
+from marzhook.dispatch.sender import Sender
+from marzhook.dispatch.settler import Settler
+from marzhook.endpoint import Endpoint
+from marzhook.store import endpoints
+from marzhook.store.database import Database
+from marzhook.store.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+
+class Notices:
+    """Called on the dispatcher's thread; writes on the settler's."""
+
+    def __init__(
+        self, database: Database, outbox: Outbox, clock: Clock, settler: Settler, wake: Callable[[], None]
+    ) -> None:
+        self._database = database
+        self._outbox = outbox
+        self._clock = clock
+        self._settler = settler
+        self._wake = wake
+
+    def change(self, endpoint: Endpoint, **values: Any) -> None:
+        """Write down what was found out about an endpoint's address or receiver; noticed everywhere by its revision."""
+        if all(getattr(endpoint, key) == value for key, value in values.items()):
+            return
+
+        def write() -> None:
+            with self._database.write() as tx:
+                if endpoints.still(tx.conn, endpoint):
+                    endpoints.update(tx, endpoint.id, **values)
+                tx.after_commit(self._wake)
+
+        self._settler.call(write)
+
+    def outage(self, sender: Sender, *, over: bool) -> None:
+        """An outage begins, or has ended."""
+        fields = {"endpoint": sender.endpoint.id, "name": sender.endpoint.name}
+        if not over:
+            sender.failing_since, sender.failing_stage = self._clock.now(), 0
+            log.warning("endpoint fails; probing", extra={"fields": fields})
+        else:
+            log.info("endpoint is back", extra={"fields": fields})
+            if sender.failing_stage > 0:
+                self._tell(sender, health.RECOVERED)
+            sender.failing_since, sender.failing_stage = None, 0
+        endpoint_id, since, stage = sender.endpoint.id, sender.failing_since, sender.failing_stage
+
+        def write() -> None:
+            with self._database.write() as tx:
+                endpoints.note_health(tx, endpoint_id, failing_since=since, failing_stage=stage)
+
+        self._settler.call(write)
+
+    def watch(self, senders: Iterable[Sender]) -> None:
+        """Tell people of endpoints that fail for long, and disable those that have failed for days."""
+        now = self._clock.now()
+        for sender in senders:
+            if sender.failing_since is None or not sender.endpoint.enabled:
+                continue
+            notice = health.notice(sender.failing_since, sender.failing_stage, now)
+            if notice is None:
+                continue
+            sender.failing_stage = notice.stage
+            self._tell(sender, notice.action, health.REASON if notice.action == health.DISABLED else "")
+            if notice.action == health.DISABLED:
+                self.change(sender.endpoint, enabled=False, disabled_reason=health.REASON)
+
+    def _tell(self, sender: Sender, action: str, why: str = "") -> None:
+        """Publish to all other endpoints, together with the stage: so nobody is told twice, whenever we are killed."""
+        endpoint, since, stage = sender.endpoint, sender.failing_since, sender.failing_stage
+        now = self._clock.now()
+        new = health.event(action, replace(endpoint, failing_since=since), now, why)
+        log.warning(action, extra={"fields": {"endpoint": endpoint.id, "name": endpoint.name}})
+
+        def write() -> None:
+            with self._database.write() as tx:
+                endpoints.note_health(tx, endpoint.id, failing_since=since, failing_stage=stage)
+                self._outbox.publish(tx, [new], now=now, except_for=endpoint.id)
+
+        self._settler.call(write)

@@ -1,0 +1,360 @@
+"""One endpoint as its dispatcher sees it: what it is owed, what is on its way, and when to look again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from marzhook.clock import Clock
+from marzhook.delivery import OUTAGE, PENDING, REJECTED, SPLIT, STANDARD, Delivery, Outcome, Settlement, Verdict, settle
+from marzhook.destinations import destination
+from marzhook.destinations.base import Destination
+from marzhook.dispatch.breaker import FIRST_PROBE, Breaker
+from marzhook.dispatch.lanes import KEEP, MAX_HELD, Lanes
+from marzhook.endpoint import Endpoint
+from marzhook.request import Request, Response
+from marzhook.retry import REJECTED_DELAYS, RetryPolicy
+from marzhook.store.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+WINDOW = 1000
+"""Deliveries read at once."""
+LOW_WATER = 256
+"""Ready lanes below which more is read."""
+LOOKUPS = 200
+"""Lanes looked up at once: due for a retry, or with more on disk."""
+NEVER = RetryPolicy(delays=())
+
+
+@dataclass(slots=True)
+class Shipment:
+    """One request on its way, and what it carries."""
+
+    sender: Sender
+    deliveries: list[Delivery]
+    items: list[str]
+    secret_mode: str
+    first: Response | None = None
+    """The refusal that made it go out a second time, with the secret in the other mode."""
+    again: bool = False
+    """Whether its deliveries failed before."""
+    problem: str | None = None
+    """Why it cannot be sent at all."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a response comes to."""
+
+    settlements: list[Settlement]
+    outcome: Outcome
+    learned_mode: str | None = None
+    recovered: bool = False
+    """The endpoint is back after an outage."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """What holds for all endpoints of a process."""
+
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    rejected_policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(REJECTED_DELAYS))
+    """For an event that the receiver refuses while it accepts others."""
+    connect_timeout: float = 5.0
+    timeout: float = 15.0
+    first_probe: float = FIRST_PROBE
+
+
+class Sender:
+    """Reads windows, keeps the lanes, renders, judges. Belongs to the dispatcher's thread."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        outbox: Outbox,
+        clock: Clock,
+        *,
+        instance: str,
+        limits: Limits,
+        random: Callable[[], float],
+    ) -> None:
+        self._outbox = outbox
+        self._clock = clock
+        self._instance = instance
+        self._limits = limits
+        self._random = random
+        self.in_flight = 0
+        self._again_in_flight = 0
+        self._turn = False
+        self._groups: dict[int, int] = {}
+        """Which deliveries failed together, by event id: they go together again, or in the halves they were split into."""
+        self._last_group = 0
+        self._paused_until = 0.0
+        self._next_slot = 0.0
+        """Where a rate limit holds: when the next request may go."""
+        self.breaker = Breaker(random, first_probe=limits.first_probe)
+        self._reordered: Lanes | None = None
+        self.lanes = Lanes(ordered=endpoint.ordered)
+        self.cursor = 0
+        """The newest event that a window has shown."""
+        self.exhausted = False
+        """Whether the last window reached the end: nothing more until somebody publishes."""
+        self.endpoint = endpoint
+        self.failing_since = endpoint.failing_since
+        self.failing_stage = endpoint.failing_stage
+        self._destination = self._speak(endpoint)
+
+    def reload(self, endpoint: Endpoint) -> None:
+        """The endpoint was changed, or something behind the cursor was: read anew."""
+        if endpoint.ordered != self.endpoint.ordered:
+            # What is on its way is known by the old lanes' keys; the new ones begin when it has landed.
+            self._reordered = Lanes(ordered=endpoint.ordered)
+        if endpoint.url != self.endpoint.url or (endpoint.enabled and not self.endpoint.enabled):
+            # Another address, or somebody says that it works again: it is not judged by what was.
+            self.breaker = Breaker(self._random, first_probe=self._limits.first_probe)
+            self._paused_until = 0.0
+            self.failing_since, self.failing_stage = endpoint.failing_since, endpoint.failing_stage
+        self.endpoint = endpoint
+        self._destination = self._speak(endpoint)
+        self._rewind()
+
+    def _speak(self, endpoint: Endpoint) -> Destination:
+        return destination(
+            endpoint,
+            instance=self._instance,
+            connect_timeout=self._limits.connect_timeout,
+            timeout=self._limits.timeout,
+        )
+
+    def _rewind(self) -> None:
+        self.lanes.rewind()
+        self.cursor = 0
+        self.exhausted = False
+
+    # -- reading
+
+    def refill(self) -> None:
+        """Read what is due, what lanes lack, and the next window, so that there is enough to send."""
+        if not self.endpoint.enabled:
+            return
+        if self._reordered is not None:
+            if self.in_flight or self.lanes.unsettled:
+                return
+            self.lanes, self._reordered = self._reordered, None
+            self._rewind()
+        lanes, endpoint_id = self.lanes, self.endpoint.id
+        due = lanes.due(self._clock.monotonic(), limit=LOOKUPS) if lanes.ready_again < LOW_WATER else []
+        if due:
+            lanes.loaded(self._outbox.load(endpoint_id, due))
+        hungry = lanes.hungry(limit=LOOKUPS)
+        if hungry:
+            lanes.fed(hungry, self._outbox.following(endpoint_id, hungry, limit=KEEP), limit=KEEP)
+        if not self.exhausted and lanes.ready_first < LOW_WATER and lanes.held < MAX_HELD:
+            rows = self._outbox.window(endpoint_id, after=self.cursor, limit=WINDOW)
+            lanes.admit(rows, self._due_in)
+            self.exhausted = len(rows) < WINDOW
+            if rows:
+                self.cursor = rows[-1].event.id
+
+    def _due_in(self, delivery: Delivery) -> float | None:
+        return None if delivery.due_at is None else self._monotonic(delivery.due_at)
+
+    def _monotonic(self, due_at: datetime) -> float | None:
+        """Durations are waited on the monotonic clock: somebody who sets the wall clock neither hastens nor delays them."""
+        left = (due_at - self._clock.now()).total_seconds()
+        return self._clock.monotonic() + left if left > 0 else None
+
+    # -- sending
+
+    @property
+    def can_send(self) -> bool:
+        now = self._clock.monotonic()
+        return (
+            (self.lanes.ready_first > 0 or (self.lanes.ready_again > 0 and self._again_in_flight < self._again_slots))
+            and self.endpoint.enabled
+            and self._reordered is None
+            and self.in_flight < self._slots
+            and max(self._paused_until, self._next_slot) <= now
+            and self.breaker.may_send(now)
+        )
+
+    @property
+    def _slots(self) -> int:
+        return min(self.endpoint.concurrency, self._destination.concurrency)
+
+    @property
+    def _again_slots(self) -> int:
+        """A quarter is kept for first tries: retries that hang must not be all that there is."""
+        return max(1, self._slots * 3 // 4)
+
+    @property
+    def resting(self) -> bool:
+        """Whether it is left alone on purpose just now: disabled, paused, or its breaker open."""
+        return not self.endpoint.enabled or self.breaker.open or self._paused_until > self._clock.monotonic()
+
+    @property
+    def wants_reading(self) -> bool:
+        """Whether `refill` would find something to read right now."""
+        window = not self.exhausted and self.lanes.ready_first < LOW_WATER and self.lanes.held < MAX_HELD
+        return self.endpoint.enabled and (window or bool(self.lanes.hungry(limit=1)))
+
+    @property
+    def next_look(self) -> float | None:
+        """Monotonic time at which something happens by itself (a retry is due, a pause ends); None: nothing will."""
+        if not self.endpoint.enabled:
+            return None
+        times = [] if self.lanes.next_due is None else [self.lanes.next_due]
+        if self.lanes.ready:
+            now = self._clock.monotonic()
+            waits = [self._paused_until, self._next_slot, self.breaker.probe_at if self.breaker.open else 0.0]
+            if max(waits) > now:
+                times.append(max(waits))
+        return min(times, default=None)
+
+    def ship(self) -> tuple[Shipment, Request | None]:
+        """The next request, to be sent now; where it cannot be made, the shipment says why and the request is None."""
+        now = self._clock.now()
+        kind = self._destination
+        items: list[str] = []
+        size = 0
+        problem: str | None = None
+        group: int | None = None
+
+        def fits(delivery: Delivery) -> bool:
+            nonlocal size, problem, group
+            if problem is not None:
+                return False
+            # What failed together is tried again together: the same request, with the same id.
+            if not items:
+                group = self._groups.get(delivery.event.id)
+            elif self._groups.get(delivery.event.id) != group:
+                return False
+            try:
+                item = kind.item(delivery, now)
+            except Exception as error:
+                # One event that cannot be rendered goes alone, and nowhere: the others of the batch are not to blame.
+                if not items:
+                    problem = f"{type(error).__name__}: {error}"
+                return not items
+            if items and size + len(item) > kind.max_bytes:
+                return False
+            size += len(item) + 2
+            items.append(item)
+            return True
+
+        again = self._takes_again()
+        deliveries = self.lanes.take(fits, limit=kind.max_items, again=again)
+        shipment = Shipment(self, deliveries, items, kind.secret_mode, again=again, problem=problem)
+        self.in_flight += 1
+        self._again_in_flight += again
+        self.breaker.sent()
+        if self.endpoint.rate_limit:
+            # Evenly spaced and without credit for idle times: exact over any minute.
+            self._next_slot = max(self._next_slot, self._clock.monotonic()) + 1 / self.endpoint.rate_limit
+        if problem is not None:
+            return shipment, None
+        try:
+            return shipment, self._request(shipment, now)
+        except Exception as error:
+            shipment.problem = f"{type(error).__name__}: {error}"
+            return shipment, None
+
+    def _takes_again(self) -> bool:
+        """First tries and retries take turns where both are ready."""
+        if not self.lanes.ready_first:
+            return True
+        if not self.lanes.ready_again or self._again_in_flight >= self._again_slots:
+            return False
+        self._turn = not self._turn
+        return self._turn
+
+    def _request(self, shipment: Shipment, now: datetime) -> Request:
+        ids = [delivery.event.id for delivery in shipment.deliveries]
+        return self._destination.request(shipment.items, ids, now, secret_mode=shipment.secret_mode)
+
+    def resend(self, shipment: Shipment, response: Response) -> Request | None:
+        """The same body with the secret in its other mode, where the answer asks for that; None: the answer stands."""
+        if shipment.first is not None:
+            return None
+        mode = self._destination.other_mode(shipment.secret_mode, response)
+        if mode is None:
+            return None
+        shipment.first, shipment.secret_mode = response, mode
+        return self._request(shipment, self._clock.now())
+
+    # -- judging
+
+    def answered(self, shipment: Shipment, response: Response) -> Answer:
+        """Decide what becomes of the shipment; its lanes go on."""
+        self.in_flight -= 1
+        self._again_in_flight -= shipment.again
+        outcome = self._judge(response)
+        # What fails while the breaker is open (probes, and what was on its way when it opened) uses up nobody's tries.
+        counted = not self.breaker.open
+        fault = outcome.verdict is Verdict.REJECTED and self.breaker.accepts_others
+        recovered = False if shipment.problem is not None else self._tell_breaker(shipment, outcome)
+        policy, schedule = self._schedule(shipment, counted=counted, fault=fault)
+        settlements = settle(shipment.deliveries, response, outcome, policy, random=self._random(), schedule=schedule)
+        self._regroup(shipment, settlements, schedule)
+        patient = schedule == REJECTED or outcome.retry_after is not None
+        self.lanes.answered(settlements, self._due(settlements), patient=patient)
+        if outcome.pause:
+            self._paused_until = max(self._paused_until, self._clock.monotonic() + outcome.pause)
+        if recovered:
+            self.lanes.hasten(self._clock.monotonic())
+        learned = None
+        if outcome.verdict is Verdict.ACCEPTED and self.endpoint.secret_mode == "auto" and self.endpoint.secret:
+            learned = shipment.secret_mode if shipment.secret_mode != self.endpoint.learned_mode else None
+        return Answer(settlements, outcome, learned, recovered)
+
+    def _judge(self, response: Response) -> Outcome:
+        if response.error is not None:
+            return Outcome(Verdict.FAILED)
+        try:
+            return self._destination.judge(response, self._clock.now())
+        except Exception:
+            # A receiver's strange answer is that receiver's trouble alone.
+            log.exception("an answer could not be judged", extra={"fields": {"endpoint": self.endpoint.id}})
+            return Outcome(Verdict.FAILED)
+
+    def _tell_breaker(self, shipment: Shipment, outcome: Outcome) -> bool:
+        """Returns whether an outage has ended."""
+        now = self._clock.monotonic()
+        if outcome.verdict is Verdict.ACCEPTED:
+            return self.breaker.succeeded()
+        if outcome.verdict is Verdict.REJECTED:
+            self.breaker.rejected(shipment.deliveries[0].event.id, now)
+        elif outcome.pause is None or self.breaker.open:
+            # Asking for a pause is an answer in good health, unless it is all that ever comes.
+            self.breaker.failed(now, retry_after=outcome.retry_after)
+        return False
+
+    def _schedule(self, shipment: Shipment, *, counted: bool, fault: bool) -> tuple[RetryPolicy | None, str]:
+        if shipment.problem is not None:
+            return NEVER, REJECTED
+        if fault and len(shipment.deliveries) > 1 and shipment.again:
+            return None, SPLIT
+        if fault and counted:
+            return self._limits.rejected_policy, REJECTED
+        return (self._limits.policy, STANDARD) if counted else (None, OUTAGE)
+
+    def _regroup(self, shipment: Shipment, settlements: list[Settlement], schedule: str) -> None:
+        """Remember what failed together; a batch that is to be split becomes two groups, each in order."""
+        if self._destination.max_items == 1:
+            return
+        left = [s.delivery.event.id for s in settlements if s.state == PENDING]
+        for settlement in settlements:
+            self._groups.pop(settlement.delivery.event.id, None)
+        middle = (len(left) + 1) // 2 if schedule == SPLIT else len(left)
+        for part in (left[:middle], left[middle:]):
+            self._last_group += 1
+            self._groups.update(dict.fromkeys(part, self._last_group))
+
+    def _due(self, settlements: list[Settlement]) -> float:
+        """When what was left of a request is due, one moment for all of it: so it stays together, and in its order."""
+        wanted = next((s.due_at for s in settlements if s.due_at is not None), None)
+        due = self._monotonic(wanted) if wanted else None
+        return self._clock.monotonic() if due is None else due

@@ -1,0 +1,116 @@
+"""The thread that writes what came of tries, while the dispatcher's thread goes on sending.
+
+Settlements are committed in the order in which they came, many in one transaction: a commit waits for the disk, and the
+more it takes along, the less each delivery pays for that.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+from marzhook.clock import Clock
+from marzhook.delivery import Settlement
+from marzhook.errors import MarzhookError
+from marzhook.store.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+BATCH = 1000
+LINGER = 0.1
+"""Seconds that the first settlement of a batch waits for others. A crash within them repeats a delivery that was made."""
+RETRY_EVERY = 0.5
+"""Seconds between two tries to write, while the database is locked or its disk is full."""
+
+Committed = Callable[[Sequence[Settlement]], None]
+
+
+class Settler:
+    """Start, `put`, stop. `committed` is called on this thread after each commit."""
+
+    def __init__(self, outbox: Outbox, clock: Clock, committed: Committed) -> None:
+        self._outbox = outbox
+        self._clock = clock
+        self._committed = committed
+        self._queue: queue.SimpleQueue[Sequence[Settlement] | Callable[[], None] | None] = queue.SimpleQueue()
+        self._gave_up = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
+        self.trouble: str | None = None
+        """Why nothing can be written just now, in words; None: all is well."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, settlements: Sequence[Settlement]) -> None:
+        # One entry: what came of one request is committed together, so that what failed together is due together.
+        self._queue.put(settlements)
+
+    def call(self, action: Callable[[], None]) -> None:
+        """Do another small write, in its turn."""
+        self._queue.put(action)
+
+    def stop(self, *, timeout: float) -> bool:
+        """Write what was put so far and end. False when it could not be written within `timeout` seconds: what is lost is
+        only the knowledge of these answers; the deliveries stay owed and are made again."""
+        self._queue.put(None)
+        self._thread.join(timeout)
+        self._gave_up.set()
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        ending = False
+        while not ending:
+            batch: list[Settlement] = []
+            first = self._queue.get()
+            deadline = self._clock.monotonic() + LINGER
+            entry = first
+            while True:
+                if entry is None:
+                    ending = True
+                    break
+                if callable(entry):
+                    self._attempt(batch)
+                    batch = []
+                    self._call(entry)
+                else:
+                    batch.extend(entry)
+                if len(batch) >= BATCH:
+                    break
+                try:
+                    entry = self._queue.get(timeout=max(0.0, deadline - self._clock.monotonic()))
+                except queue.Empty:
+                    break
+            self._attempt(batch)
+
+    def _attempt(self, batch: list[Settlement]) -> None:
+        """Write the batch, however long it takes until that is possible."""
+        while batch:
+            try:
+                self._outbox.settle(batch, now=self._clock.now())
+            except MarzhookError as error:
+                self.trouble = str(error)
+                log.warning("settlements wait for the database: %s", error, extra={"fields": {"waiting": len(batch)}})
+                if self._gave_up.wait(RETRY_EVERY):
+                    return
+            except Exception:
+                if len(batch) == 1:
+                    # It would hold up all others for ever. Its delivery stays owed and is made again after a restart.
+                    log.exception(
+                        "a settlement cannot be written", extra={"fields": {"event": batch[0].delivery.event.id}}
+                    )
+                    return
+                for settlement in batch:
+                    self._attempt([settlement])
+                return
+            else:
+                self.trouble = None
+                self._committed(batch)
+                return
+
+    def _call(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except MarzhookError as error:
+            log.warning("could not write: %s", error)

@@ -1,0 +1,88 @@
+"""The upkeep: what keeps the database small, done in the background, and always last in the queue of writers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from typing import Final
+
+from marzhook import signals
+from marzhook.clock import Clock
+from marzhook.errors import StoreBusyError
+from marzhook.store.database import Database
+from marzhook.store.retention import Ages, Retention
+from marzhook.telemetry import Metrics, fields
+
+log = logging.getLogger(__name__)
+
+EVERY: Final = 3600.0
+"""Seconds between two passes over what is too old."""
+CHECK: Final = 10.0
+"""Seconds between two looks at how long the log is, and after which a pass that failed is tried again."""
+LOG_KEPT: Final = 16 * 2**20
+"""Bytes of the log that need not be given back: it grows to some megabytes with any work."""
+PAUSE: Final = 0.002
+"""Seconds between two steps, at the least."""
+SHARE: Final = 3
+"""For how many times as long as a step kept the writers waiting they then have the database for themselves. A pause is also
+what lets them in at all: who asks again at once for a lock that he has just given back, gets it before those who wait."""
+
+
+class Upkeep:
+    """A thread that removes what is too old, and keeps the files short."""
+
+    def __init__(self, database: Database, clock: Clock, *, ages: Ages, metrics: Metrics | None = None) -> None:
+        self._database = database
+        self._clock = clock
+        self._retention = Retention(database, ages)
+        self._metrics = metrics
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Finish the step at hand, and end; `timeout` in seconds."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def pass_once(self) -> dict[str, int]:
+        """Remove what is too old now, and return how many rows of what; `stop` from another thread ends it early.
+
+        Raises StoreBusyError when the database cannot be written.
+        """
+        removed: Counter[str] = Counter()
+        try:
+            for step in self._retention.steps(self._clock.now()):
+                removed.update(step.removed)
+                if self._stopping.wait(max(PAUSE, SHARE * step.held)):
+                    break
+        finally:
+            self._tell(removed)
+        signals.emit("upkeep.done")
+        return +removed
+
+    def _tell(self, removed: Counter[str]) -> None:
+        if self._metrics is not None:
+            for what, rows in removed.items():
+                self._metrics.count_pruned(what, rows)
+        if removed.total():
+            log.info("removed what was too old", extra=fields(**+removed))
+
+    def _run(self) -> None:
+        due = self._clock.monotonic()
+        while not self._stopping.is_set():
+            try:
+                if self._clock.monotonic() >= due:
+                    self.pass_once()
+                    due = self._clock.monotonic() + EVERY
+                # After a pass too: the file becomes shorter when its log is copied into it.
+                self._database.checkpoint(LOG_KEPT)
+            except StoreBusyError as error:
+                log.warning("the upkeep could not write, and tries again", extra=fields(reason=str(error)))
+            except Exception:
+                log.exception("the upkeep failed, and tries again")
+            self._stopping.wait(CHECK)

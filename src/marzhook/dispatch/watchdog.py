@@ -1,0 +1,91 @@
+"""The watchdog: notices that nothing is delivered although everything runs.
+
+It looks from outside, at what the database says is due, on a thread of its own: so it also notices a dispatcher that is stuck.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import datetime
+
+from marzhook.clock import Clock
+from marzhook.dispatch import health
+from marzhook.errors import MarzhookError
+from marzhook.store import endpoints, stats
+from marzhook.store.database import Database
+from marzhook.store.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+LATE = 60.0
+"""Seconds for which a delivery may be due before something is wrong."""
+EVERY = 5.0
+
+
+class Watchdog:
+    """Start, stop; `trouble` says in words what is late."""
+
+    def __init__(
+        self,
+        database: Database,
+        outbox: Outbox,
+        clock: Clock,
+        *,
+        resting: Callable[[], set[int]],
+        late: float = LATE,
+        every: float = EVERY,
+    ) -> None:
+        """`resting`: endpoints that are left alone on purpose; `late` and `every` in seconds."""
+        self._database = database
+        self._outbox = outbox
+        self._clock = clock
+        self._resting = resting
+        self._late = late
+        self._every = every
+        self._told: set[int] = set()
+        self._awake: dict[int, datetime] = {}
+        """Since when each endpoint is not left alone: one that was away may be behind for a while after."""
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self.trouble: list[str] = []
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(30)
+
+    def look(self, now: datetime) -> None:
+        """Compare what is due with what should be; tell once of each endpoint that is late."""
+        with self._database.read() as conn:
+            ages = stats.oldest_due(conn, now)
+            known = {endpoint.id: endpoint for endpoint in endpoints.all_endpoints(conn)}
+        resting = self._resting()
+        awake = [id_ for id_ in ages if id_ in known and known[id_].enabled and id_ not in resting]
+        self._awake = {id_: self._awake.get(id_, now) for id_ in awake}
+        waited = {id_: min(ages[id_], (now - self._awake[id_]).total_seconds()) for id_ in awake}
+        late = {id_: ages[id_] for id_, seconds in waited.items() if seconds > self._late}
+        self.trouble = [
+            f"endpoint {id_} ({known[id_].name}): its oldest due delivery has waited for {age:.0f} s"
+            for id_, age in sorted(late.items())
+        ]
+        fresh = late.keys() - self._told
+        self._told = set(late)
+        for id_ in sorted(fresh):
+            log.error(health.STALLED, extra={"fields": {"endpoint": id_, "seconds": round(late[id_])}})
+            why = f"its oldest due delivery has waited for {late[id_]:.0f} s"
+            with self._database.write() as tx:
+                self._outbox.publish(tx, [health.event(health.STALLED, known[id_], now, why)], now=now, except_for=id_)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._every):
+            try:
+                self.look(self._clock.now())
+            except MarzhookError as error:
+                self.trouble = [f"the database cannot be looked at: {error}"]
+            except Exception:
+                log.exception("the watchdog stumbled")

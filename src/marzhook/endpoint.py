@@ -1,0 +1,138 @@
+"""Endpoints: where events go."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+from marzhook.errors import InvalidError
+
+KINDS: Final = ("webhook", "discord")
+FORMATS: Final = ("event", "list", "standard")
+SECRET_MODES: Final = ("plain", "hmac", "auto")
+DETAILS: Final = ("none", "safe", "full")
+SOURCES: Final = ("environment", "api")
+
+REMOVED: Final = "no longer in the environment's settings"
+"""Why an endpoint of the environment is disabled that the settings name no longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address and how it is spoken to."""
+
+    id: int
+    name: str
+    kind: str
+    url: str = field(repr=False)
+    format: str = "event"
+    secret: str | None = field(default=None, repr=False)
+    """What goes into `x-webhook-secret`, in the way of `secret_mode`; None: no such header."""
+    secret_mode: str = "auto"
+    learned_mode: str | None = None
+    """What `auto` found that the receiver accepts: plain or hmac; None: not known yet."""
+    detail: str = "safe"
+    actions: frozenset[str] | None = None
+    """The actions that are owed to it; None: all."""
+    signing_secret: str = field(default="", repr=False)
+    """`whsec_…`, of the Standard Webhooks signature."""
+    previous_signing_secret: str | None = field(default=None, repr=False)
+    previous_expires_at: datetime | None = None
+    """Until then requests are signed with the previous secret too."""
+    ordered: bool = True
+    concurrency: int = 32
+    """Requests in flight at the most."""
+    rate_limit: float | None = None
+    """Requests a second at the most; None: no limit."""
+    enabled: bool = True
+    disabled_reason: str | None = None
+    failing_since: datetime | None = None
+    """Since when its breaker is open without a success in between; None: it is well."""
+    failing_stage: int = 0
+    """How many of the notices about that were published (`dispatch/health.py`)."""
+    source: str = "api"
+    revision: int = 1
+    """Grows with every change, so that a dispatcher notices."""
+    created_at: datetime | None = None
+
+    @property
+    def guarded(self) -> bool:
+        """Who writes the environment owns the machine, and may point anywhere; others reach public addresses only."""
+        return self.source != "environment"
+
+    def wants(self, action: str) -> bool:
+        return self.actions is None or action in self.actions
+
+
+LONGEST_SHOWN = 20
+"""Characters of a path's first word that are shown whole."""
+
+
+def masked_url(url: str) -> str:
+    """The URL as logs and metrics may show it: without user info and query, and of the path no more than its first word.
+
+    The paths of Discord, Slack and their like are passwords; a long word may be one anywhere.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
+    if parts.port is not None:
+        host += f":{parts.port}"
+    first, _, rest = parts.path.removeprefix("/").partition("/")
+    if len(first) > LONGEST_SHOWN:
+        first, rest = "…", ""
+    path = ("/" + first if parts.path else "") + ("/…" if rest else "")
+    return f"{parts.scheme}://{host}{path}" + ("?…" if parts.query else "")
+
+
+def check_url(url: object) -> str:
+    """Return an absolute http(s) URL, or raise InvalidError with what is expected."""
+    if not isinstance(url, str) or not url:
+        raise InvalidError("url is missing; expected http://… or https://…", code="invalid_url")
+    problem = _problem(url)
+    if problem:
+        raise InvalidError(f"{_safe(url)} is not a usable URL: {problem}", code="invalid_url")
+    return url
+
+
+def _problem(url: str) -> str | None:
+    if len(url) > 2048:
+        return "it is longer than 2048 characters"
+    if any(ord(c) <= 32 or ord(c) == 127 for c in url):
+        return "it contains spaces or control characters"
+    if not url.isascii():
+        return "it contains characters outside ASCII; write the host in punycode (xn--…) and percent-encode the path"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        return str(error)
+    if parts.scheme.lower() not in ("http", "https"):
+        return "it must start with http:// or https://"
+    if not parts.hostname:
+        return "it has no host"
+    if port == 0:
+        return "port 0 cannot be connected to"
+    if parts.fragment:
+        return "it has a #fragment, which is never sent"
+    return None
+
+
+def _safe(url: str) -> str:
+    """As much of a broken URL as an error may show: what might be a password or a token stays out."""
+    head = url.split("?")[0].split("#")[0]
+    scheme, slashes, rest = head.rpartition("//")
+    return ascii(scheme + slashes + rest.rpartition("@")[2])[1:-1][:120]
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> str:
+    """Return the value if it is one of the choices, or raise InvalidError."""
+    if not isinstance(value, str) or value not in choices:
+        raise InvalidError(
+            f"{name} must be one of {', '.join(choices)}, not {ascii(value)[:60]}", code=f"invalid_{name}"
+        )
+    return value

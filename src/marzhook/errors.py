@@ -1,0 +1,86 @@
+"""Everything that Marzhook raises on purpose.
+
+    MarzhookError
+    ├── SettingError            a setting is malformed                        (CLI exit 2)
+    ├── StartError              the service cannot start here and now         (CLI exit 2)
+    │   ├── DatabaseError         not a database, read-only, unreachable
+    │   ├── DatabaseNewerError    made by a newer Marzhook
+    │   └── AlreadyRunningError   another process holds the database
+    ├── StoreBusyError          the database could not be written just now    (HTTP 503, CLI exit 2)
+    ├── InvalidError            the caller's data is wrong                    (HTTP 422, CLI exit 2)
+    │   └── InvalidUserError      a field of a user, as the panel reports it
+    ├── NotFoundError           no such thing                                 (HTTP 404)
+    ├── ConflictError           it is already there, or in the wrong state    (HTTP 409)
+    ├── UnauthorizedError       who are you?                                  (HTTP 401)
+    └── ForbiddenError          you may not                                   (HTTP 403)
+
+Each has a machine-readable `code`; its message says what is wrong and what to do. HTTP statuses are mapped in
+`marzhook.api.errors`, exit codes in `marzhook.cli.main`.
+"""
+
+from __future__ import annotations
+
+
+class MarzhookError(Exception):
+    """Base of all; `code` is stable, the message is for people."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class SettingError(MarzhookError):
+    code = "invalid_setting"
+
+
+class StartError(MarzhookError):
+    code = "cannot_start"
+
+
+class DatabaseError(StartError):
+    code = "database_unusable"
+
+
+class DatabaseNewerError(StartError):
+    code = "database_newer"
+
+
+class AlreadyRunningError(StartError):
+    code = "already_running"
+
+
+class StoreBusyError(MarzhookError):
+    code = "store_busy"
+
+
+class InvalidError(MarzhookError):
+    code = "invalid"
+
+
+class InvalidUserError(InvalidError):
+    """A user's field is wrong; `fields` maps each field to what is wrong, as the panel's API shows it."""
+
+    code = "invalid_user"
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{name}: {text}" for name, text in fields.items()))
+        self.fields = fields
+
+
+class NotFoundError(MarzhookError):
+    code = "not_found"
+
+
+class ConflictError(MarzhookError):
+    code = "conflict"
+
+
+class UnauthorizedError(MarzhookError):
+    code = "unauthorized"
+
+
+class ForbiddenError(MarzhookError):
+    code = "forbidden"

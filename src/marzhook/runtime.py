@@ -1,0 +1,229 @@
+"""The one place that wires it all: build, start, drain, stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from marzhook.clock import Clock, SystemClock
+from marzhook.dispatch.dispatcher import Dispatcher
+from marzhook.dispatch.sender import Limits
+from marzhook.dispatch.upkeep import Upkeep
+from marzhook.dispatch.watchdog import LATE, Watchdog
+from marzhook.endpoint import masked_url
+from marzhook.errors import ConflictError, StartError
+from marzhook.retry import RetryPolicy
+from marzhook.settings import Settings
+from marzhook.sources.registry import Registry
+from marzhook.sources.review import Review
+from marzhook.store import admins, endpoints, stats, users
+from marzhook.store.database import Database, Transaction
+from marzhook.store.outbox import Outbox
+from marzhook.store.retention import Ages
+from marzhook.telemetry import Metrics
+from marzhook.transport.http import HttpTransport
+from marzhook.user import Thresholds
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the faces (API, CLI) work with."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    outbox: Outbox
+    registry: Registry
+    metrics: Metrics
+    not_ready: Callable[[], list[str]]
+    """Reasons, in words, why the service should get no traffic just now; empty: it is ready."""
+
+
+def environment_endpoints(settings: Settings) -> list[endpoints.Wanted]:
+    """The endpoints that the settings name."""
+    common = {"detail": settings.webhook_detail, "concurrency": settings.endpoint_concurrency}
+    wanted = [
+        endpoints.Wanted(
+            "webhook",
+            url,
+            {
+                **common,
+                "name": masked_url(url),
+                "format": settings.webhook_format,
+                "secret": settings.webhook_secret,
+                "secret_mode": settings.webhook_secret_mode,
+            },
+        )
+        for url in settings.webhook_addresses
+    ]
+    if settings.discord_webhook_url:
+        wanted.append(endpoints.Wanted("discord", settings.discord_webhook_url, {**common, "name": "Discord"}))
+    return wanted
+
+
+def build_services(
+    settings: Settings, *, clock: Clock | None = None, not_ready: Callable[[], list[str]] = list
+) -> Services:
+    """Open the database (creating or upgrading it) and what works on it; starts nothing. Raises StartError."""
+    clock = clock or SystemClock()
+    database = Database(settings.database_url, secret_keys=settings.secret_keys)
+    database.upgrade()
+    outbox = Outbox(database)
+    metrics = Metrics()
+    registry = Registry(
+        database,
+        outbox,
+        clock,
+        published_actions=settings.published_actions,
+        thresholds=Thresholds(settings.usage_percents, settings.days_left),
+        metrics=metrics,
+    )
+    return Services(settings, clock, database, outbox, registry, metrics, not_ready)
+
+
+class Runtime:
+    """The service without its faces: dispatcher and review on one database file.
+
+    `start` raises StartError when the database cannot be used or is held by another process.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+        self._started = False
+        self._events_before = 0
+        """The newest event that `/metrics` has counted."""
+        # Claimed before anything is written: two services must not upgrade or deliver from one file.
+        claimed = Database(settings.database_url)
+        claimed.claim()
+        self._claim = claimed
+        try:
+            self.services = build_services(settings, clock=clock, not_ready=self._not_ready)
+        except BaseException:
+            claimed.close()
+            raise
+        s = self.services
+        self.new_admin: tuple[str, str] | None = None
+        """Name and password of the admin that was made, shown once."""
+        self.dispatcher = Dispatcher(
+            s.database,
+            s.outbox,
+            s.clock,
+            s.metrics,
+            transport=HttpTransport(
+                s.clock, allowed=settings.allow_addresses, ca_file=str(settings.ca_file) if settings.ca_file else None
+            ),
+            limits=Limits(
+                settings.retry_policy,
+                RetryPolicy(settings.rejected_schedule),
+                settings.connect_timeout,
+                settings.request_timeout,
+            ),
+            interval=settings.send_interval,
+        )
+        self.review = Review(
+            s.database,
+            s.outbox,
+            s.clock,
+            published_actions=settings.published_actions,
+            thresholds=Thresholds(settings.usage_percents, settings.days_left),
+            metrics=s.metrics,
+        )
+        self.watchdog = Watchdog(
+            s.database,
+            s.outbox,
+            s.clock,
+            resting=self.dispatcher.resting,
+            # With an interval, waiting for the next look is no fault.
+            late=LATE + (settings.send_interval or 0.0),
+        )
+        self.upkeep = Upkeep(
+            s.database,
+            s.clock,
+            ages=Ages(timedelta(days=settings.retention_days), timedelta(days=settings.dead_retention_days)),
+            metrics=s.metrics,
+        )
+        s.metrics.before_render(self._measure)
+
+    def start(self) -> None:
+        """Write down what the settings say, then deliver and review until `stop`."""
+        s = self.services
+        now = s.clock.now()
+        with s.database.write() as tx:
+            s.database.vault.rotate(tx.conn)
+            endpoints.sync_environment(tx, environment_endpoints(s.settings), now=now)
+            name = s.settings.sudo_username or "admin"
+            if s.settings.sudo_password:
+                _ensure_sudo(tx, name, s.settings.sudo_password, now)
+            else:
+                self.new_admin = admins.ensure_first(tx, now, username=name)
+            self._events_before = stats.last_event(tx.conn)
+        self.review.refresh_thresholds()
+        self.review.start()
+        self.dispatcher.start()
+        self.upkeep.start()
+        self.watchdog.start()
+        self._started = True
+        log.info("started", extra={"fields": {"database": str(s.database.path), "sqlite": sqlite3.sqlite_version}})
+
+    def stop(self) -> None:
+        """Sources first, so that nothing new comes; then what is on its way; the database last."""
+        if self._started:
+            self.upkeep.stop()
+            self.watchdog.stop()
+            self.review.stop()
+            self.dispatcher.stop()
+        self.services.database.close()
+        self._claim.close()
+        if self._started:
+            log.info("stopped")
+
+    def _not_ready(self) -> list[str]:
+        return self.dispatcher.not_ready + self.watchdog.trouble if self._started else ["starting"]
+
+    def _measure(self) -> None:
+        s = self.services
+        now = s.clock.now()
+        with s.database.read() as conn:
+            names = {endpoint.id: f"{endpoint.id}:{endpoint.name}" for endpoint in endpoints.all_endpoints(conn)}
+            pending = stats.pending_counts(conn)
+            oldest = stats.oldest_due(conn, now)
+            next_due = users.next_due(conn)
+            last_event = stats.last_event(conn)
+        for endpoint_id, name in names.items():
+            s.metrics.set_queue(name, pending.get(endpoint_id, 0), oldest.get(endpoint_id, 0.0))
+        # Looked up now, and not noted by the review: one that is stuck could not tell how late it is.
+        s.metrics.set_review_lag(0.0 if next_due is None else max(0.0, (now - next_due).total_seconds()))
+        # Told by the ids, which have no gaps: so those count, too, that other processes publish (`marzhook send`).
+        s.metrics.count_published(max(0, last_event - self._events_before))
+        self._events_before = max(last_event, self._events_before)
+
+
+def _ensure_sudo(tx: Transaction, username: str, password: str, now: datetime) -> None:
+    try:
+        admins.ensure_sudo(tx, username, password, now)
+    except ConflictError:
+        raise StartError(
+            f"SUDO_USERNAME is {username}, and there is an admin whose name differs from it by upper and lower case only;"
+            " write it as it was at first"
+        ) from None
+
+
+_ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+
+
+def hold_signals() -> None:
+    """From now on SIGTERM and SIGINT wait for `wait_for_signal`. Call it before any thread is started."""
+    # No handler that sets an Event: a signal that comes while `Event.wait` begins deadlocks on that event's lock, or is
+    # noticed only when the wait's time is up. The kernel keeps what is blocked, and `sigwait` misses nothing.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+
+
+def wait_for_signal() -> None:
+    """Until SIGTERM or SIGINT has come, also if that was since `hold_signals`."""
+    signal.sigwait(_ENDING)

@@ -1,0 +1,235 @@
+"""The panel's admins on disk, their passwords (Argon2id) and their tokens (JWT, HS256)."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+import jwt
+import sqlalchemy as sa
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from marzhook.admin import MAX_NAME, MAX_PASSWORD, Admin
+from marzhook.clock import from_unix
+from marzhook.errors import ConflictError, InvalidUserError, NotFoundError, StoreBusyError
+from marzhook.store import schema
+from marzhook.store.database import Database, Transaction
+from marzhook.store.vault import Vault, vault_of
+
+_t, _users = schema.admins, schema.users
+
+MIN_PASSWORD = 1
+
+# What every API call asks, as the driver takes it: to build the same construct for each call costs ten times the query.
+_TOKEN_KEY = "SELECT value FROM meta WHERE key = 'token_key'"
+_BY_NAME = f"SELECT {', '.join(_t.c.keys())} FROM admins WHERE username = ?"  # noqa: S608 - our own names
+
+_hasher = PasswordHasher()
+# One hash takes 64 MiB and some 50 ms of a core on purpose: a burst of logins must wait, not eat the machine.
+_hashing = threading.BoundedSemaphore(2)
+# And it must not hold every thread of the API either: further logins are turned away, others' calls go on.
+_logins = threading.BoundedSemaphore(8)
+# Verified against when the name is unknown, so that the time of the answer does not tell which names exist.
+_NOBODY = _hasher.hash(secrets.token_hex(16))
+
+# Without 0/O, 1/l/i: the password is read off a terminal.
+_READABLE = "abcdefghjkmnpqrstuvwxyz23456789"
+
+
+# -- reading
+
+
+def get(conn: sa.Connection, username: str) -> Admin:
+    """Raises NotFoundError."""
+    row = conn.execute(sa.select(_t).where(_t.c.username == username)).one_or_none()
+    if row is None:
+        raise NotFoundError("Admin not found", code="admin_not_found")
+    return _read(row)
+
+
+def find(
+    conn: sa.Connection, *, username: str | None = None, offset: int = 0, limit: int | None = None
+) -> Sequence[Admin]:
+    """Admins whose name contains `username`, by id."""
+    query = sa.select(_t).order_by(_t.c.id).offset(offset).limit(-1 if limit is None else limit)
+    if username:
+        query = query.where(_t.c.username.icontains(username, autoescape=True))
+    return [_read(row) for row in conn.execute(query)]
+
+
+def authenticate(database: Database, username: str, password: str) -> Admin | None:
+    """The admin with this name and password. Slow on purpose (tens of ms): keep it off the event loop.
+
+    Raises StoreBusyError (`too_many_logins`) when more are being checked than may wait.
+    """
+    if not _logins.acquire(blocking=False):
+        raise StoreBusyError("too many logins at once; try again in a second", code="too_many_logins")
+    try:
+        with database.read() as conn:
+            row = conn.execute(sa.select(_t).where(_t.c.username == username)).one_or_none()
+        # Outside the transaction: nobody's checkpoint has to wait for a hash.
+        right = _verifies(_NOBODY if row is None else row.password_hash, password)
+        return _read(row) if row is not None and right else None
+    finally:
+        _logins.release()
+
+
+# -- changing
+
+
+def hash_password(password: str) -> str:
+    """Slow on purpose: call it before the write transaction. Raises InvalidUserError for an unusable password."""
+    if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
+        raise InvalidUserError({"password": f"must have {MIN_PASSWORD} to {MAX_PASSWORD} characters"})
+    with _hashing:
+        return _hasher.hash(_bytes(password))
+
+
+def create(
+    tx: Transaction,
+    *,
+    username: str,
+    password_hash: str,
+    is_sudo: bool,
+    now: datetime,
+    telegram_id: int | None = None,
+    discord_webhook: str | None = None,
+) -> Admin:
+    """Raises ConflictError when the name is taken (also in other letters' case), InvalidUserError when it is no name."""
+    if not 1 <= len(username) <= MAX_NAME or not username.isprintable() or username != username.strip():
+        raise InvalidUserError({"username": f"must have 1 to {MAX_NAME} printable characters, no spaces around them"})
+    taken = sa.select(_t.c.id).where(sa.func.lower(_t.c.username) == username.lower())
+    if tx.conn.execute(taken).first() is not None:
+        raise ConflictError("Admin already exists", code="admin_exists")
+    tx.conn.execute(
+        sa.insert(_t).values(
+            username=username, password_hash=password_hash, is_sudo=is_sudo, telegram_id=telegram_id,
+            discord_webhook=discord_webhook, created_at=now.timestamp(),
+        )
+    )  # fmt: skip
+    return get(tx.conn, username)
+
+
+def change(tx: Transaction, username: str, values: Mapping[str, Any], *, now: datetime) -> Admin:
+    """Change columns; a new `password_hash` voids the tokens issued before. Raises NotFoundError, ConflictError."""
+    before = get(tx.conn, username)
+    if before.is_sudo and values.get("is_sudo") is False:
+        _spare_last_sudo(tx, before)
+    columns = dict(values)
+    if "password_hash" in columns:
+        columns["password_reset_at"] = now.timestamp()
+    if columns:
+        tx.conn.execute(sa.update(_t).where(_t.c.id == before.id).values(columns))
+    return get(tx.conn, username)
+
+
+def delete(tx: Transaction, username: str) -> None:
+    """His users stay, without an owner. Raises NotFoundError; ConflictError for the last sudo admin."""
+    admin = get(tx.conn, username)
+    if admin.is_sudo:
+        _spare_last_sudo(tx, admin)
+    tx.conn.execute(sa.update(_users).where(_users.c.admin_id == admin.id).values(admin_id=None))
+    tx.conn.execute(sa.delete(_t).where(_t.c.id == admin.id))
+
+
+def ensure_sudo(tx: Transaction, username: str, password: str, now: datetime) -> None:
+    """Make the environment's admin what the settings say. His tokens stay valid unless the password changed."""
+    row = tx.conn.execute(sa.select(_t).where(_t.c.username == username)).one_or_none()
+    if row is None:
+        create(tx, username=username, password_hash=hash_password(password), is_sudo=True, now=now)
+        return
+    values: dict[str, Any] = {}
+    if not row.is_sudo:
+        values["is_sudo"] = True
+    if not _verifies(row.password_hash, password):
+        values["password_hash"] = hash_password(password)
+    change(tx, username, values, now=now)
+
+
+def ensure_first(tx: Transaction, now: datetime, *, username: str = "admin") -> tuple[str, str] | None:
+    """Where there is no admin at all, make one; return his name and password, which nobody can be told a second time."""
+    if tx.conn.execute(sa.select(_t.c.id).limit(1)).first() is not None:
+        return None
+    password = "-".join("".join(secrets.choice(_READABLE) for _ in range(5)) for _ in range(4))
+    create(tx, username=username, password_hash=hash_password(password), is_sudo=True, now=now)
+    return username, password
+
+
+def _spare_last_sudo(tx: Transaction, admin: Admin) -> None:
+    others = sa.select(_t.c.id).where(_t.c.is_sudo, _t.c.id != admin.id).limit(1)
+    if tx.conn.execute(others).first() is None:
+        raise ConflictError(
+            f"{admin.username} is the last sudo admin; make another one first, or nobody could manage this panel",
+            code="last_sudo_admin",
+        )
+
+
+# -- tokens
+
+
+def issue_token(admin: Admin, key: str, *, now: datetime, minutes: int) -> str:
+    """A token for the panel's API, valid for `minutes` (0: it does not expire)."""
+    claims: dict[str, Any] = {
+        "sub": admin.username,
+        "access": "sudo" if admin.is_sudo else "admin",
+        # Not cut to seconds: a token issued in the very second of a password change must not count as older than it.
+        "iat": now.timestamp(),
+    }
+    if minutes > 0:
+        claims["exp"] = int((now + timedelta(minutes=minutes)).timestamp())
+    return jwt.encode(claims, key, algorithm="HS256")
+
+
+def admin_of_token(conn: sa.Connection, token: str, *, now: datetime) -> Admin | None:
+    """The admin to whom this token was issued, if it is genuine and not expired, and he is still here."""
+    stored = conn.exec_driver_sql(_TOKEN_KEY).scalar_one()
+    try:
+        username, issued_at, expires_at = _claims(token, stored, vault_of(conn))
+    except (jwt.InvalidTokenError, TypeError, ValueError):
+        return None
+    row = conn.exec_driver_sql(_BY_NAME, (username,)).one_or_none()
+    if row is None or expires_at <= now.timestamp():
+        return None
+    if issued_at < max(row.password_reset_at or 0.0, row.created_at):
+        return None
+    return _read(row)
+
+
+@lru_cache(maxsize=256)
+def _claims(token: str, sealed_key: str, vault: Vault) -> tuple[str, float, float]:
+    """Name, and when it was issued and expires (Unix seconds), of a genuine token; kept, because a client shows the same
+    one with every call, and to check it costs more than to look up its admin. What is refused raises and is not kept."""
+    # The times are ours to check: PyJWT would ask the machine's clock, not the one that was passed in.
+    claims = jwt.decode(
+        token, vault.reveal(sealed_key), algorithms=["HS256"],
+        options={"require": ["sub", "iat"], "verify_exp": False, "verify_iat": False, "verify_nbf": False},
+    )  # fmt: skip
+    return str(claims["sub"]), float(claims["iat"]), float(claims.get("exp", "inf"))
+
+
+def _verifies(password_hash: str, password: str) -> bool:
+    if len(password) > MAX_PASSWORD:
+        return False
+    try:
+        with _hashing:
+            return _hasher.verify(password_hash, _bytes(password))
+    except (VerificationError, InvalidHashError):
+        return False
+
+
+def _bytes(password: str) -> bytes:
+    # A lone surrogate (JSON can bring one) is no reason for a traceback.
+    return password.encode("utf-8", "surrogatepass")
+
+
+def _read(row: sa.Row[Any]) -> Admin:
+    return Admin(
+        # Plain SQL on SQLite gives 0 and 1.
+        row.id, row.username, bool(row.is_sudo), row.telegram_id, row.discord_webhook, row.users_usage,
+        None if row.password_reset_at is None else from_unix(row.password_reset_at),
+    )  # fmt: skip

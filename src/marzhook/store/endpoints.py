@@ -1,0 +1,184 @@
+"""Endpoints on disk. Every change raises `revision`, which is how a dispatcher, also of another process, notices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from marzhook import signing
+from marzhook.clock import from_unix
+from marzhook.endpoint import REMOVED, Endpoint, masked_url
+from marzhook.errors import ConflictError, NotFoundError
+from marzhook.store import schema
+from marzhook.store.database import Transaction
+from marzhook.store.outbox import CANCEL_ALL_OF_ENDPOINT
+from marzhook.store.vault import SEALED, Vault, vault_of
+
+ROTATION_OVERLAP = timedelta(hours=24)
+"""How long requests carry the signatures of both secrets after a rotation."""
+
+_t = schema.endpoints
+_alive = _t.c.deleted_at.is_(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An endpoint that the environment names."""
+
+    kind: str
+    url: str = field(repr=False)
+    values: Mapping[str, Any] = field(repr=False)
+    """Further columns: format, secret, secret_mode, detail, concurrency."""
+
+
+def all_endpoints(conn: sa.Connection) -> list[Endpoint]:
+    """Every endpoint that was not deleted, by id."""
+    vault = vault_of(conn)
+    return [_read(row, vault) for row in conn.execute(sa.select(_t).where(_alive).order_by(_t.c.id))]
+
+
+def get(conn: sa.Connection, endpoint_id: int) -> Endpoint:
+    """Raises NotFoundError."""
+    row = conn.execute(sa.select(_t).where(_t.c.id == endpoint_id, _alive)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no endpoint {endpoint_id}", code="endpoint_not_found")
+    return _read(row, vault_of(conn))
+
+
+def create(tx: Transaction, *, now: datetime, kind: str, url: str, source: str = "api", **values: Any) -> Endpoint:
+    """A new endpoint with a fresh signing secret. It is owed every event from now on that it wants."""
+    row = {
+        "name": masked_url(url), "format": "event", "secret": None, "secret_mode": "auto", "detail": "safe", "ordered": True,
+        "concurrency": 32, "enabled": True, "signing_secret": signing.new_secret(), **_columns(values),
+        "kind": kind, "url": url, "source": source, "revision": 1, "created_at": now.timestamp(),
+    }  # fmt: skip
+    new_id = tx.conn.execute(sa.insert(_t).values(_sealed(row, vault_of(tx.conn))).returning(_t.c.id)).scalar_one()
+    return get(tx.conn, new_id)
+
+
+def update(tx: Transaction, endpoint_id: int, **values: Any) -> Endpoint:
+    """Change columns. What was learned of the receiver is forgotten when what it was learned about changes."""
+    if values.keys() & {"url", "secret", "secret_mode"}:
+        values.setdefault("learned_mode", None)
+    columns = _sealed(_columns(values), vault_of(tx.conn))
+    result = tx.conn.execute(
+        sa.update(_t).where(_t.c.id == endpoint_id, _alive).values(revision=_t.c.revision + 1, **columns)
+    )
+    if result.rowcount == 0:
+        raise NotFoundError(f"there is no endpoint {endpoint_id}", code="endpoint_not_found")
+    return get(tx.conn, endpoint_id)
+
+
+def note_health(tx: Transaction, endpoint_id: int, *, failing_since: datetime | None, failing_stage: int) -> None:
+    """Remember how it fares. No new revision: nobody needs to read the endpoint anew for that."""
+    values = _columns({"failing_since": failing_since, "failing_stage": failing_stage})
+    tx.conn.execute(sa.update(_t).where(_t.c.id == endpoint_id).values(values))
+
+
+def enable(tx: Transaction, endpoint_id: int) -> Endpoint:
+    return update(tx, endpoint_id, enabled=True, disabled_reason=None, failing_since=None, failing_stage=0)
+
+
+def disable(tx: Transaction, endpoint_id: int, reason: str) -> Endpoint:
+    """Stop sending. Its deliveries stay owed, and what is published meanwhile is kept for it."""
+    return update(tx, endpoint_id, enabled=False, disabled_reason=reason)
+
+
+def rotate_secret(tx: Transaction, endpoint_id: int, *, now: datetime) -> Endpoint:
+    """A new signing secret; for ROTATION_OVERLAP requests carry both signatures."""
+    old = get(tx.conn, endpoint_id)
+    return update(
+        tx,
+        endpoint_id,
+        signing_secret=signing.new_secret(),
+        previous_signing_secret=old.signing_secret,
+        previous_expires_at=now + ROTATION_OVERLAP,
+    )
+
+
+def delete(tx: Transaction, endpoint_id: int, *, now: datetime) -> None:
+    """Cancel what is owed to it and take it off the list. Raises NotFoundError; ConflictError for the environment's."""
+    endpoint = get(tx.conn, endpoint_id)
+    if endpoint.source == "environment" and endpoint.disabled_reason != REMOVED:
+        raise ConflictError(
+            f"endpoint {endpoint_id} comes from the settings; take it out of WEBHOOK_ADDRESS or DISCORD_WEBHOOK_URL instead",
+            code="endpoint_from_environment",
+        )
+    cancel_all(tx, endpoint_id, now=now)
+    update(tx, endpoint_id, enabled=False, disabled_reason="deleted")
+    tx.conn.execute(sa.update(_t).where(_t.c.id == endpoint_id).values(deleted_at=now.timestamp()))
+
+
+def cancel_all(tx: Transaction, endpoint_id: int, *, now: datetime) -> None:
+    """Owe it nothing that it was owed until now; all of it can be replayed."""
+    for statement in CANCEL_ALL_OF_ENDPOINT:
+        tx.conn.execute(statement, {"endpoint": endpoint_id, "now": now.timestamp()})
+
+
+def sync_environment(tx: Transaction, wanted: list[Wanted], *, now: datetime) -> None:
+    """Make the environment's endpoints what the settings say. One that is gone from them is disabled, and keeps what it
+    is owed; when it comes back, it goes on from there."""
+    known = {
+        (endpoint.kind, endpoint.url): endpoint
+        for endpoint in all_endpoints(tx.conn)
+        if endpoint.source == "environment"
+    }
+    # Each once: a second one of the same address would be taken for new at every start.
+    for one in {(one.kind, one.url): one for one in wanted}.values():
+        endpoint = known.pop((one.kind, one.url), None)
+        if endpoint is None:
+            create(tx, now=now, kind=one.kind, url=one.url, source="environment", **one.values)
+            continue
+        changed = {key: value for key, value in one.values.items() if getattr(endpoint, key) != value}
+        if endpoint.disabled_reason == REMOVED:
+            changed |= {"enabled": True, "disabled_reason": None}
+        if changed:
+            update(tx, endpoint.id, **changed)
+    for endpoint in known.values():
+        if endpoint.disabled_reason != REMOVED:
+            disable(tx, endpoint.id, REMOVED)
+
+
+def still(conn: sa.Connection, endpoint: Endpoint) -> bool:
+    """Whether it is as it was read: what was found out about an older one may not hold for the newer."""
+    query = sa.select(_t.c.revision).where(_t.c.id == endpoint.id, _alive)
+    return conn.execute(query).scalar() == endpoint.revision
+
+
+def revisions(conn: sa.Connection) -> dict[int, int]:
+    """Each endpoint's revision, to see cheaply what changed."""
+    rows = conn.exec_driver_sql("SELECT id, revision FROM endpoints WHERE deleted_at IS NULL")
+    return {row[0]: row[1] for row in rows}
+
+
+def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    columns = dict(values)
+    if columns.get("actions") is not None:
+        columns["actions"] = json.dumps(sorted(columns["actions"]))
+    for name in ("previous_expires_at", "failing_since"):
+        if columns.get(name) is not None:
+            columns[name] = columns[name].timestamp()
+    return columns
+
+
+def _sealed(columns: dict[str, Any], vault: Vault) -> dict[str, Any]:
+    return {k: vault.seal(v) if k in SEALED and v is not None else v for k, v in columns.items()}
+
+
+def _read(row: sa.Row[Any], vault: Vault) -> Endpoint:
+    values = dict(row._mapping)
+    del values["deleted_at"]
+    for name in SEALED:
+        if values[name] is not None:
+            values[name] = vault.reveal(values[name])
+    if values["actions"] is not None:
+        values["actions"] = frozenset(json.loads(values["actions"]))
+    for name in ("previous_expires_at", "created_at", "failing_since"):
+        if values[name] is not None:
+            values[name] = from_unix(values[name])
+    return Endpoint(**values)

@@ -1,0 +1,285 @@
+"""What is old enough is removed, in steps so small that nobody who writes meanwhile notices.
+
+A step looks for its rows in a read transaction, which holds up nobody, and reads there whatever the removal will touch:
+pages that were not looked at for a month come from the disk now, and not while the writers wait. Its write transaction
+then only removes by key, and asks again whether what it found still holds.
+
+Removed are deliveries with their attempts, then events to which no delivery refers any more. Each transaction leaves a
+consistent history, so a crash in between leaves nothing to mend: the next pass goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+
+from marzhook import signals
+from marzhook.store import history, schema
+from marzhook.store.database import Database, Transaction
+from marzhook.store.idempotency import LIFETIME
+
+BATCH: Final = 100
+"""Rows, or pages of long texts beside them, that one transaction removes at the most; a single row may be longer."""
+LEAST: Final = 5
+"""The same on the slowest disk."""
+WORK: Final = 0.005
+HOLD: Final = 0.025
+"""Seconds that a step's statements may take, and that it may keep other writers waiting, with its commit. Where it took
+longer, the next steps are smaller. Two figures, because a slow disk's commit takes its time however small the step."""
+LOOKED_AT: Final = 256
+"""Rows that one read looks at."""
+TRAFFIC_KEPT: Final = timedelta(days=400)
+"""A year's traffic, and the month before it, to compare with."""
+SPARE: Final = 1024
+"""Free pages that stay in the file (or an eighth of it, where that is more): what comes next would only ask for them again."""
+
+Key = TypeVar("Key")
+
+# With each id goes its weight: how many rows its removal touches, and pages of 4096 bytes, for a long text lies on pages of
+# its own. NULL: it is to be kept. Counting the attempts reads them.
+SETTLED = sa.text("""
+    SELECT d.event_id, CASE WHEN d.state <> 'dead' AND d.settled_at < :before THEN (
+        SELECT 1 + count(*) + coalesce(sum(length(a.response) / 4096), 0)
+        FROM attempts a WHERE a.endpoint_id = d.endpoint_id AND a.event_id = d.event_id) END
+    FROM settled d
+    WHERE d.endpoint_id = :endpoint AND d.event_id > :after AND d.event_id <= :last
+    ORDER BY d.event_id LIMIT :limit""")
+
+# Through the small index of the undelivered. SQLite takes it only where it covers all that is asked of `k`.
+DEAD = sa.text("""
+    SELECT k.event_id, CASE WHEN d.settled_at < :before THEN (
+        SELECT 1 + count(*) + coalesce(sum(length(a.response) / 4096), 0)
+        FROM attempts a WHERE a.endpoint_id = k.endpoint_id AND a.event_id = k.event_id) END
+    FROM settled k INDEXED BY ix_settled_undelivered
+    CROSS JOIN settled d ON d.endpoint_id = k.endpoint_id AND d.event_id = k.event_id
+    WHERE k.state <> 'delivered' AND k.state = 'dead'
+        AND k.endpoint_id = :endpoint AND k.event_id > :after AND k.event_id <= :last
+    ORDER BY k.event_id LIMIT :limit""")
+
+FORGET_SETTLED = sa.text("""
+    DELETE FROM settled
+    WHERE endpoint_id = :endpoint AND event_id IN (SELECT value FROM json_each(:ids))
+        AND settled_at < :before AND (state = 'dead') = :dead
+    RETURNING event_id""")
+FORGET_ATTEMPTS = sa.text("""
+    DELETE FROM attempts WHERE endpoint_id = :endpoint AND event_id IN (SELECT value FROM json_each(:ids))""")
+# A delivery that was tried very often goes bit by bit, its oldest attempts first, unless it was replayed meanwhile.
+FORGET_SOME_ATTEMPTS = sa.text("""
+    DELETE FROM attempts
+    WHERE endpoint_id = :endpoint AND event_id = :event AND number IN (
+        SELECT number FROM attempts WHERE endpoint_id = :endpoint AND event_id = :event ORDER BY number LIMIT :limit)
+        AND EXISTS (
+            SELECT 1 FROM settled WHERE endpoint_id = :endpoint AND event_id = :event
+                AND settled_at < :before AND (state = 'dead') = :dead)""")
+
+NEXT_EVENT = sa.text("SELECT id FROM events WHERE id > :after AND id <= :last ORDER BY id LIMIT 1")
+# To what nobody refers now, nobody ever will: publish refers to new events only, replay to what `settled` refers to. The last
+# column is always 1: it reads the index's page, which a removal touches too.
+EVENTS = sa.text("""
+    SELECT e.id, 1 + coalesce(length(e.detail), 0) / 4096, (
+        SELECT 1 FROM events f INDEXED BY ix_events_username_id WHERE f.username = e.username AND f.id = e.id)
+    FROM events e
+    WHERE e.id BETWEEN :first AND :final AND e.enqueued_at < :before AND e.id NOT IN (
+        SELECT s.event_id FROM endpoints n
+        CROSS JOIN settled s ON s.endpoint_id = n.id AND s.event_id BETWEEN :first AND :final
+        UNION ALL
+        SELECT p.event_id FROM endpoints n
+        CROSS JOIN pending p ON p.endpoint_id = n.id AND p.event_id BETWEEN :first AND :final)
+    ORDER BY e.id""")
+FORGET_EVENTS = sa.text("DELETE FROM events WHERE id IN (SELECT value FROM json_each(:ids))")
+
+KEYS = sa.text("""
+    SELECT owner, key, 1 + length(response) / 4096 FROM idempotency_keys
+    WHERE created_at <= :before ORDER BY created_at LIMIT :limit""")
+_FORGET_KEY = "DELETE FROM idempotency_keys WHERE owner = ? AND key = ? AND created_at <= ?"
+
+NEXT_USERS = sa.text("SELECT id FROM users WHERE id > :after ORDER BY id LIMIT :limit")
+# The hours have no index of their own, which every report would have to write: each user's oldest are looked for.
+TRAFFIC = sa.text("""
+    SELECT t.user_id, t.hour FROM users u CROSS JOIN traffic t ON t.user_id = u.id AND t.hour < :before
+    WHERE u.id > :after AND u.id <= :last LIMIT :limit""")
+_FORGET_TRAFFIC = "DELETE FROM traffic WHERE user_id = ? AND hour = ?"
+
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """How long what has come to its end is kept."""
+
+    settled: timedelta
+    """Of delivered and cancelled deliveries, and of events."""
+    dead: timedelta
+
+
+@dataclass(slots=True)
+class Step:
+    """One short piece of work: rows removed, by what they are, and for how long (seconds) it kept other writers out."""
+
+    removed: dict[str, int] = field(default_factory=dict)
+    held: float = 0.0
+
+
+class Retention:
+    """Removes what is older than its age, and gives the space back."""
+
+    def __init__(self, database: Database, ages: Ages, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._ages = ages
+        self._monotonic = monotonic
+        self._limit = BATCH // 2
+
+    def steps(self, now: datetime) -> Iterator[Step]:
+        """One pass over all that is too old at `now`. Work is done as the steps are asked for: one may stop anywhere.
+
+        Raises StoreBusyError when the database cannot be written.
+        """
+        yield from self._deliveries(SETTLED, now - self._ages.settled, dead=False)
+        yield from self._deliveries(DEAD, now - self._ages.dead, dead=True)
+        yield from self._events(now - self._ages.settled)
+        yield from self._keys(now - LIFETIME)
+        yield from self._traffic(now - TRAFFIC_KEPT)
+        yield from self._free_pages()
+
+    # -- deliveries
+
+    def _deliveries(self, query: sa.TextClause, before: datetime, *, dead: bool) -> Iterator[Step]:
+        with self._database.read() as conn:
+            # What was settled before then was published before then.
+            _, last = history.id_range(conn, None, before)
+            ids = conn.execute(sa.select(schema.endpoints.c.id).order_by(schema.endpoints.c.id)).scalars().all()
+        for endpoint_id in ids:
+            which = {"endpoint": endpoint_id, "before": before.timestamp()}
+            after = 0
+            while after < last:
+                rows = self._read(query, **which, after=after, last=last, limit=LOOKED_AT)
+                if not rows:
+                    break
+                after = rows[-1][0]
+                yield from self._forget(which | {"dead": dead}, {id_: weight for id_, weight in rows if weight})
+
+    def _forget(self, which: Mapping[str, Any], weights: dict[int, int]) -> Iterator[Step]:
+        for event_id in weights:
+            while weights[event_id] > self._limit:
+                step = self._forget_some_attempts(which, event_id)
+                yield step
+                if not step.removed["attempts"]:
+                    break
+                weights[event_id] -= step.removed["attempts"]
+        for batch in self._batches(weights):
+            with self._batch() as (tx, step):
+                ids = tx.conn.execute(FORGET_SETTLED, {**which, "ids": json.dumps(batch)}).scalars().all()
+                attempts = tx.conn.execute(
+                    FORGET_ATTEMPTS, {"endpoint": which["endpoint"], "ids": json.dumps(list(ids))}
+                )
+                step.removed = {"deliveries": len(ids), "attempts": attempts.rowcount}
+            yield step
+        yield Step()
+
+    def _forget_some_attempts(self, which: Mapping[str, Any], event_id: int) -> Step:
+        with self._batch() as (tx, step):
+            # Each may have kept a long response, of some pages.
+            limit = max(1, self._limit // 5)
+            removed = tx.conn.execute(FORGET_SOME_ATTEMPTS, {**which, "event": event_id, "limit": limit})
+            step.removed = {"attempts": removed.rowcount}
+        return step
+
+    # -- events
+
+    def _events(self, before: datetime) -> Iterator[Step]:
+        with self._database.read() as conn:
+            _, last = history.id_range(conn, None, before)
+        after = 0
+        while after < last and (found := self._read(NEXT_EVENT, after=after, last=last)):
+            first = found[0][0]
+            # By id, not by number: where most are gone already, the next one may be far away.
+            after = min(first + LOOKED_AT - 1, last)
+            rows = self._read(EVENTS, first=first, final=after, before=before.timestamp())
+            for batch in self._batches({row[0]: row[1] for row in rows}):
+                with self._batch() as (tx, step):
+                    removed = tx.conn.execute(FORGET_EVENTS, {"ids": json.dumps(batch)})
+                    step.removed = {"events": removed.rowcount}
+                yield step
+            yield Step()
+
+    # -- the rest
+
+    def _keys(self, before: datetime) -> Iterator[Step]:
+        limit = before.timestamp()
+        while rows := self._read(KEYS, before=limit, limit=LOOKED_AT):
+            for batch in self._batches({(owner, key): weight for owner, key, weight in rows}):
+                with self._batch() as (tx, step):
+                    removed = tx.conn.exec_driver_sql(_FORGET_KEY, [(*key, limit) for key in batch])
+                    step.removed = {"idempotency_keys": removed.rowcount}
+                yield step
+
+    def _traffic(self, before: datetime) -> Iterator[Step]:
+        after = 0
+        while users := self._read(NEXT_USERS, after=after, limit=LOOKED_AT):
+            last = users[-1][0]
+            which = {"after": after, "last": last, "before": int(before.timestamp()), "limit": BATCH}
+            while rows := self._read(TRAFFIC, **which):
+                for batch in self._batches(dict.fromkeys(map(tuple, rows), 1)):
+                    with self._batch() as (tx, step):
+                        step.removed = {"traffic": tx.conn.exec_driver_sql(_FORGET_TRAFFIC, batch).rowcount}
+                    yield step
+            after = last
+            yield Step()
+
+    def _free_pages(self) -> Iterator[Step]:
+        while True:
+            with self._database.read() as conn:
+                mode, pages, free = (
+                    conn.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+                    for name in ("auto_vacuum", "page_count", "freelist_count")
+                )
+            # A file that was made without it (mode 0) uses its free pages again, but keeps them.
+            surplus = free - max(SPARE, pages // 8)
+            if mode != 2 or surplus <= 0:
+                return
+            with self._batch() as (tx, step):
+                for _ in range(min(surplus, self._limit)):
+                    # One page a call: the driver takes a single step of a statement that returns no columns.
+                    tx.conn.exec_driver_sql("PRAGMA incremental_vacuum(1)")
+            yield step
+
+    # -- how a step is done
+
+    def _read(self, query: sa.TextClause, **values: Any) -> list[Any]:
+        with self._database.read() as conn:
+            return list(conn.execute(query, values).all())
+
+    @contextmanager
+    def _batch(self) -> Iterator[tuple[Transaction, Step]]:
+        """A write transaction and the step that it is; the next ones are smaller where this one took too long."""
+        step = Step()
+        with self._database.write() as tx:
+            # From here on, and not from when it began to wait for its turn.
+            began = self._monotonic()
+            yield tx, step
+            worked = self._monotonic() - began
+            signals.emit("prune.before_commit")
+        step.held = self._monotonic() - began
+        signals.emit("prune.after_commit")
+        if worked > WORK or step.held > HOLD:
+            self._limit = max(LEAST, self._limit // 2)
+        else:
+            self._limit = min(BATCH, self._limit + LEAST)
+
+    def _batches(self, weights: Mapping[Key, int]) -> Iterator[list[Key]]:
+        """The keys in groups of which none weighs more than is allowed just now, unless it is a single one."""
+        batch: list[Key] = []
+        weight = 0
+        for key, more in weights.items():
+            if batch and weight + more > self._limit:
+                yield batch
+                batch, weight = [], 0
+            batch.append(key)
+            weight += more
+        if batch:
+            yield batch

@@ -1,0 +1,278 @@
+"""The tables. `migrations/` builds the same; a test holds the two against each other.
+
+Times are Unix seconds in double precision: exact to the microsecond, comparable in both databases without time zones.
+JSON is text, written by `json.dumps` and read back only where somebody looks inside.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)  # fmt: skip
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only where the key is spelt INTEGER; PostgreSQL wants 64 bits.
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _one_of(column: str, *values: str) -> str:
+    return f"{column} IN ({', '.join(repr(v) for v in values)})"
+
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Facts about this database: `instance` (prefix of message ids), `token_key`, `vault`, `thresholds`."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("action", Text, nullable=False),
+    Column("username", Text, nullable=False),
+    Column("enqueued_at", Double, nullable=False),
+    # What follows the documented keys, an object in the order of the wire; NULL: nothing.
+    Column("detail", Text),
+    CheckConstraint("length(action) BETWEEN 1 AND 64", name="action"),
+    CheckConstraint("length(username) BETWEEN 1 AND 128", name="username"),
+    # A lane's next event is found here: "what else is owed of this user, after this one?"
+    Index("ix_events_username_id", "username", "id"),
+    # Ids are never used again, also when the newest events were deleted: receivers know events by them.
+    sqlite_autoincrement=True,
+)
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("format", Text, nullable=False),
+    Column("secret", Text),
+    Column("secret_mode", Text, nullable=False),
+    Column("learned_mode", Text),
+    Column("detail", Text, nullable=False),
+    Column("actions", Text),
+    Column("signing_secret", Text, nullable=False),
+    Column("previous_signing_secret", Text),
+    Column("previous_expires_at", Double),
+    Column("ordered", Boolean, nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    # Requests a second; NULL: no limit.
+    Column("rate_limit", Double),
+    Column("enabled", Boolean, nullable=False),
+    Column("disabled_reason", Text),
+    # Since when nothing was accepted and its breaker opened; NULL: it is well. And how far people were told of it.
+    Column("failing_since", Double),
+    Column("failing_stage", Integer, nullable=False, server_default=text("0")),
+    Column("source", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    # A deleted endpoint keeps its row: its deliveries and attempts are history, and history stays readable.
+    Column("deleted_at", Double),
+    CheckConstraint(_one_of("kind", "webhook", "discord"), name="kind"),
+    CheckConstraint(_one_of("format", "event", "list", "standard"), name="format"),
+    CheckConstraint(_one_of("secret_mode", "plain", "hmac", "auto"), name="secret_mode"),
+    CheckConstraint(_one_of("learned_mode", "plain", "hmac"), name="learned_mode"),
+    CheckConstraint(_one_of("detail", "none", "safe", "full"), name="detail"),
+    CheckConstraint(_one_of("source", "environment", "api"), name="source"),
+    CheckConstraint("concurrency BETWEEN 1 AND 1000", name="concurrency"),
+    CheckConstraint("rate_limit > 0", name="rate_limit"),
+)
+
+pending = Table(
+    "pending",
+    metadata,
+    Column("endpoint_id", Id, ForeignKey("endpoints.id"), primary_key=True),
+    Column("event_id", Id, primary_key=True),
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("due_at", Double),
+    CheckConstraint("tries >= 0 AND attempts >= tries", name="tries"),
+    sqlite_with_rowid=False,
+)
+"""What is still owed, and nothing else: it stays as small as the backlog, however long the history grows.
+
+No foreign key to events, here and below: deleting an event would have to search these tables for it, and their keys begin
+with the endpoint."""
+
+settled = Table(
+    "settled",
+    metadata,
+    Column("endpoint_id", Id, ForeignKey("endpoints.id"), primary_key=True),
+    Column("event_id", Id, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("settled_at", Double, nullable=False),
+    CheckConstraint(_one_of("state", "delivered", "dead", "cancelled"), name="state"),
+    CheckConstraint("tries >= 0 AND attempts >= tries", name="tries"),
+    # Few are anything but delivered, and those are what people look for.
+    Index(
+        "ix_settled_undelivered",
+        "state", "endpoint_id", "event_id",
+        sqlite_where=text("state <> 'delivered'"),
+        postgresql_where=text("state <> 'delivered'"),
+    ),
+    sqlite_with_rowid=False,
+)  # fmt: skip
+"""Deliveries that have come to their end. A delivery is in `pending` or here, never in both."""
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("endpoint_id", Id, primary_key=True),
+    Column("event_id", Id, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("duration", Double, nullable=False),
+    Column("status", Integer),
+    Column("error", Text),
+    Column("message", Text, nullable=False),
+    Column("response", Text, nullable=False),
+    # What decided when it is tried again, after a failure.
+    Column("schedule", Text),
+    CheckConstraint("number >= 1", name="number"),
+    CheckConstraint(_one_of("schedule", "standard", "rejected", "outage", "split"), name="schedule"),
+    CheckConstraint("(status IS NULL) <> (error IS NULL)", name="status_or_error"),
+    sqlite_with_rowid=False,
+)
+"""Every try, append-only. No foreign keys: each would cost a look-up a row on the hottest insert of all."""
+
+admins = Table(
+    "admins",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("username", Text, nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("is_sudo", Boolean, nullable=False),
+    Column("telegram_id", BigInteger),
+    Column("discord_webhook", Text),
+    Column("users_usage", BigInteger, nullable=False, server_default=text("0")),
+    # Tokens issued before are void.
+    Column("password_reset_at", Double),
+    Column("created_at", Double, nullable=False),
+    Index("uq_admins_username", "username", unique=True),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("key_hash", LargeBinary, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("revoked_at", Double),
+    Index("uq_api_keys_key_hash", "key_hash", unique=True),
+)
+"""`key_hash` is SHA-256 of the key: a key is 32 random bytes, so there is nothing to guess and no need to be slow."""
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("username", Text, nullable=False),
+    # The name in lower case: unique, so names differ by more than case.
+    Column("username_key", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("proxies", Text, nullable=False),
+    Column("inbounds", Text, nullable=False),
+    Column("excluded_inbounds", Text, nullable=False),
+    Column("links", Text, nullable=False),
+    Column("subscription_url", Text, nullable=False),
+    Column("expire", BigInteger),
+    Column("data_limit", BigInteger),
+    Column("data_limit_reset_strategy", Text, nullable=False),
+    Column("note", Text),
+    Column("sub_updated_at", Double),
+    Column("sub_last_user_agent", Text),
+    Column("on_hold_expire_duration", BigInteger),
+    Column("on_hold_timeout", Double),
+    Column("auto_delete_in_days", Integer),
+    Column("next_plan", Text),
+    Column("admin_id", Id, ForeignKey("admins.id")),
+    Column("created_at", Double, nullable=False),
+    Column("edited_at", Double),
+    Column("status_changed_at", Double),
+    Column("traffic_reset_at", Double),
+    Column("sub_revoked_at", Double),
+    # When the next plan took over.
+    Column("plan_changed_at", Double),
+    # The smallest days-left threshold that was announced for this expiry.
+    Column("announced_days_left", Integer),
+    # When time alone changes something next; NULL: never. What keeps the review's cost to those who cross something.
+    Column("review_at", Double),
+    CheckConstraint(_one_of("status", "active", "disabled", "limited", "expired", "on_hold"), name="status"),
+    CheckConstraint(_one_of("data_limit_reset_strategy", "no_reset", "day", "week", "month", "year"), name="strategy"),
+    CheckConstraint("data_limit > 0", name="data_limit"),
+    CheckConstraint("expire > 0", name="expire"),
+    Index("uq_users_username_key", "username_key", unique=True),
+    Index("ix_users_review_at", "review_at", sqlite_where=text("review_at IS NOT NULL"),
+          postgresql_where=text("review_at IS NOT NULL")),
+    Index("ix_users_admin_id", "admin_id"),
+    Index("ix_users_status", "status"),
+)  # fmt: skip
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("user_id", Id, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("used_traffic", BigInteger, nullable=False),
+    Column("lifetime_used_traffic", BigInteger, nullable=False),
+    Column("online_at", Double),
+    # The used_traffic at which the next report changes something; NULL: never.
+    Column("review_traffic", BigInteger),
+    CheckConstraint("used_traffic >= 0 AND lifetime_used_traffic >= 0", name="traffic"),
+)
+"""What every traffic report writes, one row a user. Apart from `users`, whose rows are twenty times as wide: a report of
+10,000 users would write most of that table anew."""
+
+traffic = Table(
+    "traffic",
+    metadata,
+    Column("user_id", Id, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    # Unix seconds of the hour's start.
+    Column("hour", BigInteger, primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    # Who asked, and the key that they chose.
+    Column("owner", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("response", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index("ix_idempotency_keys_created_at", "created_at"),
+    sqlite_with_rowid=False,
+)

@@ -1,0 +1,242 @@
+"""What the service tells about itself: log lines and metrics.
+
+Text on a terminal, JSON lines elsewhere. A line's data goes in as `logger.info("…", extra={"fields": {...}})`; whoever
+writes a line keeps secrets out of it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+log = logging.getLogger(__name__)
+
+FORMATS: Final = ("auto", "text", "json")
+_CORE: Final = frozenset({"ts", "level", "logger", "message", "exception"})
+# Kept, because json.dumps with an option builds a new encoder for every line.
+_encode = json.JSONEncoder(default=str).encode
+
+
+def configure_logging(format: str, level: str, stream: TextIO | None = None) -> None:
+    """Send all logging to `stream` (None: stderr). Marzhook's loggers get `level`, the libraries' at least warning."""
+    if format not in FORMATS:
+        raise ValueError(f"the log format is one of {', '.join(FORMATS)}, not {format!r}")
+    stream = sys.stderr if stream is None else stream
+    text = format == "text" or (format == "auto" and stream.isatty())
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(TextFormatter() if text else JSONFormatter())
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    number = logging.getLevelNamesMapping()[level.upper()]
+    root.setLevel(max(number, logging.WARNING))
+    logging.getLogger("marzhook").setLevel(number)
+
+
+def log_deliveries(logger: logging.Logger, rows: Sequence[Mapping[str, object]]) -> None:
+    """One line for each row, all in one write. A row has `outcome` and whatever else is to be told, and no secret.
+
+    A dead letter is a warning, everything else is info, so with the level at warning only the dead letters are written.
+    """
+    if not logger.isEnabledFor(logging.INFO):
+        if not logger.isEnabledFor(logging.WARNING):
+            return
+        rows = [row for row in rows if row.get("outcome") == "dead"]
+    if not rows:
+        return
+    # The batch is one record, so that it passes handlers, filters and locks once; our formatters unfold it.
+    dead = any(row.get("outcome") == "dead" for row in rows)
+    level = logging.WARNING if dead else logging.INFO
+    record = logger.makeRecord(
+        logger.name, level, "", 0, "%d delivery outcomes", (len(rows),), None, extra={"deliveries": rows}
+    )
+    logger.handle(record)
+
+
+def _level_of(row: Mapping[str, object]) -> str:
+    return "warning" if row.get("outcome") == "dead" else "info"
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line: ts (ISO 8601, UTC, milliseconds), level, logger, message, then the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        ts = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        rows = getattr(record, "deliveries", None)
+        if rows is not None:
+            return self._unfold(ts, record.name, rows)
+        line: dict[str, object] = {
+            "ts": ts,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name, value in getattr(record, "fields", {}).items():
+            line[f"{name}_" if name in _CORE else name] = value
+        if trace := _exception(record):
+            line["exception"] = trace
+        return _encode(line)
+
+    def _unfold(self, ts: str, logger: str, rows: Sequence[Mapping[str, object]]) -> str:
+        heads: dict[str, str] = {}
+        lines = []
+        for row in rows:
+            level = _level_of(row)
+            if level not in heads:
+                head = {"ts": ts, "level": level, "logger": logger, "message": "delivery"}
+                heads[level] = _encode(head)[:-1] + ", "
+            # The rows are ours and hold none of the keys in the head.
+            lines.append(heads[level] + _encode(row if type(row) is dict else dict(row))[1:])
+        return "\n".join(lines)
+
+
+class TextFormatter(logging.Formatter):
+    """`time LEVEL message  key=value …`, in local time; nothing that comes from outside can start a new line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        ts = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        rows = getattr(record, "deliveries", None)
+        if rows is not None:
+            return "\n".join(_text_line(ts, _level_of(row), "delivery", row) for row in rows)
+        message = _plain(record.getMessage())
+        line = _text_line(ts, record.levelname.lower(), message, getattr(record, "fields", {}))
+        trace = _exception(record)
+        return f"{line}\n{trace}" if trace else line
+
+
+def _text_line(ts: str, level: str, message: str, fields: Mapping[str, object]) -> str:
+    extras = " ".join(f"{name}={_word(value)}" for name, value in fields.items())
+    return f"{ts} {level.upper():7} {message}" + (f"  {extras}" if extras else "")
+
+
+def _word(value: object) -> str:
+    text = str(value)
+    # What would make the line ambiguous, or a terminal misbehave, is quoted.
+    if text and text.isprintable() and not any(c in text for c in ' "='):
+        return text
+    return _encode(text) if not text.isprintable() else json.dumps(text, ensure_ascii=False)
+
+
+def _plain(text: str) -> str:
+    return text if text.isprintable() else _encode(text)[1:-1].replace('\\"', '"')
+
+
+def _exception(record: logging.LogRecord) -> str:
+    if not record.exc_info or record.exc_info[0] is None:
+        return ""
+    return "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0)
+# A delivery may wait for days: the retry schedule's own steps.
+_DELIVERY_SECONDS: Final = (*_SECONDS, 60.0, 300.0, 1_800.0, 7_200.0, 43_200.0, 86_400.0, 259_200.0)
+
+
+class Metrics:
+    """The figures of `/metrics`. Thread-safe. The label `endpoint` is `id:name`, given by the caller.
+
+    The methods of the hot path keep their label's child: looking it up in the library takes a lock and costs more than
+    counting does.
+    """
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        endpoint = ("endpoint",)
+        self._deliveries = Counter(
+            "marzhook_deliveries_total", "Deliveries settled.", ("endpoint", "outcome"), registry=registry
+        )
+        self._attempts = Counter("marzhook_attempts_total", "Tries made.", ("endpoint", "result"), registry=registry)
+        self._published = Counter("marzhook_events_published_total", "Events published.", registry=registry)
+        self._review_errors = Counter(
+            "marzhook_review_errors_total", "Users that the review had to skip.", registry=registry
+        )
+        self._pruned = Counter(
+            "marzhook_pruned_total", "Rows removed because they were too old.", ("what",), registry=registry
+        )
+        self._delivery_seconds = Histogram(
+            "marzhook_delivery_seconds", "From an event's commit to its delivery.", endpoint,
+            buckets=_DELIVERY_SECONDS, registry=registry,
+        )  # fmt: skip
+        self._attempt_seconds = Histogram(
+            "marzhook_attempt_seconds", "How long a try took.", endpoint, buckets=_SECONDS, registry=registry
+        )
+        self._pending = Gauge("marzhook_pending", "Deliveries owed.", endpoint, registry=registry)
+        self._oldest_due = Gauge(
+            "marzhook_oldest_due_seconds", "How long the oldest due delivery waits.", endpoint, registry=registry
+        )
+        self._review_lag = Gauge(
+            "marzhook_review_lag_seconds", "How late the review is for its earliest due user.", registry=registry
+        )
+        self._delivery_children: dict[tuple[str, str], tuple[Counter, Histogram | None]] = {}
+        self._attempt_children: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+        self._callbacks: list[Callable[[], None]] = []
+        self._rendering = threading.Lock()
+
+    def observe_delivery(self, endpoint: str, outcome: str, latency: float | None = None) -> None:
+        """A delivery was settled; `latency` (seconds since the event's commit) counts where it was delivered."""
+        child = self._delivery_children.get((endpoint, outcome))
+        if child is None:
+            seconds = self._delivery_seconds.labels(endpoint) if outcome == "delivered" else None
+            child = self._delivery_children[endpoint, outcome] = (self._deliveries.labels(endpoint, outcome), seconds)
+        child[0].inc()
+        if child[1] is not None and latency is not None:
+            child[1].observe(latency)
+
+    def observe_attempt(self, endpoint: str, result: str, seconds: float) -> None:
+        """A try ended; `result` is for example a status or one of `delivery.ERRORS`."""
+        child = self._attempt_children.get((endpoint, result))
+        if child is None:
+            counter = self._attempts.labels(endpoint, result)
+            child = self._attempt_children[endpoint, result] = (counter, self._attempt_seconds.labels(endpoint))
+        child[0].inc()
+        child[1].observe(seconds)
+
+    def count_published(self, events: int = 1) -> None:
+        self._published.inc(events)
+
+    def count_review_error(self, users: int = 1) -> None:
+        self._review_errors.inc(users)
+
+    def count_pruned(self, what: str, rows: int) -> None:
+        self._pruned.labels(what).inc(rows)
+
+    def set_queue(self, endpoint: str, pending: int, oldest_due: float) -> None:
+        """What an endpoint is owed, and for how long (seconds, 0: nothing is due); to be called by a callback."""
+        self._pending.labels(endpoint).set(pending)
+        self._oldest_due.labels(endpoint).set(oldest_due)
+
+    def set_review_lag(self, seconds: float) -> None:
+        self._review_lag.set(seconds)
+
+    def before_render(self, callback: Callable[[], None]) -> None:
+        """Have `callback` set the gauges that need the database, each time they are asked for."""
+        self._callbacks.append(callback)
+
+    def render(self) -> tuple[bytes, str]:
+        """The body of `/metrics` and its content type."""
+        with self._rendering:
+            # An endpoint that is gone must not keep its last depth for ever.
+            self._pending.clear()
+            self._oldest_due.clear()
+            for callback in self._callbacks:
+                try:
+                    callback()
+                except Exception:
+                    # The counters are what one needs when the database is in trouble.
+                    log.exception("a metric could not be read")
+            return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
+
+
+def fields(**values: Any) -> dict[str, dict[str, Any]]:
+    """`logger.info("…", extra=fields(port=8787))`, for short."""
+    return {"fields": values}

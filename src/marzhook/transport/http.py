@@ -1,0 +1,326 @@
+"""HTTP through libcurl's multi interface, driven by epoll: one thread, thousands of requests.
+
+`socket_action` (and not `perform` or `select`) keeps the cost of an event independent of how many connections there
+are, so receivers that hang cost nothing but their place.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import certifi
+import pycurl
+
+from marzhook.clock import Clock
+from marzhook.request import MAX_RESPONSE, Request, Response
+from marzhook.transport.guard import Guard, Network
+
+_TLS_ERRORS = frozenset({35, 51, 53, 54, 58, 59, 60, 64, 66, 77, 80, 82, 83, 90, 91, 98})
+_RESET_ERRORS = frozenset({pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_PARTIAL_FILE})
+_KINDS = {
+    pycurl.E_COULDNT_RESOLVE_HOST: "dns",
+    pycurl.E_COULDNT_CONNECT: "connect",
+    pycurl.E_OPERATION_TIMEDOUT: "timeout",
+    8: "protocol",  # CURLE_WEIRD_SERVER_REPLY, which pycurl does not name
+    pycurl.E_URL_MALFORMAT: "protocol",
+    pycurl.E_UNSUPPORTED_PROTOCOL: "protocol",
+    pycurl.E_BAD_CONTENT_ENCODING: "protocol",
+}
+IDLE_CONNECTIONS = 256
+"""Connections kept open for the next request."""
+
+
+def _nothing(_data: bytes) -> None:
+    """What an idle handle calls: never."""
+
+
+def _refuse(_purpose: int, _address: object) -> Any:
+    """An idle handle of the guarded pool opens no connection."""
+    return pycurl.SOCKET_BAD
+
+
+class HttpTransport:
+    """Sends requests and gives back responses. All methods but `wake` belong to one thread."""
+
+    def __init__(self, clock: Clock, *, allowed: Iterable[Network] = (), ca_file: str | None = None) -> None:
+        self._clock = clock
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._allowed = tuple(allowed)
+        self._ca_file = ca_file or certifi.where()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._open, self._guarded = self._pools()
+        self.in_flight = 0
+
+    def _pools(self) -> tuple[_Pool, _Pool]:
+        # Two pools: a connection that an unguarded request opened must never be reused by a guarded one, whose address
+        # would then not be checked.
+        return (
+            _Pool(self._clock, self._epoll, self._ca_file, None),
+            _Pool(self._clock, self._epoll, self._ca_file, Guard(self._allowed)),
+        )
+
+    def send(self, request: Request, token: object) -> None:
+        """Start a request; its response comes out of `poll` with the token."""
+        (self._guarded if request.guarded else self._open).start(request, token)
+        self.in_flight += 1
+
+    def poll(self, timeout: float) -> list[tuple[Any, Response]]:
+        """Wait up to `timeout` seconds for anything to happen (or `wake`); return what is finished."""
+        for pool in (self._open, self._guarded):
+            timeout = min(timeout, pool.timeout())
+        for fd, event in self._epoll.poll(max(0.0, timeout)):
+            if fd == self._wake:
+                try:
+                    os.eventfd_read(self._wake)
+                except BlockingIOError:
+                    pass
+            elif fd in self._open.sockets:
+                self._open.act(fd, event)
+            else:
+                self._guarded.act(fd, event)
+        finished = self._open.finished() + self._guarded.finished()
+        self.in_flight -= len(finished)
+        return finished
+
+    def wake(self) -> None:
+        """Let a running or the next `poll` return at once. From any thread; after `close` it does nothing."""
+        with self._closing:
+            if not self._closed:
+                os.eventfd_write(self._wake, 1)
+
+    def reset(self) -> None:
+        """Drop what is in flight and all connections; go on as if new."""
+        self._open.close()
+        self._guarded.close()
+        self._open, self._guarded = self._pools()
+        self.in_flight = 0
+
+    def close(self) -> None:
+        """Drop what is in flight and close everything."""
+        with self._closing:
+            self._closed = True
+            self._open.close()
+            self._guarded.close()
+            self._epoll.close()
+            # Not before: the number could be another file's by now, and `wake` would write into that.
+            os.close(self._wake)
+
+
+class _Exchange:
+    """One request on its way."""
+
+    __slots__ = ("body", "head", "refused", "request", "started_at", "t0", "token", "truncated")
+
+    def __init__(self, request: Request, token: object, clock: Clock) -> None:
+        self.request = request
+        self.token = token
+        self.started_at = clock.now()
+        self.t0 = clock.monotonic()
+        self.head: list[bytes] = []
+        self.body = b""
+        self.truncated = False
+        self.refused: str | None = None
+
+    def receive(self, data: bytes) -> int:
+        """libcurl's write callback; an answer other than the length ends the transfer."""
+        room = MAX_RESPONSE - len(self.body)
+        self.body += data[:room]
+        if len(data) > room:
+            # Enough to judge by: the rest, however long, is not worth the receiver's and our time.
+            self.truncated = True
+            return 0
+        return len(data)
+
+
+class _Pool:
+    """A libcurl multi handle with its connections."""
+
+    def __init__(self, clock: Clock, epoll: select.epoll, ca_file: str, guard: Guard | None) -> None:
+        self._clock = clock
+        self._epoll = epoll
+        self._ca_file = ca_file
+        self._guard = guard
+        self.sockets: set[int] = set()
+        self._deadline: float | None = None
+        self._idle: list[Any] = []
+        self._running: set[Any] = set()
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, IDLE_CONNECTIONS)
+
+    def start(self, request: Request, token: object) -> None:
+        curl = self._idle.pop() if self._idle else self._handle()
+        exchange = curl.exchange = _Exchange(request, token, self._clock)
+        curl.setopt(pycurl.URL, request.url)
+        curl.setopt(
+            pycurl.HTTPHEADER,
+            [f"{name}: {value}".encode("latin-1") for name, value in request.headers] + [b"Expect:"],
+        )
+        curl.setopt(pycurl.POSTFIELDS, request.body)
+        # Never 0: to libcurl that is "no limit".
+        curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(request.connect_timeout * 1000)))
+        curl.setopt(pycurl.TIMEOUT_MS, max(1, int(request.timeout * 1000)))
+        curl.setopt(pycurl.HEADERFUNCTION, exchange.head.append)
+        curl.setopt(pycurl.WRITEFUNCTION, exchange.receive)
+        if self._guard is not None:
+            curl.setopt(pycurl.OPENSOCKETFUNCTION, self._opener(exchange, self._guard))
+        self._multi.add_handle(curl)
+        self._running.add(curl)
+
+    def timeout(self) -> float:
+        """Seconds until libcurl wants to be called."""
+        return 60.0 if self._deadline is None else self._deadline - self._clock.monotonic()
+
+    def act(self, fd: int, event: int) -> None:
+        mask = 0
+        if event & ~select.EPOLLOUT:
+            mask |= pycurl.CSELECT_IN
+        if event & select.EPOLLOUT:
+            mask |= pycurl.CSELECT_OUT
+        self._multi.socket_action(fd, mask)
+
+    def finished(self) -> list[tuple[Any, Response]]:
+        if self._deadline is not None and self._clock.monotonic() >= self._deadline:
+            self._deadline = None
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        done: list[tuple[Any, Response]] = []
+        while True:
+            waiting, good, bad = self._multi.info_read(500)
+            done += [self._end(curl, 0, "") for curl in good]
+            done += [self._end(curl, code, text) for curl, code, text in bad]
+            if not waiting:
+                return done
+
+    def close(self) -> None:
+        for curl in self._running:
+            self._multi.remove_handle(curl)
+            curl.close()
+        for curl in self._idle:
+            curl.close()
+        self._multi.close()
+
+    def _handle(self) -> Any:
+        curl = pycurl.Curl()
+        for option, value in (
+            (pycurl.POST, 1),
+            (pycurl.NOSIGNAL, 1),
+            (pycurl.FOLLOWLOCATION, 0),
+            (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
+            (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
+            # Never a proxy from the environment: the guard looks at the address that is connected to.
+            (pycurl.PROXY, ""),
+            (pycurl.SSL_VERIFYPEER, 1),
+            (pycurl.SSL_VERIFYHOST, 2),
+            (pycurl.CAINFO, self._ca_file),
+            (pycurl.TCP_KEEPALIVE, 1),
+        ):
+            curl.setopt(option, value)
+        return curl
+
+    def _opener(self, exchange: _Exchange, guard: Guard) -> Callable[[int, Any], Any]:
+        def opened(_purpose: int, address: Any) -> Any:
+            family, kind, protocol, where = address
+            host = where[0] if isinstance(where, tuple) else ""
+            if isinstance(host, bytes):
+                host = host.decode()
+            if not guard.permits(host):
+                exchange.refused = host or "a local socket"
+                return pycurl.SOCKET_BAD
+            return socket.socket(family, kind, protocol)
+
+        return opened
+
+    def _end(self, curl: Any, code: int, text: str) -> tuple[Any, Response]:
+        exchange: _Exchange = curl.exchange
+        status = curl.getinfo(pycurl.RESPONSE_CODE) or None
+        # Not CONNECT_TIME: that is 0 also where the connection stood already.
+        connected = curl.getinfo(pycurl.REQUEST_SIZE) > 0
+        self._multi.remove_handle(curl)
+        self._running.discard(curl)
+        self._put_by(curl)
+        duration = self._clock.monotonic() - exchange.t0
+        if code == 0 or (exchange.truncated and status is not None):
+            return exchange.token, Response(
+                exchange.started_at, duration, status, _headers(exchange.head), exchange.body
+            )
+        error, message = _explain(exchange, code, text, status, connected=connected)
+        return exchange.token, Response(exchange.started_at, duration, error=error, message=message, body=exchange.body)
+
+    def _put_by(self, curl: Any) -> None:
+        """Keep the handle for the next request, and nothing of this one: a body may have 256 KiB, and idle handles are
+        as many as there ever were requests in flight."""
+        curl.exchange = None
+        if len(self._idle) >= IDLE_CONNECTIONS:
+            curl.close()
+            return
+        curl.setopt(pycurl.POSTFIELDS, b"")
+        curl.setopt(pycurl.HEADERFUNCTION, _nothing)
+        curl.setopt(pycurl.WRITEFUNCTION, _nothing)
+        if self._guard is not None:
+            curl.setopt(pycurl.OPENSOCKETFUNCTION, _refuse)
+        self._idle.append(curl)
+
+    def _on_socket(self, what: int, fd: int, _multi: object, _data: object) -> None:
+        if what == pycurl.POLL_REMOVE:
+            if fd in self.sockets:
+                self.sockets.discard(fd)
+                try:
+                    self._epoll.unregister(fd)
+                except OSError:
+                    pass  # libcurl has closed it already, and the kernel forgot it then
+            return
+        mask = (select.EPOLLIN if what & pycurl.POLL_IN else 0) | (select.EPOLLOUT if what & pycurl.POLL_OUT else 0)
+        if fd in self.sockets:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.register(fd, mask)
+            self.sockets.add(fd)
+
+    def _on_timer(self, milliseconds: int) -> None:
+        self._deadline = None if milliseconds < 0 else self._clock.monotonic() + milliseconds / 1000
+
+
+def _headers(lines: list[bytes]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for line in lines:
+        if line.startswith(b"HTTP/"):
+            headers.clear()  # the head before was an interim one (100 Continue)
+            continue
+        name, colon, value = line.decode("latin-1").partition(":")
+        if colon:
+            headers[name.strip().lower()] = value.strip()
+    return headers
+
+
+def _readable(text: str) -> str:
+    """libcurl quotes what the receiver sent: that may be no text (halves of surrogate pairs, which no database takes), or
+    meant for the terminal on which it is logged."""
+    return "".join(c if c.isprintable() else "�" for c in text)[:500]
+
+
+def _explain(exchange: _Exchange, code: int, text: str, status: int | None, *, connected: bool) -> tuple[str, str]:
+    request, text = exchange.request, _readable(text)
+    if exchange.refused is not None:
+        return "refused_address", (
+            f"{exchange.refused} is not a public address; MARZHOOK_ALLOW_ADDRESSES can allow it for endpoints made over"
+            " the API"
+        )
+    if code == pycurl.E_OPERATION_TIMEDOUT:
+        if not connected:
+            return "timeout", f"no connection within {min(request.connect_timeout, request.timeout):g} s"
+        begun = f" (it began with status {status})" if status else ""
+        return "timeout", f"no complete answer within {request.timeout:g} s{begun}"
+    if code in _TLS_ERRORS:
+        return "tls", text
+    if code in _RESET_ERRORS:
+        return "reset", text
+    return _KINDS.get(code, "other"), text

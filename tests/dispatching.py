@@ -1,0 +1,77 @@
+"""A database with one dispatcher, on the machine's clock: what tests of the dispatcher work with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from marzhook.clock import SystemClock
+from marzhook.dispatch.dispatcher import Dispatcher
+from marzhook.dispatch.sender import Limits
+from marzhook.endpoint import Endpoint
+from marzhook.event import NewEvent
+from marzhook.retry import RetryPolicy
+from marzhook.store import endpoints, history
+from marzhook.store.database import Database
+from marzhook.store.outbox import Outbox
+from marzhook.telemetry import Metrics
+from marzhook.transport.http import HttpTransport
+
+CLOCK = SystemClock()
+QUICK = RetryPolicy((0.05,) * 200, jitter=0.0)
+
+
+class House:
+    """A database with one dispatcher."""
+
+    def __init__(self, database: Database, outbox: Outbox) -> None:
+        self.database, self.outbox = database, outbox
+
+    def endpoint(self, url: str, **values: Any) -> Endpoint:
+        with self.database.write() as tx:
+            return endpoints.create(
+                tx, now=CLOCK.now(), **{"kind": "webhook", "url": url, "source": "environment", **values}
+            )
+
+    def publish(self, usernames: Sequence[str], *, action: str = "user_updated", **detail: Any) -> list[int]:
+        with self.database.write() as tx:
+            new = [NewEvent(action, name, {"n": i, **detail}) for i, name in enumerate(usernames)]
+            return self.outbox.publish(tx, new, now=CLOCK.now())
+
+    def event(self, username: str, **detail: Any) -> NewEvent:
+        return NewEvent("user_updated", username, detail)
+
+    def load(self, endpoint_id: int) -> Endpoint:
+        with self.database.read() as conn:
+            return endpoints.get(conn, endpoint_id)
+
+    @contextmanager
+    def dispatching(
+        self, policy: RetryPolicy = QUICK, *, rejected_policy: RetryPolicy | None = None, **limits: float
+    ) -> Iterator[Dispatcher]:
+        dispatcher = Dispatcher(
+            self.database,
+            self.outbox,
+            CLOCK,
+            Metrics(),
+            transport=HttpTransport(CLOCK),
+            limits=Limits(policy, rejected_policy or policy, **{"first_probe": 0.05, **limits}),
+        )
+        dispatcher.start()
+        try:
+            yield dispatcher
+        finally:
+            dispatcher.stop(timeout=1)
+
+    def count(self, table: str, where: str = "1") -> int:
+        with self.database.read() as conn:
+            return int(conn.exec_driver_sql(f"SELECT count(*) FROM {table} WHERE {where}").scalar_one())
+
+    def states(self) -> dict[str, int]:
+        with self.database.read() as conn:
+            return dict(conn.exec_driver_sql("SELECT state, count(*) FROM settled GROUP BY state").all())
+
+    def attempts(self, endpoint: Endpoint, event_id: int) -> list[tuple[int, int | None, str | None]]:
+        with self.database.read() as conn:
+            return [(a.number, a.status, a.error) for a in history.attempts(conn, endpoint.id, event_id)]

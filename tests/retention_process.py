@@ -1,0 +1,23 @@
+"""Run as a script: another process that prunes. `PATH NOW POINT NTH`: dies when it passes the point for the nth time."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+
+from marzhook.clock import from_unix
+from marzhook.store.database import Database
+from marzhook.store.retention import Ages, Retention
+from marzhook.testing import kill_point
+
+
+def main(path: str, now: str, point: str, nth: str) -> None:
+    database = Database(f"sqlite:///{path}")
+    retention = Retention(database, Ages(timedelta(days=30), timedelta(days=90)))
+    with kill_point(point, int(nth)):
+        for _ in retention.steps(from_unix(float(now))):
+            pass
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

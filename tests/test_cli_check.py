@@ -1,0 +1,119 @@
+"""`marzhook check`: what is wrong, and how to mend it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from command_line import Running, as_json, marzhook
+from receivers import Receiver
+
+
+def certificate(folder: Path, name: str, *, days: int = 30) -> Path:
+    """A self-signed certificate for `name`, with its key in the same file."""
+    made = folder / f"{name}.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", str(days),
+         "-keyout", made.with_suffix(".key"), "-out", made, "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return made
+
+
+@contextmanager
+def https(made: Path) -> Iterator[int]:
+    """An https server with this certificate; yields its port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made, made.with_suffix(".key"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_all_well_sends_nothing_unless_asked(tmp_path: Path) -> None:
+    """A receiver that can be reached is fine, and gets nothing; with --send it gets one test event, whose answer is shown."""
+    with Receiver() as receiver:
+        settings = {"WEBHOOK_ADDRESS": receiver.url, "WEBHOOK_SECRET": "sesame"}
+        assert "All is well" in marzhook(tmp_path, "check", **settings).stdout
+        assert receiver.seen() == []
+        receiver.do(secret="sesame")
+        asked = marzhook(tmp_path, "check", "--send", **settings).stdout
+        assert "accepted with 200" in asked
+        assert "(plain)" in asked
+        assert "sesame" not in asked
+        [record] = receiver.seen()
+        assert '"marzhook_test"' in record["body"]
+
+
+def test_refusal_is_explained(tmp_path: Path) -> None:
+    """A receiver that refuses the test event is exit 1, with what its status means."""
+    with Receiver() as receiver:
+        receiver.do(status=403)
+        checked = marzhook(tmp_path, "check", "--send", expect=1, WEBHOOK_ADDRESS=receiver.url, WEBHOOK_SECRET="x")
+        assert "refused with 403" in checked.stdout
+        assert "same on both sides" in checked.stdout
+
+
+def test_nobody_there_is_explained(tmp_path: Path) -> None:
+    """A closed port and an unknown name are told apart, each with what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = {"WEBHOOK_ADDRESS": f"http://127.0.0.1:{port}/,http://nobody.invalid/"}
+    report = as_json(tmp_path, "check", expect=1, **settings)
+    problems = [one["problem"] for one in report["endpoints"]]
+    assert "nothing listens" in problems[0]
+    assert f"marzhook listen --port {port}" in report["endpoints"][0]["mend"]
+    assert problems[1]
+    assert "nobody.invalid" in problems[1]
+
+
+def test_certificates_are_explained(tmp_path: Path) -> None:
+    """A self-signed certificate, one for another name, and a port without https are each said in words."""
+    right, other = certificate(tmp_path, "localhost"), certificate(tmp_path, "shop.example", days=5)
+    with https(right) as port, https(other) as foreign, Running(tmp_path, "listen", "--port", "0") as plain:
+        checked = marzhook(tmp_path, "check", expect=1, WEBHOOK_ADDRESS=f"https://localhost:{port}/")
+        assert "self-signed" in checked.stdout
+        assert "MARZHOOK_CA_FILE" in checked.stdout
+        trusted = {"WEBHOOK_ADDRESS": f"https://localhost:{port}/", "MARZHOOK_CA_FILE": str(right)}
+        assert "valid until" in marzhook(tmp_path, "check", **trusted).stdout
+        named = {"WEBHOOK_ADDRESS": f"https://localhost:{foreign}/", "MARZHOOK_CA_FILE": str(other)}
+        assert "not for localhost" in marzhook(tmp_path, "check", expect=1, **named).stdout
+        address = plain.line("Listening on").split()[2]
+        unencrypted = {"WEBHOOK_ADDRESS": address.replace("http:", "https:")}
+        assert "does not speak https" in marzhook(tmp_path, "check", expect=1, **unencrypted).stdout
+
+
+def test_no_endpoint_is_wrong(tmp_path: Path) -> None:
+    """Where no endpoint is set, it is exit 1 and the setting is named."""
+    assert "WEBHOOK_ADDRESS" in marzhook(tmp_path, "check", expect=1).stdout
+
+
+@pytest.mark.parametrize("name", ["WEBHOOK_ADDRESS", "UVICORN_PORT", "WEBHOOK_SECRET_MODE"])
+def test_malformed_setting_is_exit_2(tmp_path: Path, name: str) -> None:
+    """A malformed setting is one line that names it."""
+    ended = marzhook(tmp_path, "check", expect=2, **{name: "not right"})
+    assert name in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_other_settings_than_the_running_service(tmp_path: Path) -> None:
+    """Beside a running service it changes nothing, and says where the settings are newer than the service."""
+    with Receiver() as receiver, Running(tmp_path, "run", UVICORN_PORT="0", WEBHOOK_ADDRESS=receiver.url) as service:
+        service.line("ready")
+        checked = marzhook(tmp_path, "check", WEBHOOK_ADDRESS=receiver.url + "new")
+        assert "restart it" in checked.stdout
+        assert len(as_json(tmp_path, "endpoints", "list")) == 1

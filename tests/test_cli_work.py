@@ -1,0 +1,249 @@
+"""The commands that work on the database, beside a service and without one."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from command_line import Running, as_json, marzhook
+from marzhook.delivery import DEAD, Attempt, Settlement
+from marzhook.store.database import Database
+from marzhook.store.outbox import Outbox
+from marzhook.testing import eventually
+from receivers import Receiver, events_of
+
+URL = "http://127.0.0.1:9/hook?key=hidden"
+"""Nobody sends here: no service runs."""
+
+
+def published(folder: Path, count: int = 1, url: str = URL) -> None:
+    for number in range(count):
+        marzhook(folder, "send", "user_updated", f"user{number}", WEBHOOK_ADDRESS=url)
+
+
+def died(folder: Path) -> None:
+    """Everything that is owed to endpoint 1 has failed for the last time, with an answer that would drive a terminal."""
+    database = Database(f"sqlite:///{folder}/marzhook.db")
+    outbox = Outbox(database)
+    now = datetime.now(UTC)
+    tried = Attempt(1, now - timedelta(seconds=2), 0.25, 503, None, "", "\x1b[2Jtry later")
+    owed = outbox.window(1, after=0, limit=10_000)
+    outbox.settle([Settlement(delivery, tried, DEAD, 1) for delivery in owed], now=now - timedelta(seconds=1))
+    database.close()
+
+
+# -- send
+
+
+def test_send_delivers_through_a_running_service(tmp_path: Path) -> None:
+    """An event that is sent by hand reaches the receiver of the running service, with its data behind the four keys."""
+    with Receiver() as receiver:
+        settings = {"WEBHOOK_ADDRESS": receiver.url}
+        with Running(tmp_path, "run", UVICORN_PORT="0", **settings) as service:
+            service.line("ready")
+            sent = marzhook(tmp_path, "send", "user_updated", "alice", "--data", '{"reason": "test", "n": 1}')
+            assert sent.stdout == "Published event 1 (user_updated of alice), owed to 1 endpoint.\n"
+            assert sent.stderr == ""
+            [event] = events_of(receiver.wait(1)[0]["body"])
+            assert list(event) == ["username", "action", "enqueued_at", "tries", "reason", "n"]
+            assert service.stop() == 0
+
+
+def test_send_without_service_keeps_the_event_and_says_so(tmp_path: Path) -> None:
+    """Without a service the settings' endpoints are taken over, the event is owed to them, and the next step is named."""
+    sent = marzhook(tmp_path, "send", "user_updated", "alice", WEBHOOK_ADDRESS=URL)
+    assert "owed to 1 endpoint" in sent.stdout
+    assert "make run" in sent.stderr
+    assert as_json(tmp_path, "endpoints", "list")[0]["pending"] == 1
+
+
+def test_send_without_endpoints_warns(tmp_path: Path) -> None:
+    """Where no endpoint is set, it says that the event goes nowhere and which setting is missing."""
+    assert "WEBHOOK_ADDRESS" in marzhook(tmp_path, "send", "user_updated", "alice").stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (("user_updated", "alice", "--data", '{"a": }'), "at character 7"),
+        (("user_updated", "alice", "--data", "[1]"), "must be an object"),
+        (("user_updated", "alice", "--data", '{"tries": 5}'), "tries"),
+        (("user_updated", "alice", "--data", '{"a": NaN}'), "JSON"),
+        (("User Updated", "alice"), "action"),
+        (("user_updated", "a\x07"), "control characters"),
+    ],
+)
+def test_send_refuses_bad_input_in_one_line(tmp_path: Path, args: tuple[str, ...], part: str) -> None:
+    """Bad data, actions and names end with exit 2 and one line; nothing is published."""
+    ended = marzhook(tmp_path, "send", *args, expect=2)
+    assert ended.stderr.count("\n") == 1
+    assert part in ended.stderr
+
+
+# -- endpoints
+
+
+def test_endpoints_show_state_and_no_secret(tmp_path: Path) -> None:
+    """Lists and details show state and what is owed; secrets, and what a URL's query may hide, do not appear."""
+    marzhook(tmp_path, "send", "user_updated", "alice", WEBHOOK_ADDRESS=URL, WEBHOOK_SECRET="sesame")
+    marzhook(tmp_path, "endpoints", "disable", "1", "--reason", "holidays")
+    texts = [
+        marzhook(tmp_path, "endpoints", *args).stdout
+        for args in (["list"], ["show", "1"], ["list", "--json"], ["show", "1", "--json"])
+    ]
+    for text in texts:
+        assert "holidays" in text
+        assert not any(secret in text for secret in ("sesame", "hidden", "whsec_"))
+    assert "1 delivery owed" in marzhook(tmp_path, "endpoints", "enable", "1").stdout
+    assert as_json(tmp_path, "endpoints", "show", "1")["enabled"]
+
+
+def test_endpoints_test_shows_the_answer(tmp_path: Path) -> None:
+    """A test event goes out at once; its answer is shown, and a refusal is exit 1 with its meaning."""
+    with Receiver() as receiver:
+        settings = {"WEBHOOK_ADDRESS": receiver.url, "WEBHOOK_SECRET": "sesame"}
+        receiver.do(secret="sesame")
+        marzhook(tmp_path, "send", "user_updated", "alice", **settings)
+        assert "(plain)" in marzhook(tmp_path, "endpoints", "test", "1", **settings).stdout
+        receiver.do(status=404, secret=None)
+        refused = marzhook(tmp_path, "endpoints", "test", "1", expect=1, **settings)
+        assert "refused with 404" in refused.stdout
+
+
+@pytest.mark.parametrize(
+    "args", [("endpoints", "show", "7"), ("deliveries", "show", "1", "9"), ("users", "show", "zoe")]
+)
+def test_what_is_not_there_is_one_line(tmp_path: Path, args: tuple[str, ...]) -> None:
+    """Asking for what is not there is exit 1 and one line."""
+    published(tmp_path)
+    assert marzhook(tmp_path, *args, expect=1).stderr.count("\n") == 1
+
+
+def test_wrong_folder_is_noticed(tmp_path: Path) -> None:
+    """A list in a folder without a database does not make one: it says where it looked."""
+    ended = marzhook(tmp_path, "endpoints", "list", expect=2)
+    assert str(tmp_path / "marzhook.db") in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- deliveries and replay
+
+
+def test_deliveries_are_listed_and_filtered(tmp_path: Path) -> None:
+    """Filters by state, action, name and endpoint work; a pipe gets whole lines."""
+    published(tmp_path, 3)
+    died(tmp_path)
+    published(tmp_path)
+    assert [row["event_id"] for row in as_json(tmp_path, "deliveries", "list")] == [4, 3, 2, 1]
+    assert [row["event_id"] for row in as_json(tmp_path, "deliveries", "list", "--state", "pending")] == [4]
+    assert [row["event_id"] for row in as_json(tmp_path, "deliveries", "list", "--username", "user0")] == [4, 1]
+    assert as_json(tmp_path, "deliveries", "list", "--action", "user_created") == []
+    assert len(as_json(tmp_path, "deliveries", "list", "--endpoint", "1", "--limit", "2")) == 2
+    assert "must be one of" in marzhook(tmp_path, "deliveries", "list", "--state", "lost", expect=2).stderr
+    lines = marzhook(tmp_path, "deliveries", "list").stdout.splitlines()
+    assert len(lines) == 5
+    assert lines[0].split()[:2] == ["to", "event"]
+
+
+def test_delivery_shows_each_attempt_harmlessly(tmp_path: Path) -> None:
+    """Each try is shown with the receiver's answer, whose control characters cannot drive the terminal."""
+    published(tmp_path)
+    died(tmp_path)
+    text = marzhook(tmp_path, "deliveries", "show", "1", "1").stdout
+    assert "dead" in text
+    assert "503" in text
+    assert "\\x1b[2Jtry later" in text
+    assert as_json(tmp_path, "deliveries", "show", "1", "1")["attempt_list"][0]["response"] == "\x1b[2Jtry later"
+
+
+def test_cancel_and_retry(tmp_path: Path) -> None:
+    """A pending delivery is cancelled once; retry makes it due again, and says that nobody sends it just now."""
+    published(tmp_path)
+    marzhook(tmp_path, "deliveries", "cancel", "1", "1")
+    assert "cancelled already" in marzhook(tmp_path, "deliveries", "cancel", "1", "1", expect=1).stderr
+    assert "make run" in marzhook(tmp_path, "deliveries", "retry", "1", "1").stderr
+    assert as_json(tmp_path, "deliveries", "show", "1", "1")["state"] == "pending"
+    marzhook(tmp_path, "deliveries", "retry", "1", "1")
+    assert as_json(tmp_path, "deliveries", "show", "1", "1")["state"] == "pending"
+
+
+def test_retry_hastens_a_waiting_delivery(tmp_path: Path) -> None:
+    """A delivery that waits minutes for its next try goes out at once when it is retried beside the running service."""
+    with Receiver() as receiver:
+        settings = {
+            "WEBHOOK_ADDRESS": receiver.url, "NUMBER_OF_RECURRENT_NOTIFICATIONS": "3",
+            "RECURRENT_NOTIFICATIONS_TIMEOUT": "600",
+        }  # fmt: skip
+        receiver.do(status=503, times=1)
+        with Running(tmp_path, "run", UVICORN_PORT="0", **settings) as service:
+            service.line("ready")
+            marzhook(tmp_path, "send", "user_updated", "alice")
+            receiver.wait(1)
+            eventually(lambda: as_json(tmp_path, "deliveries", "show", "1", "1")["due_at"], what="the next try's time")
+            marzhook(tmp_path, "deliveries", "retry", "1", "1")
+            receiver.wait(2, timeout=10)
+            eventually(lambda: as_json(tmp_path, "deliveries", "show", "1", "1")["state"] == "delivered")
+            assert service.stop() == 0
+
+
+def test_replay_counts_then_replays_all(tmp_path: Path) -> None:
+    """A dry run counts and changes nothing; the replay owes all of them again, and a second one finds nothing."""
+    published(tmp_path, 3)
+    died(tmp_path)
+    assert as_json(tmp_path, "replay", "--dry-run") == {"matched": 3}
+    assert as_json(tmp_path, "replay", "--username", "user1") == {"replayed": 1}
+    assert as_json(tmp_path, "replay", "--until", "2020-01-01T00:00:00Z") == {"replayed": 0}
+    assert as_json(tmp_path, "replay", "--since", "2020-01-01") == {"replayed": 2}
+    assert as_json(tmp_path, "replay") == {"replayed": 0}
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "25:00", ""])
+def test_replay_explains_times(tmp_path: Path, text: str) -> None:
+    """A malformed time is one line with the forms that are understood."""
+    published(tmp_path)
+    ended = marzhook(tmp_path, "replay", "--since", text, expect=2)
+    assert ended.stderr.count("\n") == 1
+    assert "2026-11-23T13:15" in ended.stderr
+
+
+# -- users
+
+
+def test_users_live_and_emit_events(tmp_path: Path) -> None:
+    """Creating, disabling, enabling and deleting a user publish their events; lists filter and page."""
+    marzhook(tmp_path, "users", "create", "alice", "--data-limit", "10GB", "--expire", "30d", WEBHOOK_ADDRESS=URL)
+    marzhook(tmp_path, "send", "user_updated", "somebody", WEBHOOK_ADDRESS=URL)
+    user = as_json(tmp_path, "users", "create", "bobby", "--note", "VIP")
+    assert (user["status"], user["data_limit"], "proxies" in user) == ("active", None, False)
+    assert as_json(tmp_path, "users", "show", "alice")["data_limit"] == 10 * 1024**3
+    marzhook(tmp_path, "users", "disable", "bobby")
+    found = as_json(tmp_path, "users", "list", "--status", "disabled")
+    assert ([one["username"] for one in found["users"]], found["total"]) == (["bobby"], 1)
+    marzhook(tmp_path, "users", "enable", "bobby")
+    assert as_json(tmp_path, "users", "list", "--limit", "1", "--offset", "1")["total"] == 2
+    assert [one["username"] for one in as_json(tmp_path, "users", "list", "--search", "vip")["users"]] == ["bobby"]
+    marzhook(tmp_path, "users", "delete", "bobby", text="n\n", expect=1)
+    marzhook(tmp_path, "users", "delete", "bobby", "--yes")
+    rows = as_json(tmp_path, "deliveries", "list", "--username", "bobby")
+    assert [row["action"] for row in rows][::-1] == [
+        "user_created", "user_updated", "user_disabled", "user_updated", "user_enabled", "user_deleted",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "args", [("ab",), ("alice", "--data-limit", "many"), ("alice", "--expire", "soon"), ("alice", "--data-limit", "-5")]
+)
+def test_users_create_explains_bad_input(tmp_path: Path, args: tuple[str, ...]) -> None:
+    """A bad name, amount or time ends with exit 2, and no user is made."""
+    assert marzhook(tmp_path, "users", "create", *args, expect=2).stderr
+    marzhook(tmp_path, "send", "user_updated", "somebody")
+    assert json.loads(marzhook(tmp_path, "users", "list", "--json").stdout)["total"] == 0
+
+
+def test_every_command_has_help(tmp_path: Path) -> None:
+    """Every command has a help text."""
+    for command in ("check", "send", "listen", "demo", "users", "endpoints", "deliveries", "replay"):
+        assert "Usage: marzhook " in marzhook(tmp_path, command, "--help").stdout

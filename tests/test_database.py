@@ -1,0 +1,335 @@
+"""The database file: who may use it, what is refused, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from marzhook import signals
+from marzhook.errors import AlreadyRunningError, DatabaseError, DatabaseNewerError, StoreBusyError
+from marzhook.event import NewEvent
+from marzhook.store import endpoints
+from marzhook.store.database import ChangeWatch, Database
+from marzhook.store.outbox import Outbox
+from marzhook.testing import FakeClock
+
+SCRIPT = Path(__file__).with_name("database_process.py")
+
+
+def opened(path: Path, **values: float) -> Database:
+    return Database(f"sqlite:///{path}", **values)
+
+
+@contextmanager
+def process(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """Another process that works on a database; what it says is on its standard output."""
+    child = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def said(child: subprocess.Popen[str]) -> str:
+    assert child.stdout
+    return child.stdout.readline().strip()
+
+
+def tables(path: Path) -> set[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+# -- upgrading
+
+
+def test_upgrading_again_changes_nothing(database: Database) -> None:
+    """The second start finds its database, with the same instance and keys, and the settings for durability in force."""
+    with database.read() as conn:
+        before = database.meta(conn, "instance"), database.meta(conn, "token_key")
+        pragmas = [
+            conn.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous", "foreign_keys")
+        ]
+    assert pragmas == ["wal", 2, 1]
+    assert all(before)
+    again = opened(database.path)
+    again.upgrade()
+    with again.read() as conn:
+        assert (again.meta(conn, "instance"), again.meta(conn, "token_key")) == before
+        assert again.meta(conn, "no such fact") is None
+    with again.write() as tx:
+        again.set_meta(tx, "fact", "a")
+        again.set_meta(tx, "fact", "b")
+        assert again.meta(tx.conn, "fact") == "b"
+    again.close()
+
+
+def test_a_migration_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    """Where the upgrade fails before its commit, the file is as empty as before, and the next start builds it whole."""
+    path = tmp_path / "m.db"
+
+    def fail() -> None:
+        raise KeyboardInterrupt
+
+    database = opened(path)
+    with signals.listening("migrate.before_commit", fail), pytest.raises(KeyboardInterrupt):
+        database.upgrade()
+    assert tables(path) == set()
+    database.upgrade()
+    assert {"events", "pending", "meta"} <= tables(path)
+    database.close()
+
+
+def test_several_processes_may_come_first(tmp_path: Path) -> None:
+    """Threads that open a new file at the same time all find it built, once."""
+    found: list[str | None] = []
+
+    def start() -> None:
+        database = opened(tmp_path / "m.db")
+        database.upgrade()
+        with database.read() as conn:
+            found.append(database.meta(conn, "instance"))
+        database.close()
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(found) == 4
+    assert len(set(found)) == 1
+
+
+# -- what is refused
+
+
+def test_a_newer_database_is_refused(database: Database) -> None:
+    """A schema that this version does not know is left alone, and the message names it and the way out."""
+    with database.write() as tx:
+        tx.conn.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    other = opened(database.path)
+    with pytest.raises(DatabaseNewerError, match="9999") as caught:
+        other.upgrade()
+    assert "restore a backup" in str(caught.value)
+    other.close()
+
+
+PANEL = """
+    CREATE TABLE alembic_version (version_num TEXT); INSERT INTO alembic_version VALUES ('2b231de97dc3');
+    CREATE TABLE users (id INTEGER)"""
+
+
+@pytest.mark.parametrize("script", ["CREATE TABLE recipes (id INTEGER)", PANEL])
+def test_another_programs_database_is_refused(tmp_path: Path, script: str) -> None:
+    """A database with tables of another program, also the panel's own, is refused and stays as it was to the byte."""
+    path = tmp_path / "db.sqlite3"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+    before = path.read_bytes()
+    database = opened(path)
+    with pytest.raises(DatabaseError, match="another program"):
+        database.upgrade()
+    database.close()
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["db.sqlite3"]
+
+
+def test_what_is_not_a_database_is_refused(tmp_path: Path) -> None:
+    """A file that is something else is refused with its name and left alone."""
+    path = tmp_path / "letter.txt"
+    path.write_bytes(b"Dear operator, " * 200)
+    database = opened(path)
+    with pytest.raises(DatabaseError, match=r"letter\.txt is not a usable database"):
+        database.upgrade()
+    database.close()
+    assert path.read_bytes() == b"Dear operator, " * 200
+
+
+def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    """A folder in the file's place, a folder that is missing, or a file where a folder should be: one line each."""
+    (tmp_path / "file").write_text("")
+    for path, words in (
+        (tmp_path, "directory"), (tmp_path / "no" / "m.db", "does not exist; create it"),
+        (tmp_path / "file" / "m.db", "folder"),
+    ):  # fmt: skip
+        for method in ("upgrade", "claim"):
+            database = opened(path)
+            if (path, method) == (tmp_path, "claim"):
+                continue
+            with pytest.raises(DatabaseError, match=words) as caught:
+                getattr(database, method)()
+            assert "\n" not in str(caught.value)
+    with pytest.raises(DatabaseError, match="memory"):
+        Database("sqlite://")
+
+
+def test_a_read_only_place_is_refused() -> None:
+    """Without the right to write the file or its folder, the start is refused; the message says what to check."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # pytest's own folder cannot be entered by others
+        folder, path = Path(name), Path(name, "m.db")
+        with closing(opened(path)) as database:
+            database.upgrade()
+        # Root may write anything: there the process gives up its rights, and the file is made as open as it can be.
+        for folder_mode, file_mode in ((0o755, 0o444), (0o555, 0o666)):
+            path.chmod(file_mode)
+            folder.chmod(folder_mode)
+            with process("unprivileged", path) as child:
+                assert re.search(r"^DatabaseError: .*check its owner and permissions", said(child))
+        folder.chmod(0o700)
+
+
+# -- locks
+
+
+def test_a_locked_database_is_busy(database: Database, outbox: Outbox, clock: FakeClock) -> None:
+    """While another process writes, a write gives up after its patience with StoreBusyError, and nothing is changed;
+    reading goes on; afterwards writing does."""
+    impatient = opened(database.path, busy_timeout=0.1)
+    with process("hold", database.path) as child:
+        assert said(child) == "holding"
+        with pytest.raises(StoreBusyError, match="nothing was changed"), impatient.write() as tx:
+            Outbox(impatient).publish(tx, [NewEvent("user_created", "u")], now=clock.now())
+        with impatient.read() as conn:
+            assert conn.execute(sa.text("SELECT count(*) FROM events")).scalar() == 0
+    with impatient.write() as tx:
+        assert len(Outbox(impatient).publish(tx, [NewEvent("user_created", "u")], now=clock.now())) == 1
+    impatient.close()
+
+
+def test_writers_of_one_process_take_turns(database: Database) -> None:
+    """Threads that write at once all get through, one after the other, and no update is lost."""
+
+    def count() -> None:
+        for _ in range(10):
+            with database.write() as tx:
+                value = int(database.meta(tx.conn, "count") or 0)
+                database.set_meta(tx, "count", str(value + 1))
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    with database.read() as conn:
+        assert database.meta(conn, "count") == "80"
+
+
+def test_one_process_delivers(database: Database, tmp_path: Path) -> None:
+    """A second claim names the first; after a SIGKILL of the holder the lock is free; a link leads to the same lock."""
+    link = tmp_path / "link.db"
+    link.symlink_to(database.path)
+    with process("claim", database.path) as child:
+        assert said(child) == "claimed"
+        for path in (database.path, link):
+            other = opened(path)
+            with pytest.raises(AlreadyRunningError, match=f"process {child.pid} ") as caught:
+                other.claim()
+            assert "stop that one first" in str(caught.value)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    database.claim()
+    with pytest.raises(AlreadyRunningError, match=f"process {os.getpid()} "):
+        opened(link).claim()
+    database.close()
+    again = opened(database.path)
+    again.claim()
+    again.close()
+
+
+def test_a_full_disk_loses_nothing_that_was_acknowledged(database: Database, clock: FakeClock) -> None:
+    """Where the file can grow no more, publishing raises StoreBusyError with its code, what was written before is there,
+    and with room again it goes on."""
+    with process("fill", database.path) as child:
+        written, error = said(child).split(" ", 1)
+    assert error.startswith("StoreBusyError disk_full")
+    assert int(written) > 0
+    with database.read() as conn:
+        assert conn.execute(sa.text("SELECT count(*) FROM events")).scalar() == int(written)
+        assert conn.execute(sa.text("PRAGMA integrity_check")).scalar() == "ok"
+    with database.write() as tx:
+        Outbox(database).publish(tx, [NewEvent("user_created", "u")], now=clock.now())
+
+
+# -- transactions
+
+
+def test_callbacks_come_after_the_commit(database: Database) -> None:
+    """What is asked for after the commit happens once, when others can see the change, and not at all after a rollback."""
+    seen: list[str | None] = []
+
+    def look() -> None:
+        with database.read() as conn:
+            seen.append(database.meta(conn, "x"))
+
+    with database.write() as tx:
+        database.set_meta(tx, "x", "1")
+        tx.after_commit(look)
+        tx.after_commit(look)
+        assert seen == []
+    assert seen == ["1"]
+    with pytest.raises(sa.exc.IntegrityError), database.write() as tx:
+        tx.conn.execute(
+            sa.text("INSERT INTO meta VALUES ('x', :x)"), {"x": tx.after_commit(lambda: seen.append("never"))}
+        )
+    assert seen == ["1"]
+
+
+def test_a_reader_sees_one_moment(database: Database) -> None:
+    """What is committed while a reader reads is not seen before it begins anew."""
+    with database.read() as conn:
+        assert database.meta(conn, "x") is None
+        with database.write() as tx:
+            database.set_meta(tx, "x", "1")
+        assert database.meta(conn, "x") is None
+    with database.read() as conn:
+        assert database.meta(conn, "x") == "1"
+
+
+def test_another_processs_commit_is_noticed(database: Database, clock: FakeClock) -> None:
+    """A ChangeWatch tells of each commit since its last look, of this process and of others, and of nothing else."""
+    with database.write() as tx:
+        endpoints.create(tx, now=clock.now(), kind="webhook", url="http://x/")
+    watch = ChangeWatch(database)
+    assert not watch.changed()
+    with process("publish", database.path) as child:
+        assert said(child) == "published"
+    assert watch.changed()
+    assert not watch.changed()
+    with database.write() as tx:
+        database.set_meta(tx, "x", "1")
+    assert watch.changed()
+    with database.read() as conn:
+        database.meta(conn, "x")
+    assert not watch.changed()
+    watch.close()
+
+
+def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    """The file, its log, its lock and its key hold secrets: whatever the umask, nobody else may read them."""
+    before = os.umask(0)
+    try:
+        database = opened(tmp_path / "m.db")
+        database.upgrade()
+        database.claim()
+        with database.write() as tx:
+            database.set_meta(tx, "x", "1")
+        modes = {entry.name: entry.stat().st_mode & 0o777 for entry in os.scandir(tmp_path)}
+        database.close()
+    finally:
+        os.umask(before)
+    assert modes == {"m.db": 0o600, "m.db-wal": 0o600, "m.db-shm": 0o600, "m.db.lock": 0o600, "m.db.key": 0o600}

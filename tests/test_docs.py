@@ -1,0 +1,101 @@
+"""The docs tell the truth: everything that exists is in them, and what they show is what happens."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marzhook import settings
+from marzhook.api.app import create_app
+from marzhook.cli.main import COMMANDS
+from marzhook.clock import from_unix
+from marzhook.delivery import Delivery
+from marzhook.destinations import destination
+from marzhook.dispatch.health import OPERATOR_ACTIONS
+from marzhook.endpoint import Endpoint
+from marzhook.event import PANEL_ACTIONS, TEST_ACTION, Event
+from marzhook.signing import new_secret
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "docs/reference.md").read_text()
+
+
+class NoServices:
+    """Routes can be listed without a service behind them."""
+
+
+def routes() -> list[str]:
+    spec: dict[str, Any] = create_app(NoServices()).openapi()  # type: ignore[arg-type]
+    return [f"{method.upper()} {path}" for path, methods in spec["paths"].items() for method in methods]
+
+
+@pytest.mark.parametrize("setting", settings.SETTINGS, ids=lambda s: s.name)
+def test_every_setting_is_documented_with_its_meaning(setting: settings.Setting) -> None:
+    """The reference and `.env.example` name each setting."""
+    assert f"| `{setting.name}` |" in REFERENCE
+    assert setting.doc in REFERENCE
+    assert re.search(rf"^# ?{setting.name} ?=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("route", routes())
+def test_every_route_is_documented(route: str) -> None:
+    """The reference lists each route of the API."""
+    assert f"| `{route}` |" in REFERENCE
+
+
+@pytest.mark.parametrize("action", [*PANEL_ACTIONS, TEST_ACTION, *OPERATOR_ACTIONS])
+def test_every_action_is_documented(action: str) -> None:
+    """The reference lists each action that Marzhook emits."""
+    assert f"| `{action}` |" in REFERENCE
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_documented(command: str) -> None:
+    """The reference lists each command."""
+    assert f"| `marzhook {command}" in REFERENCE
+
+
+def test_no_route_is_documented_that_does_not_exist() -> None:
+    """The reference promises nothing."""
+    documented = re.findall(r"^\| `((?:GET|POST|PUT|PATCH|DELETE) [^`]+)` \|", REFERENCE, re.MULTILINE)
+    assert sorted(documented) == sorted(routes())
+
+
+def test_the_readmes_env_example_works(tmp_path: Path) -> None:
+    """What the README says to put into `.env` is understood."""
+    text = re.search(r"```sh\n(WEBHOOK_ADDRESS.*?)```", README, re.DOTALL)
+    assert text
+    (tmp_path / ".env").write_text(text[1])
+    loaded = settings.load({}, tmp_path / ".env")
+    assert loaded.webhook_addresses == ("http://127.0.0.1:9000/", "http://127.0.0.1:9001/")
+    assert loaded.webhook_secret == "something-very-very-secret"
+
+
+def test_the_readmes_request_is_what_is_sent() -> None:
+    """The documented request, header and body, is rendered byte for byte."""
+    found = re.search(r"```http\n(.*?)\n\n(.*?)\n```", README, re.DOTALL)
+    assert found
+    head, body = found[1].splitlines(), found[2]
+    documented = json.loads(body)
+    endpoint = Endpoint(
+        1, "docs", "webhook", "http://127.0.0.1:9000/", secret="something-very-very-secret", signing_secret=new_secret()
+    )
+    target = destination(endpoint, instance="docs")
+    event = Event(1, documented["action"], documented["username"], documented["enqueued_at"])
+    now = from_unix(documented["enqueued_at"])
+    request = target.request([target.item(Delivery(1, event), now)], [1], now, secret_mode="plain")
+    assert request.body.decode() == body
+    for line in head[1:]:
+        assert tuple(line.split(": ", 1)) in request.headers
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    """The two commands are in the Makefile, with a line in its help."""
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE)

@@ -1,0 +1,196 @@
+"""Outages, refusals and limits: what an endpoint does to its own deliveries, and to nobody else's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from dispatching import CLOCK, House
+from marzhook.dispatch import health
+from marzhook.retry import RetryPolicy
+from marzhook.store import endpoints, history
+from marzhook.store.database import Database
+from marzhook.store.outbox import Outbox
+from marzhook.testing import eventually
+from receivers import Receiver, events_of, header_of
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def house(database: Database, outbox: Outbox) -> House:
+    return House(database, outbox)
+
+
+def test_an_outage_burns_no_tries_and_ends_with_the_whole_backlog(house: House, receiver: Receiver) -> None:
+    """With a schedule of one retry a long outage would kill everything; the breaker keeps it, and drains it after."""
+    house.endpoint(receiver.url)
+    receiver.do(status=500)
+    house.publish([f"user{i}" for i in range(300)])
+    with house.dispatching(RetryPolicy((0.01,) * 2, jitter=0.0)):
+        receiver.wait(40)
+        assert house.count("pending") >= 290
+        receiver.do(status=200)
+        eventually(lambda: house.count("pending") == 0)
+    assert house.states()["delivered"] >= 290
+    with house.database.read() as conn:
+        schedules = {row[0] for row in conn.exec_driver_sql("SELECT DISTINCT schedule FROM attempts")}
+    assert schedules == {None, "standard", "outage"}
+
+
+def test_order_per_user_holds_through_an_outage(house: House, receiver: Receiver) -> None:
+    """What waits for the breaker keeps its place."""
+    house.endpoint(receiver.url)
+    receiver.do(status=503)
+    users = [f"user{i % 5}" for i in range(100)]
+    house.publish(users)
+    with house.dispatching():
+        receiver.wait(8)
+        receiver.do(status=200)
+        eventually(lambda: house.count("pending") == 0)
+    accepted = receiver.accepted()
+    for user in set(users):
+        numbers = [event["n"] for event in accepted if event["username"] == user]
+        assert numbers == sorted(numbers)
+        assert len(numbers) == 20
+
+
+def test_a_poison_event_is_dead_after_its_short_schedule_and_its_user_goes_on(house: House, receiver: Receiver) -> None:
+    """Where one event is refused (422) while others are accepted, the short schedule applies and says so."""
+    endpoint = house.endpoint(receiver.url)
+    receiver.do(refuse="poison")
+    house.publish(["fine"] * 3)
+    with house.dispatching(RetryPolicy((3600.0,)), rejected_policy=RetryPolicy((0.02, 0.02, 0.02))):
+        receiver.wait(3)
+        (poison,) = house.publish(["anna"], note="poison")
+        house.publish(["anna"])
+        eventually(lambda: house.states() == {"delivered": 4, "dead": 1})
+    with house.database.read() as conn:
+        found = history.attempts(conn, endpoint.id, poison)
+    assert [(a.status, a.schedule) for a in found] == [(422, "rejected")] * 4
+
+
+def test_a_receiver_that_refuses_everything_is_an_outage(house: House, receiver: Receiver) -> None:
+    """When nothing is accepted, 400 says nothing about an event: nothing dies of it."""
+    house.endpoint(receiver.url)
+    receiver.do(status=400)
+    house.publish([f"user{i}" for i in range(50)])
+    with house.dispatching(RetryPolicy((3600.0,)), rejected_policy=RetryPolicy(())):
+        receiver.wait(12)
+        receiver.do(status=200)
+        eventually(lambda: house.states().get("delivered", 0) >= 45)
+    assert "dead" not in house.states()
+
+
+def test_one_poison_event_does_not_hold_its_batch(house: House, receiver: Receiver) -> None:
+    """`list`: the refused batch comes again as it was, with the same id, then in halves, until the poison is alone."""
+    endpoint = house.endpoint(receiver.url, format="list", concurrency=1)
+    house.publish(["warm-up"])
+    with house.dispatching(RetryPolicy((0.05,) * 9), rejected_policy=RetryPolicy((0.05, 0.05, 0.05))):
+        receiver.wait(1)
+        receiver.do(refuse="poison")
+        with house.database.write() as tx:
+            good = [house.event(f"user{i % 20}", n=i) for i in range(63)]
+            good.insert(40, house.event("user3", n=99, note="poison"))
+            ids = house.outbox.publish(tx, good, now=CLOCK.now())
+        eventually(lambda: house.states() == {"delivered": 64, "dead": 1})
+    records = receiver.seen()[1:]
+    sizes = [len(events_of(r["body"])) for r in records]
+    assert sizes[:2] == [64, 64]
+    assert header_of(records[0], "webhook-id") == header_of(records[1], "webhook-id")
+    # The second half lacks what waits behind the first half of its own user.
+    assert sizes[2] == 32
+    assert 16 <= sizes[3] <= 32
+    with house.database.read() as conn:
+        poison = history.delivery(conn, endpoint.id, ids[40])
+        others = [history.delivery(conn, endpoint.id, i) for i in ids if i != ids[40]]
+    assert poison.state == "dead"
+    assert all(other.state == "delivered" and other.tries <= 1 for other in others)
+    accepted = receiver.accepted()
+    for user in {e["username"] for e in accepted}:
+        numbers = [e["n"] for e in accepted if e["username"] == user]
+        assert numbers == sorted(numbers), user
+
+
+def test_retry_after_lets_the_whole_endpoint_rest(house: House, receiver: Receiver) -> None:
+    """After a 429 with Retry-After nothing is sent to the endpoint until then, and no breaker opens for it."""
+    house.endpoint(receiver.url, concurrency=1)
+    receiver.do(status=429, headers={"Retry-After": "1"}, times=1)
+    house.publish([f"user{i}" for i in range(5)])
+    with house.dispatching():
+        eventually(lambda: house.count("pending") == 0)
+    times = [r["at"] for r in receiver.seen()]
+    assert times[1] - times[0] >= 0.95
+
+
+def test_a_rate_limit_is_kept(house: House, receiver: Receiver) -> None:
+    """rate_limit=20: a backlog of 20 takes a second, evenly."""
+    house.endpoint(receiver.url, rate_limit=20.0)
+    house.publish([f"user{i}" for i in range(20)])
+    with house.dispatching():
+        eventually(lambda: house.count("pending") == 0)
+    times = [r["at"] for r in receiver.seen()]
+    assert times[-1] - times[0] >= 0.9
+
+
+def test_retries_that_hang_leave_slots_for_first_tries(house: House, receiver: Receiver) -> None:
+    """While all retries hang, an event that was never tried still goes out at once."""
+    house.endpoint(receiver.url, concurrency=4, ordered=False)
+    with house.database.write() as tx:
+        tx.conn.exec_driver_sql("UPDATE endpoints SET concurrency = 4")
+    old = house.publish(["old"] * 20)
+    with house.database.write() as tx:
+        tx.conn.exec_driver_sql("UPDATE pending SET tries = 1, attempts = 1")
+    receiver.do(mode="hang", only="old")
+    with house.dispatching(timeout=30.0):
+        receiver.wait(3)
+        house.publish(["new"])
+        eventually(lambda: [e["username"] for e in receiver.accepted()] == ["new"])
+    assert house.count("pending") == len(old)
+
+
+def test_an_endpoint_that_fails_for_days_is_disabled_and_everybody_else_is_told(
+    house: House, receiver: Receiver
+) -> None:
+    """After five days without a success it is disabled; the other endpoint hears of it; what it is owed stays."""
+    with Receiver() as sick_receiver:
+        sick_receiver.do(status=500)
+        sick = house.endpoint(sick_receiver.url)
+        house.endpoint(receiver.url)
+        with house.database.write() as tx:
+            since = CLOCK.now() - health.DISABLED_AFTER - timedelta(seconds=1)
+            endpoints.note_health(tx, sick.id, failing_since=since, failing_stage=4)
+        house.publish(["anna"])
+        with house.dispatching():
+            records = receiver.wait(2)
+            eventually(lambda: not house.load(sick.id).enabled)
+    told = [json.loads(r["body"]) for r in records]
+    (notice,) = [e for e in told if e["action"] == "endpoint_disabled"]
+    assert notice["username"] == f"endpoint-{sick.id}"
+    assert notice["endpoint"]["id"] == sick.id
+    assert house.count("pending", f"endpoint_id = {sick.id}") == 1
+
+
+def test_a_recovery_is_told_where_the_failure_was(house: House, receiver: Receiver) -> None:
+    """Whoever was told that an endpoint fails is told that it is back; its record is clean again."""
+    with Receiver() as sick_receiver:
+        sick_receiver.do(status=500)
+        sick = house.endpoint(sick_receiver.url)
+        house.endpoint(receiver.url)
+        with house.database.write() as tx:
+            since = CLOCK.now() - timedelta(minutes=20)
+            endpoints.note_health(tx, sick.id, failing_since=since, failing_stage=0)
+        house.publish([f"user{i}" for i in range(8)])
+        with house.dispatching():
+            eventually(lambda: any(e["action"] == "endpoint_failing" for e in receiver.accepted()))
+            sick_receiver.do(status=200)
+            eventually(lambda: any(e["action"] == "endpoint_recovered" for e in receiver.accepted()))
+            eventually(lambda: house.load(sick.id).failing_since is None)
+        assert not any(e["action"].startswith("endpoint_") for e in sick_receiver.accepted())

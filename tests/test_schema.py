@@ -1,0 +1,134 @@
+"""The tables: what they are, what they refuse, and how the hot queries go through them."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from marzhook.event import NewEvent
+from marzhook.store import endpoints, schema
+from marzhook.store.database import Database
+from marzhook.store.outbox import BEHIND, FOLLOWING, LOAD, WINDOW, Outbox
+from marzhook.testing import FakeClock
+
+
+def an_endpoint(database: Database, clock: FakeClock) -> None:
+    with database.write() as tx:
+        endpoints.create(tx, now=clock.now(), kind="webhook", url="http://x/")
+
+
+def test_migrations_build_what_is_declared(database: Database, tmp_path: Path) -> None:
+    """The migrations' schema and the declared one are the same: tables, columns, indexes, and the text of every CHECK."""
+    with database.read() as conn:
+        assert compare_metadata(MigrationContext.configure(conn, opts={"compare_type": True}), schema.metadata) == []
+    declared = tmp_path / "declared.db"
+    engine = sa.create_engine(f"sqlite:///{declared}")
+    schema.metadata.create_all(engine)
+    engine.dispose()
+
+    def parts(path: Path) -> dict[str, list[str]]:
+        with closing(sqlite3.connect(path)) as connection:
+            rows = connection.execute(
+                "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'alembic_version'"
+            )
+            # Line by line: both are written one column or constraint a line, the order of constraints may differ.
+            return {
+                name: sorted(re.sub(r"[\s\"]+", " ", line).strip(" ,") for line in sql.splitlines())
+                for name, sql in rows
+            }
+
+    assert parts(database.path) == parts(declared)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO settled VALUES (1, 9, 'lost', 0, 0, 1.0)",
+        "INSERT INTO settled VALUES (1, 9, 'delivered', 2, 1, 1.0)",
+        "INSERT INTO settled VALUES (99, 9, 'delivered', 0, 1, 1.0)",
+        "INSERT INTO pending VALUES (1, 9, -1, 0, NULL)",
+        "INSERT INTO pending VALUES (1, 9, 2, 1, NULL)",
+        "INSERT INTO pending VALUES (99, 9, 0, 0, NULL)",
+        "INSERT INTO attempts VALUES (1, 9, 0, 1.0, 0.1, 200, NULL, '', '', NULL)",
+        "INSERT INTO attempts VALUES (1, 9, 1, 1.0, 0.1, NULL, NULL, '', '', NULL)",
+        "INSERT INTO attempts VALUES (1, 9, 1, 1.0, 0.1, 200, 'timeout', '', '', NULL)",
+        "INSERT INTO attempts VALUES (1, 9, 1, 1.0, 0.1, 500, NULL, '', '', 'whenever')",
+        "INSERT INTO events VALUES (9, '', 'u', 1.0, NULL)",
+        "INSERT INTO events VALUES (9, 'user_created', '', 1.0, NULL)",
+        "UPDATE endpoints SET kind = 'pigeon'",
+        "UPDATE endpoints SET format = 'xml'",
+        "UPDATE endpoints SET secret_mode = 'none'",
+        "UPDATE endpoints SET learned_mode = 'auto'",
+        "UPDATE endpoints SET detail = 'some'",
+        "UPDATE endpoints SET source = 'dream'",
+        "UPDATE endpoints SET concurrency = 0",
+    ],
+)
+def test_impossible_rows_are_refused(database: Database, clock: FakeClock, statement: str) -> None:
+    """States, counts and references that a delivery's life does not know cannot be written by anybody."""
+    an_endpoint(database, clock)
+    with pytest.raises(sa.exc.IntegrityError), database.write() as tx:
+        tx.conn.execute(sa.text(statement))
+
+
+PENDING_KEY = "PRIMARY KEY (endpoint_id=? AND event_id"
+EVENTS_KEY = "INTEGER PRIMARY KEY (rowid=?)"
+
+
+@pytest.mark.parametrize(
+    ("query", "values", "wanted"),
+    [
+        (WINDOW, {"endpoint": 1, "after": 5, "limit": 10}, [PENDING_KEY, EVENTS_KEY]),
+        (LOAD, {"endpoint": 1, "ids": "[1]"}, [PENDING_KEY, EVENTS_KEY]),
+        (
+            FOLLOWING,
+            {"endpoint": 1, "lanes": '[["a", 1]]', "limit": 5},
+            [PENDING_KEY, "ix_events_username_id (username=? AND id>?)", EVENTS_KEY],
+        ),
+        (BEHIND, {"cursors": '{"1": 5}'}, [PENDING_KEY]),
+        (
+            sa.text(
+                "DELETE FROM pending WHERE endpoint_id = :endpoint AND event_id IN (SELECT value FROM json_each(:ids))"
+            ),
+            {"endpoint": 1, "ids": "[1]"},
+            [PENDING_KEY],
+        ),
+    ],
+    ids=["window", "load", "following", "behind", "settle"],
+)
+def test_hot_queries_use_their_keys(
+    database: Database,
+    outbox: Outbox,
+    clock: FakeClock,
+    query: sa.TextClause,
+    values: dict[str, Any],
+    wanted: list[str],
+) -> None:
+    """No hot query scans a table of the store or sorts it, however many rows there are or seem to be."""
+    an_endpoint(database, clock)
+    with database.write() as tx:
+        outbox.publish(tx, [NewEvent("user_created", f"u{i % 10}") for i in range(300)], now=clock.now())
+    for _ in range(2):
+        with database.read() as conn:
+            plan = [row[3] for row in conn.execute(sa.text(f"EXPLAIN QUERY PLAN {query.text}"), values)]
+        steps = "\n".join(plan)
+        for key in wanted:
+            assert any(key in step and step.startswith("SEARCH") for step in plan), steps
+        # What is scanned are the given ids or lanes: a table function, not a table. What is owed to an endpoint is never
+        # walked through: each search knows the event too.
+        scans = [step for step in plan if step.startswith("SCAN")]
+        assert all(step.split()[1] in ("j", "lane", "json_each") for step in scans), steps
+        assert "(endpoint_id=?)" not in steps, steps
+        # The few events that lanes lack are sorted; nothing that grows with the backlog is.
+        assert query is FOLLOWING or "TEMP B-TREE" not in steps, steps
+        # Once more with statistics: what ANALYZE finds must not change the plan's kind.
+        with database.write() as tx:
+            tx.conn.execute(sa.text("ANALYZE"))
