@@ -253,3 +253,15 @@ def test_unordered_lanes_do_not_wait_for_each_other() -> None:
     lanes = Lanes(ordered=False)
     lanes.admit([owed(1, "a"), owed(2, "a")], lambda _: None)
     assert [d.event.id for _ in range(2) for d in lanes.take(lambda _: True)] == [1, 2]
+
+
+def test_what_failed_in_one_request_comes_due_together_once_it_is_on_disk() -> None:
+    """However short the delay: before the commit what could be read is out of date, and a batch must not come in parts."""
+    lanes = Lanes()
+    lanes.admit([owed(i, f"user{i}") for i in range(1, 65)], lambda _: None)
+    taken = lanes.take(lambda _: True, limit=100)
+    lanes.answered([Settlement(d, ATTEMPT, PENDING, 1) for d in taken], 0.0)
+    assert lanes.due(1.0, limit=200) == []
+    assert lanes.next_due is None
+    lanes.committed(d.event.id for d in taken)
+    assert lanes.due(1.0, limit=200) == list(range(1, 65))

@@ -7,7 +7,7 @@ exist (`more`), so memory is bounded by how many users are owed something, not b
 Life of a lane, apart from being gone (nothing of that user is known to be owed):
 
     ready --take--> flying --answered, accepted or dead--> ready (held some) | hungry (more on disk) | gone
-                       +---answered, tried again later---> waiting --due--> loading --load--> ready
+                       +---answered, tried again later---> parked --committed--> waiting --due--> loading --load--> ready
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_HELD = 4000
 
 
 class _Lane:
-    __slots__ = ("flying", "key", "last", "more", "patient", "queue", "retrying")
+    __slots__ = ("due", "flying", "key", "last", "more", "patient", "queue", "retrying")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
@@ -34,6 +34,8 @@ class _Lane:
         """How many from the front of the queue are on their way."""
         self.retrying: tuple[int, ...] = ()
         """Event ids that wait for their next try; the deliveries themselves are read again when it comes."""
+        self.due = 0.0
+        """When they are due."""
         self.patient = False
         """Whether it waits out its time also when the endpoint has recovered."""
         self.last = 0
@@ -52,6 +54,9 @@ class Lanes:
         self._first: deque[_Lane] = deque()
         self._again: deque[_Lane] = deque()
         self._waiting: list[tuple[float, int, _Lane]] = []
+        self._parked: dict[int, _Lane] = {}
+        """Lanes whose next try the disk does not know yet, by the newest event that is retried: what could be read of them
+        is out of date. What came of one request is committed together, so it also comes due together."""
         self._loading: list[_Lane] = []
         self._hungry: dict[Hashable, _Lane] = {}
         self._unsettled: set[int] = set()
@@ -101,7 +106,7 @@ class Lanes:
                 lane.last = lane.queue[-1].event.id
             elif self._unsettled.isdisjoint(lane.retrying):
                 del self._lanes[key]
-            # else it waits for a try of which the disk does not know yet: what could be read is out of date.
+            # else it is parked.
         self._first.clear()
         self._again.clear()
         self._hungry.clear()
@@ -175,13 +180,20 @@ class Lanes:
                 lane.patient = patient
                 lane.retrying = tuple(s.delivery.event.id for s in again)
                 lane.last = lane.retrying[-1]
-                self._wait(lane, due)
+                lane.due = due
+                self._parked[lane.last] = lane
             else:
                 self._advance(lane)
 
     def committed(self, event_ids: Iterable[int]) -> None:
         """The settlements of these are on disk."""
+        event_ids = tuple(event_ids)
         self._unsettled.difference_update(event_ids)
+        if self._parked:
+            for event_id in event_ids:
+                lane = self._parked.pop(event_id, None)
+                if lane is not None:
+                    self._wait(lane, lane.due)
 
     @property
     def unsettled(self) -> int:
@@ -200,10 +212,6 @@ class Lanes:
         self._loading = []
         while self._waiting and self._waiting[0][0] <= now and len(ids) < limit:
             lane = heapq.heappop(self._waiting)[2]
-            if not self._unsettled.isdisjoint(lane.retrying):
-                # Not on disk yet (a slow disk, a very short delay): what would be loaded is out of date.
-                self._wait(lane, now + 0.02)
-                break
             self._loading.append(lane)
             ids += lane.retrying
         return ids
@@ -223,6 +231,9 @@ class Lanes:
         """The endpoint is back: what waits only because of its outage is due now."""
         self._waiting = [(due if lane.patient else min(due, now), n, lane) for due, n, lane in self._waiting]
         heapq.heapify(self._waiting)
+        for lane in self._parked.values():
+            if not lane.patient:
+                lane.due = min(lane.due, now)
 
     def hungry(self, *, limit: int) -> list[tuple[str, int]]:
         """Lanes that ran out but have more on disk: (username, newest event known). Give what is found to `fed`."""
