@@ -78,7 +78,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(times=st.integers(1, 4))
     def ship(self, times: int) -> None:
         for _ in range(times):
-            if not self.sender.can_send:
+            if not self.sender.room(self.clock.monotonic()):
                 return
             shipment, request = self.sender.ship()
             assert request is not None
@@ -231,7 +231,7 @@ class EngineMachine(RuleBasedStateMachine):
                 break
             self.clock.advance(30)
             self.sender.refill()
-            while self.sender.can_send:
+            while self.sender.room(self.clock.monotonic()):
                 shipment, _ = self.sender.ship()
                 self.check_lanes(shipment)
                 self.take_answer(shipment, 200)

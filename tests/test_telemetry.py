@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from marzhook.telemetry import Metrics, configure_logging, fields, log_deliveries
+from marzhook.telemetry import Metrics, Try, configure_logging, fields, log_deliveries
 
 logger = logging.getLogger("marzhook.test")
 
@@ -157,10 +157,8 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
 def test_metrics_count() -> None:
     """Deliveries, tries, publishes and review errors are counted; latency is observed where one was delivered."""
     metrics = Metrics()
-    metrics.observe_delivery("1:a", "delivered", 0.02)
-    metrics.observe_delivery("1:a", "delivered", 4.0)
-    metrics.observe_delivery("1:a", "dead")
-    metrics.observe_attempt("1:a", "200", 0.01)
+    metrics.observe([Try("1:a", "200", 0.01, "delivered", 0.02), Try("1:a", "200", 4.0, "delivered", 4.0)])
+    metrics.observe([Try("1:a", "500", 60.0, "dead", 9.0), Try("1:a", "timeout", 0.001)])
     metrics.count_published(500)
     metrics.count_review_error()
     metrics.set_review_lag(1.5)
@@ -169,8 +167,14 @@ def test_metrics_count() -> None:
     assert found["marzhook_deliveries_total", ("1:a", "dead")] == 1
     assert found["marzhook_delivery_seconds_count", ("1:a",)] == 2
     assert found["marzhook_delivery_seconds_sum", ("1:a",)] == pytest.approx(4.02)
-    assert found["marzhook_attempts_total", ("1:a", "200")] == 1
-    assert found["marzhook_attempt_seconds_count", ("1:a",)] == 1
+    assert found["marzhook_attempts_total", ("1:a", "200")] == 2
+    assert found["marzhook_attempts_total", ("1:a", "timeout")] == 1
+    assert found["marzhook_attempt_seconds_count", ("1:a",)] == 4
+    buckets = {
+        bound: found["marzhook_attempt_seconds_bucket", ("1:a", bound)]
+        for bound in ("0.001", "0.01", "5.0", "30.0", "+Inf")
+    }
+    assert buckets == {"0.001": 1, "0.01": 2, "5.0": 3, "30.0": 3, "+Inf": 4}
     assert found["marzhook_events_published_total", ()] == 500
     assert found["marzhook_review_errors_total", ()] == 1
     assert found["marzhook_review_lag_seconds", ()] == 1.5

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from marzhook.event import Event
 from marzhook.request import Response
@@ -54,8 +53,7 @@ ERRORS: Final = (
 not HTTP, cut off, stopped by us, the body could not be made, anything else."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """What is owed: the event, and how often it was tried."""
 
     endpoint_id: int
@@ -79,8 +77,7 @@ class Verdict(enum.Enum):
     """The receiver says that it wants no more (410): the endpoint is disabled."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """A destination's judgement of one response."""
 
     verdict: Verdict
@@ -90,8 +87,7 @@ class Outcome:
     """Seconds for which the whole endpoint rests (a rate limit), also after a success."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One try, as it is kept."""
 
     number: int
@@ -105,8 +101,7 @@ class Attempt:
     """What decided when a failed delivery is tried again: one of SCHEDULES; None after a success."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """One delivery after one try: what the outbox writes."""
 
     delivery: Delivery
@@ -130,20 +125,21 @@ def settle(
 
     `policy` None: a failure is not counted as a try, and the delivery is due again at once (when its endpoint may send).
     """
-    ended = response.started_at + timedelta(seconds=response.duration)
     accepted = outcome.verdict is Verdict.ACCEPTED
-    text = _kept(response, accepted)
+    at, duration, status, error, text = (
+        response.started_at, response.duration, response.status, response.error, _kept(response, accepted),
+    )  # fmt: skip
     # What is no text could never be written, and its delivery never be settled.
-    message = response.message.encode("utf-8", "replace").decode().replace("\0", "�")
+    message = response.message and response.message.encode("utf-8", "replace").decode().replace("\0", "�")
+    if accepted:
+        return [
+            Settlement(d, Attempt(d.attempts + 1, at, duration, status, error, message, text), DELIVERED, d.tries)
+            for d in deliveries
+        ]
+    ended = at + timedelta(seconds=duration)
     settlements = []
     for delivery in deliveries:
-        attempt = Attempt(
-            delivery.attempts + 1, response.started_at, response.duration, response.status, response.error,
-            message, text, None if accepted else schedule,
-        )  # fmt: skip
-        if accepted:
-            settlements.append(Settlement(delivery, attempt, DELIVERED, delivery.tries))
-            continue
+        attempt = Attempt(delivery.attempts + 1, at, duration, status, error, message, text, schedule)
         if policy is None:
             settlements.append(Settlement(delivery, attempt, PENDING, delivery.tries))
             continue

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
+from typing import NamedTuple
 
 MAX_RESPONSE = 16 * 1024
 """Bytes of a response's body that are read and kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A POST. Header values hold no control characters (`header` refuses them). Times out after the given seconds."""
 
-    url: str = field(repr=False)
-    headers: tuple[tuple[str, str], ...] = field(repr=False)
-    body: bytes = field(repr=False)
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
     connect_timeout: float = 5.0
     timeout: float = 15.0
     guarded: bool = True
     """Whether only public addresses (and those that the operator allows) may be connected to."""
 
+    def __repr__(self) -> str:
+        # The address, headers and body can hold secrets.
+        return f"Request(guarded={self.guarded})"
 
-@dataclass(frozen=True, slots=True)
-class Response:
+
+class Response(NamedTuple):
     """What came back. Either `status` is known, or `error` says why not (one of `delivery.ERRORS`)."""
 
     started_at: datetime
     duration: float
     """Seconds from the request's start to the end of its answer."""
     status: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
     """Names in lower case."""
     body: bytes = b""
     """The head of the body, at most MAX_RESPONSE bytes."""

@@ -11,12 +11,18 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, TextIO
+from itertools import accumulate
+from typing import Any, Final, NamedTuple, TextIO
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 log = logging.getLogger(__name__)
 
@@ -142,12 +148,46 @@ _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 _DELIVERY_SECONDS: Final = (*_SECONDS, 60.0, 300.0, 1_800.0, 7_200.0, 43_200.0, 86_400.0, 259_200.0)
 
 
-class Metrics:
-    """The figures of `/metrics`. Thread-safe. The label `endpoint` is `id:name`, given by the caller.
+class Try(NamedTuple):
+    """One try, as the metrics count it."""
 
-    The methods of the hot path keep their label's child: looking it up in the library takes a lock and costs more than
-    counting does.
-    """
+    endpoint: str
+    result: str
+    """A status, or one of `delivery.ERRORS`."""
+    seconds: float
+    outcome: str | None = None
+    """What the delivery came to with it (delivered, dead); None: it is to be tried again."""
+    latency: float = 0.0
+    """Seconds since the event's commit."""
+
+
+class _Durations(Collector):
+    """A histogram for each endpoint, which takes values by the batch: the library's own would take two locks for each."""
+
+    def __init__(self, name: str, documentation: str, bounds: tuple[float, ...]) -> None:
+        self._name, self._documentation, self._bounds = name, documentation, bounds
+        self._lock = threading.Lock()
+        self._of: dict[str, tuple[list[int], list[float]]] = {}
+        """For each endpoint how many fell into each bucket (the last: above all bounds), and the sum of all."""
+
+    def observe(self, endpoint: str, values: Iterable[float]) -> None:
+        with self._lock:
+            counts, total = self._of.setdefault(endpoint, ([0] * (len(self._bounds) + 1), [0.0]))
+            for value in values:
+                counts[bisect_left(self._bounds, value)] += 1
+                total[0] += value
+
+    def collect(self) -> Iterator[Metric]:
+        family = HistogramMetricFamily(self._name, self._documentation, labels=("endpoint",))
+        with self._lock:
+            for endpoint, (counts, total) in self._of.items():
+                bounds = (*map(floatToGoString, self._bounds), "+Inf")
+                family.add_metric((endpoint,), list(zip(bounds, accumulate(counts), strict=True)), total[0])
+        yield family
+
+
+class Metrics:
+    """The figures of `/metrics`. Thread-safe. The label `endpoint` is `id:name`, given by the caller."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -163,13 +203,12 @@ class Metrics:
         self._pruned = Counter(
             "marzhook_pruned_total", "Rows removed because they were too old.", ("what",), registry=registry
         )
-        self._delivery_seconds = Histogram(
-            "marzhook_delivery_seconds", "From an event's commit to its delivery.", endpoint,
-            buckets=_DELIVERY_SECONDS, registry=registry,
-        )  # fmt: skip
-        self._attempt_seconds = Histogram(
-            "marzhook_attempt_seconds", "How long a try took.", endpoint, buckets=_SECONDS, registry=registry
+        self._delivery_seconds = _Durations(
+            "marzhook_delivery_seconds", "From an event's commit to its delivery.", _DELIVERY_SECONDS
         )
+        self._attempt_seconds = _Durations("marzhook_attempt_seconds", "How long a try took.", _SECONDS)
+        registry.register(self._delivery_seconds)
+        registry.register(self._attempt_seconds)
         self._pending = Gauge("marzhook_pending", "Deliveries owed.", endpoint, registry=registry)
         self._oldest_due = Gauge(
             "marzhook_oldest_due_seconds", "How long the oldest due delivery waits.", endpoint, registry=registry
@@ -177,29 +216,30 @@ class Metrics:
         self._review_lag = Gauge(
             "marzhook_review_lag_seconds", "How late the review is for its earliest due user.", registry=registry
         )
-        self._delivery_children: dict[tuple[str, str], tuple[Counter, Histogram | None]] = {}
-        self._attempt_children: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self._callbacks: list[Callable[[], None]] = []
         self._rendering = threading.Lock()
 
-    def observe_delivery(self, endpoint: str, outcome: str, latency: float | None = None) -> None:
-        """A delivery was settled; `latency` (seconds since the event's commit) counts where it was delivered."""
-        child = self._delivery_children.get((endpoint, outcome))
-        if child is None:
-            seconds = self._delivery_seconds.labels(endpoint) if outcome == "delivered" else None
-            child = self._delivery_children[endpoint, outcome] = (self._deliveries.labels(endpoint, outcome), seconds)
-        child[0].inc()
-        if child[1] is not None and latency is not None:
-            child[1].observe(latency)
-
-    def observe_attempt(self, endpoint: str, result: str, seconds: float) -> None:
-        """A try ended; `result` is for example a status or one of `delivery.ERRORS`."""
-        child = self._attempt_children.get((endpoint, result))
-        if child is None:
-            counter = self._attempts.labels(endpoint, result)
-            child = self._attempt_children[endpoint, result] = (counter, self._attempt_seconds.labels(endpoint))
-        child[0].inc()
-        child[1].observe(seconds)
+    def observe(self, tries: Iterable[Try]) -> None:
+        """A batch of tries was written down."""
+        results: Tally[tuple[str, str]] = Tally()
+        outcomes: Tally[tuple[str, str]] = Tally()
+        took: dict[str, list[float]] = {}
+        latencies: dict[str, list[float]] = {}
+        for endpoint, result, seconds, outcome, latency in tries:
+            results[endpoint, result] += 1
+            took.setdefault(endpoint, []).append(seconds)
+            if outcome is not None:
+                outcomes[endpoint, outcome] += 1
+                if outcome == "delivered":
+                    latencies.setdefault(endpoint, []).append(latency)
+        for labels, count in results.items():
+            self._attempts.labels(*labels).inc(count)
+        for labels, count in outcomes.items():
+            self._deliveries.labels(*labels).inc(count)
+        for endpoint, values in took.items():
+            self._attempt_seconds.observe(endpoint, values)
+        for endpoint, values in latencies.items():
+            self._delivery_seconds.observe(endpoint, values)
 
     def count_published(self, events: int = 1) -> None:
         self._published.inc(events)

@@ -21,6 +21,8 @@ from marzhook.request import Request, Response, header
 
 CREDENTIALS = frozenset({"proxies", "links", "subscription_url"})
 """What of a user gives access: sent with WEBHOOK_DETAIL=full only."""
+# json.dumps on its way to the same function asks for each of its options first.
+_quoted = json.JSONEncoder().encode
 _ADMIN_SHOWN = ("username", "is_sudo")
 
 
@@ -46,9 +48,7 @@ class Webhook(Destination):
             case "list":
                 # The panel's own order since 0.4.0. Its `send_at` is when the request was due; here, when it was made.
                 head = f'"enqueued_at": {event.enqueued_at!r}, "send_at": {now.timestamp()!r}, "tries": {tries}'
-                return (
-                    f'{{{head}, "username": {json.dumps(event.username)}, "action": "{event.action}"{_tail(detail)}}}'
-                )
+                return f'{{{head}, "username": {_quoted(event.username)}, "action": "{event.action}"{_tail(detail)}}}'
             case "standard":
                 moment = event.time.isoformat().replace("+00:00", "Z")
                 data = documented(event, tries, detail)
@@ -103,7 +103,7 @@ class Webhook(Destination):
 def documented(event: Event, tries: int, detail: str) -> str:
     """The event as the panel's page documents it, byte for byte; what more is known follows."""
     return (
-        f'{{"username": {json.dumps(event.username)}, "action": "{event.action}",'
+        f'{{"username": {_quoted(event.username)}, "action": "{event.action}",'
         f' "enqueued_at": {event.enqueued_at!r}, "tries": {tries}{_tail(detail)}}}'
     )
 

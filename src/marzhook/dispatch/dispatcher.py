@@ -21,7 +21,7 @@ from marzhook.request import Response
 from marzhook.store import endpoints
 from marzhook.store.database import ChangeWatch, Database
 from marzhook.store.outbox import Outbox
-from marzhook.telemetry import Metrics, log_deliveries
+from marzhook.telemetry import Metrics, Try, log_deliveries
 from marzhook.transport.http import HttpTransport
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ WATCH_EVERY = 0.2
 """Seconds between two looks for what other processes have committed."""
 MAX_UNSETTLED = 5000
 """Answers that may wait to be written; then sending waits too. Bounds what a crash can repeat."""
+IN_A_TURN = 8
+"""Requests that one endpoint starts before the next one's turn."""
 SPARE_DESCRIPTORS = 256
 DRAIN_SECONDS = 10.0
 
@@ -167,6 +169,7 @@ class Dispatcher:
                 while self._timers and self._timers[0][0] <= now:
                     self._ring(heapq.heappop(self._timers)[1])
                 self._fill()
+                self._settler.flush(now)
                 busy = self._stop_at is None and any(sender.wants_reading for sender in self._active.values())
                 self._collect(0.0 if busy else self._until(next_watch))
         finally:
@@ -182,6 +185,8 @@ class Dispatcher:
 
     def _until(self, next_watch: float) -> float:
         moments = [next_watch]
+        if self._settler.due is not None:
+            moments.append(self._settler.due)
         if self._timers:
             moments.append(self._timers[0][0])
         if self._woken and self._interval is not None:
@@ -235,25 +240,28 @@ class Dispatcher:
         """Start requests, one endpoint after the other, until each has what it may have."""
         if self._stop_at is not None:
             return
+        now = self._clock.monotonic()
         for endpoint_id, sender in list(self._active.items()):
             sender.refill()
-            if not sender.can_send and not sender.wants_reading:
-                self._rest(endpoint_id, sender)
-        turn = [sender for sender in self._active.values() if sender.can_send]
+            if not sender.room(now) and not sender.wants_reading:
+                self._rest(endpoint_id, sender, now)
+        turn = list(self._active.values())
         while turn:
             again = []
             for sender in turn:
-                if self._transport.in_flight >= self._max_in_flight or self._unsettled >= MAX_UNSETTLED:
-                    return
-                self._ship(sender)
-                if sender.can_send:
+                room = sender.room(now)
+                for _ in range(min(room, IN_A_TURN)):
+                    if self._transport.in_flight >= self._max_in_flight or self._unsettled >= MAX_UNSETTLED:
+                        return
+                    self._ship(sender)
+                if room:
                     again.append(sender)
             turn = again
 
-    def _rest(self, endpoint_id: int, sender: Sender) -> None:
+    def _rest(self, endpoint_id: int, sender: Sender, now: float) -> None:
         """Nothing to do here until an answer, a publish or a timer."""
         del self._active[endpoint_id]
-        when = sender.next_look
+        when = sender.next_look(now)
         # One timer that rings too early does no harm; one for every answer of a busy endpoint would pile up.
         if when is not None and when < self._timer_of.get(endpoint_id, float("inf")):
             self._timer_of[endpoint_id] = when
@@ -325,24 +333,28 @@ class Dispatcher:
         now = self._clock.now().timestamp()
         names = {id_: f"{id_}:{sender.endpoint.name}" for id_, sender in list(self._senders.items())}
         verbose = log.isEnabledFor(logging.INFO)
-        rows = []
+        tries, rows = [], []
         for s in batch:
-            endpoint = names.get(s.delivery.endpoint_id, str(s.delivery.endpoint_id))
-            outcome = "failed" if s.state == PENDING else s.state
-            self._metrics.observe_attempt(endpoint, s.attempt.error or str(s.attempt.status), s.attempt.duration)
-            if s.state != PENDING:
-                self._metrics.observe_delivery(endpoint, outcome, now - s.delivery.event.enqueued_at)
-            if verbose or s.state == DEAD:
-                rows.append(_told(s, endpoint, outcome))
+            delivery, attempt, state, *_ = s
+            endpoint = names.get(delivery.endpoint_id) or str(delivery.endpoint_id)
+            result = attempt.error or str(attempt.status)
+            if state == PENDING:
+                tries.append(Try(endpoint, result, attempt.duration))
+            else:
+                tries.append(Try(endpoint, result, attempt.duration, state, now - delivery.event.enqueued_at))
+            if verbose or state == DEAD:
+                rows.append(_told(s, endpoint))
+        self._metrics.observe(tries)
         log_deliveries(log, rows)
 
 
-def _told(s: Settlement, endpoint: str, outcome: str) -> dict[str, object]:
+def _told(s: Settlement, endpoint: str) -> dict[str, object]:
     """One try as the log tells it."""
     event, attempt = s.delivery.event, s.attempt
     return {
-        "outcome": outcome, "event": event.id, "action": event.action, "username": event.username,
-        "endpoint": endpoint, "tries": s.tries, "status": attempt.status, "ms": round(attempt.duration * 1000, 1),
+        "outcome": "failed" if s.state == PENDING else s.state,
+        "event": event.id, "action": event.action, "username": event.username, "endpoint": endpoint,
+        "tries": s.tries, "status": attempt.status, "ms": round(attempt.duration * 1000, 1),
         **({"error": attempt.error, "why": attempt.message} if attempt.error else {}),
         **({"due_at": s.due_at.isoformat(timespec="seconds")} if s.due_at else {}),
     }  # fmt: skip

@@ -155,6 +155,12 @@ class Lanes:
             ready.popleft()
         return taken
 
+    def take_one(self, *, again: bool = False) -> Delivery:
+        """`take` where a request carries a single delivery: whether that is to be sent needs no asking."""
+        lane = (self._again if again else self._first).popleft()
+        lane.flying = 1
+        return lane.queue[0]
+
     def release(self, deliveries: Sequence[Delivery]) -> None:
         """These were taken but never sent."""
         for lane in self._lanes_of(deliveries):
@@ -164,6 +170,16 @@ class Lanes:
     def answered(self, settlements: Sequence[Settlement], due: float, *, patient: bool = False) -> None:
         """A request came back. What is settled leaves its lane; the rest of the request waits until `due`, also through
         `hasten` if it is `patient`."""
+        if len(settlements) == 1 and settlements[0].state != PENDING:
+            # By far the most, so without the tables that tell several lanes and deliveries apart.
+            delivery = settlements[0].delivery
+            self._unsettled.add(delivery.event.id)
+            lane = self._lanes[delivery.event.username if self._ordered else delivery.event.id]
+            lane.flying = 0
+            del lane.queue[0]
+            self.held -= 1
+            self._advance(lane)
+            return
         by_id = {s.delivery.event.id: s for s in settlements}
         self._unsettled.update(by_id)
         for lane in self._lanes_of([s.delivery for s in settlements]):
@@ -202,6 +218,11 @@ class Lanes:
     # -- waiting and reading on
 
     @property
+    def waiting(self) -> bool:
+        """Whether any lane waits for a time."""
+        return bool(self._waiting)
+
+    @property
     def next_due(self) -> float | None:
         """When the next waiting lane is due."""
         return self._waiting[0][0] if self._waiting else None
@@ -234,6 +255,11 @@ class Lanes:
         for lane in self._parked.values():
             if not lane.patient:
                 lane.due = min(lane.due, now)
+
+    @property
+    def starving(self) -> bool:
+        """Whether `hungry` would name any."""
+        return bool(self._hungry)
 
     def hungry(self, *, limit: int) -> list[tuple[str, int]]:
         """Lanes that ran out but have more on disk: (username, newest event known). Give what is found to `fed`."""

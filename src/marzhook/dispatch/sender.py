@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from marzhook.clock import Clock
 from marzhook.delivery import OUTAGE, PENDING, REJECTED, SPLIT, STANDARD, Delivery, Outcome, Settlement, Verdict, settle
 from marzhook.destinations import destination
-from marzhook.destinations.base import Destination
 from marzhook.dispatch.breaker import FIRST_PROBE, Breaker
 from marzhook.dispatch.lanes import KEEP, MAX_HELD, Lanes
 from marzhook.endpoint import Endpoint
@@ -45,8 +45,7 @@ class Shipment:
     """Why it cannot be sent at all."""
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a response comes to."""
 
     settlements: list[Settlement]
@@ -105,7 +104,7 @@ class Sender:
         self.endpoint = endpoint
         self.failing_since = endpoint.failing_since
         self.failing_stage = endpoint.failing_stage
-        self._destination = self._speak(endpoint)
+        self._speak(endpoint)
 
     def reload(self, endpoint: Endpoint) -> None:
         """The endpoint was changed, or something behind the cursor was: read anew."""
@@ -118,16 +117,19 @@ class Sender:
             self._paused_until = 0.0
             self.failing_since, self.failing_stage = endpoint.failing_since, endpoint.failing_stage
         self.endpoint = endpoint
-        self._destination = self._speak(endpoint)
+        self._speak(endpoint)
         self._rewind()
 
-    def _speak(self, endpoint: Endpoint) -> Destination:
-        return destination(
+    def _speak(self, endpoint: Endpoint) -> None:
+        self._destination = destination(
             endpoint,
             instance=self._instance,
             connect_timeout=self._limits.connect_timeout,
             timeout=self._limits.timeout,
         )
+        self._slots = min(endpoint.concurrency, self._destination.concurrency)
+        # A quarter is kept for first tries: retries that hang must not be all that there is.
+        self._again_slots = max(1, self._slots * 3 // 4)
 
     def _rewind(self) -> None:
         self.lanes.rewind()
@@ -146,18 +148,24 @@ class Sender:
             self.lanes, self._reordered = self._reordered, None
             self._rewind()
         lanes, endpoint_id = self.lanes, self.endpoint.id
-        due = lanes.due(self._clock.monotonic(), limit=LOOKUPS) if lanes.ready_again < LOW_WATER else []
+        due = (
+            lanes.due(self._clock.monotonic(), limit=LOOKUPS) if lanes.waiting and lanes.ready_again < LOW_WATER else []
+        )
         if due:
             lanes.loaded(self._outbox.load(endpoint_id, due))
-        hungry = lanes.hungry(limit=LOOKUPS)
-        if hungry:
+        if lanes.starving:
+            hungry = lanes.hungry(limit=LOOKUPS)
             lanes.fed(hungry, self._outbox.following(endpoint_id, hungry, limit=KEEP), limit=KEEP)
-        if not self.exhausted and lanes.ready_first < LOW_WATER and lanes.held < MAX_HELD:
+        if self._lacks_window:
             rows = self._outbox.window(endpoint_id, after=self.cursor, limit=WINDOW)
             lanes.admit(rows, self._due_in)
             self.exhausted = len(rows) < WINDOW
             if rows:
                 self.cursor = rows[-1].event.id
+
+    @property
+    def _lacks_window(self) -> bool:
+        return not self.exhausted and self.lanes.ready_first < LOW_WATER and self.lanes.held < MAX_HELD
 
     def _due_in(self, delivery: Delivery) -> float | None:
         return None if delivery.due_at is None else self._monotonic(delivery.due_at)
@@ -169,26 +177,22 @@ class Sender:
 
     # -- sending
 
-    @property
-    def can_send(self) -> bool:
-        now = self._clock.monotonic()
-        return (
-            (self.lanes.ready_first > 0 or (self.lanes.ready_again > 0 and self._again_in_flight < self._again_slots))
-            and self.endpoint.enabled
-            and self._reordered is None
-            and self.in_flight < self._slots
-            and max(self._paused_until, self._next_slot) <= now
-            and self.breaker.may_send(now)
-        )
+    def room(self, now: float) -> int:
+        """How many requests may go out now (monotonic seconds), as far as is known before the first of them."""
+        first, again = self.lanes.ready_first, self.lanes.ready_again
+        if not (first or again) or not self.endpoint.enabled or self._reordered is not None:
+            return 0
+        if self._paused_until > now or self._next_slot > now or not self.breaker.may_send(now):
+            return 0
+        if again:
+            again = min(again, self._again_slots - self._again_in_flight)
+        room = min(first + max(0, again), self._slots - self.in_flight)
+        # What a batch takes along, a probe or a rate limit leaves over is known after each.
+        return min(room, 1) if self._by_one else max(0, room)
 
     @property
-    def _slots(self) -> int:
-        return min(self.endpoint.concurrency, self._destination.concurrency)
-
-    @property
-    def _again_slots(self) -> int:
-        """A quarter is kept for first tries: retries that hang must not be all that there is."""
-        return max(1, self._slots * 3 // 4)
+    def _by_one(self) -> bool:
+        return self._destination.max_items > 1 or self.breaker.open or self.endpoint.rate_limit is not None
 
     @property
     def resting(self) -> bool:
@@ -198,17 +202,17 @@ class Sender:
     @property
     def wants_reading(self) -> bool:
         """Whether `refill` would find something to read right now."""
-        window = not self.exhausted and self.lanes.ready_first < LOW_WATER and self.lanes.held < MAX_HELD
-        return self.endpoint.enabled and (window or bool(self.lanes.hungry(limit=1)))
+        return self.endpoint.enabled and (self._lacks_window or self.lanes.starving)
 
-    @property
-    def next_look(self) -> float | None:
-        """Monotonic time at which something happens by itself (a retry is due, a pause ends); None: nothing will."""
+    def next_look(self, now: float) -> float | None:
+        """Monotonic time at which something happens by itself (a retry is due, a pause ends); None: nothing will.
+
+        `now`: the moment at which there was no `room`. A pause that has ended since is still to be looked at.
+        """
         if not self.endpoint.enabled:
             return None
         times = [] if self.lanes.next_due is None else [self.lanes.next_due]
         if self.lanes.ready:
-            now = self._clock.monotonic()
             waits = [self._paused_until, self._next_slot, self.breaker.probe_at if self.breaker.open else 0.0]
             if max(waits) > now:
                 times.append(max(waits))
@@ -217,6 +221,32 @@ class Sender:
     def ship(self) -> tuple[Shipment, Request | None]:
         """The next request, to be sent now; where it cannot be made, the shipment says why and the request is None."""
         now = self._clock.now()
+        again = self._takes_again()
+        kind = self._destination
+        deliveries, items, problem = (self._one if kind.max_items == 1 else self._batch)(now, again)
+        shipment = Shipment(self, deliveries, items, kind.secret_mode, None, again, problem)
+        self.in_flight += 1
+        self._again_in_flight += again
+        self.breaker.sent()
+        if self.endpoint.rate_limit:
+            # Evenly spaced and without credit for idle times: exact over any minute.
+            self._next_slot = max(self._next_slot, self._clock.monotonic()) + 1 / self.endpoint.rate_limit
+        if problem is not None:
+            return shipment, None
+        try:
+            return shipment, self._request(shipment, now)
+        except Exception as error:
+            shipment.problem = _named(error)
+            return shipment, None
+
+    def _one(self, now: datetime, again: bool) -> tuple[list[Delivery], list[str], str | None]:
+        delivery = self.lanes.take_one(again=again)
+        try:
+            return [delivery], [self._destination.item(delivery, now)], None
+        except Exception as error:
+            return [delivery], [], _named(error)
+
+    def _batch(self, now: datetime, again: bool) -> tuple[list[Delivery], list[str], str | None]:
         kind = self._destination
         items: list[str] = []
         size = 0
@@ -237,7 +267,7 @@ class Sender:
             except Exception as error:
                 # One event that cannot be rendered goes alone, and nowhere: the others of the batch are not to blame.
                 if not items:
-                    problem = f"{type(error).__name__}: {error}"
+                    problem = _named(error)
                 return not items
             if items and size + len(item) > kind.max_bytes:
                 return False
@@ -245,28 +275,16 @@ class Sender:
             items.append(item)
             return True
 
-        again = self._takes_again()
         deliveries = self.lanes.take(fits, limit=kind.max_items, again=again)
-        shipment = Shipment(self, deliveries, items, kind.secret_mode, again=again, problem=problem)
-        self.in_flight += 1
-        self._again_in_flight += again
-        self.breaker.sent()
-        if self.endpoint.rate_limit:
-            # Evenly spaced and without credit for idle times: exact over any minute.
-            self._next_slot = max(self._next_slot, self._clock.monotonic()) + 1 / self.endpoint.rate_limit
-        if problem is not None:
-            return shipment, None
-        try:
-            return shipment, self._request(shipment, now)
-        except Exception as error:
-            shipment.problem = f"{type(error).__name__}: {error}"
-            return shipment, None
+        return deliveries, items, problem
 
     def _takes_again(self) -> bool:
         """First tries and retries take turns where both are ready."""
+        if not self.lanes.ready_again:
+            return False
         if not self.lanes.ready_first:
             return True
-        if not self.lanes.ready_again or self._again_in_flight >= self._again_slots:
+        if self._again_in_flight >= self._again_slots:
             return False
         self._turn = not self._turn
         return self._turn
@@ -292,23 +310,36 @@ class Sender:
         self.in_flight -= 1
         self._again_in_flight -= shipment.again
         outcome = self._judge(response)
+        if outcome.verdict is Verdict.ACCEPTED:
+            return self._accepted(shipment, response, outcome)
         # What fails while the breaker is open (probes, and what was on its way when it opened) uses up nobody's tries.
         counted = not self.breaker.open
         fault = outcome.verdict is Verdict.REJECTED and self.breaker.accepts_others
-        recovered = False if shipment.problem is not None else self._tell_breaker(shipment, outcome)
+        if shipment.problem is None:
+            self._tell_breaker(shipment, outcome)
         policy, schedule = self._schedule(shipment, counted=counted, fault=fault)
         settlements = settle(shipment.deliveries, response, outcome, policy, random=self._random(), schedule=schedule)
-        self._regroup(shipment, settlements, schedule)
+        self._regroup(settlements, schedule)
         patient = schedule == REJECTED or outcome.retry_after is not None
         self.lanes.answered(settlements, self._due(settlements), patient=patient)
-        if outcome.pause:
-            self._paused_until = max(self._paused_until, self._clock.monotonic() + outcome.pause)
+        self._pause(outcome)
+        return Answer(settlements, outcome)
+
+    def _accepted(self, shipment: Shipment, response: Response, outcome: Outcome) -> Answer:
+        recovered = self.breaker.succeeded()
+        settlements = settle(shipment.deliveries, response, outcome, None, random=0.0)
+        self._regroup(settlements)
+        self.lanes.answered(settlements, 0.0)
+        self._pause(outcome)
         if recovered:
             self.lanes.hasten(self._clock.monotonic())
-        learned = None
-        if outcome.verdict is Verdict.ACCEPTED and self.endpoint.secret_mode == "auto" and self.endpoint.secret:
-            learned = shipment.secret_mode if shipment.secret_mode != self.endpoint.learned_mode else None
-        return Answer(settlements, outcome, learned, recovered)
+        endpoint, mode = self.endpoint, shipment.secret_mode
+        learns = endpoint.secret_mode == "auto" and endpoint.secret and mode != endpoint.learned_mode
+        return Answer(settlements, outcome, mode if learns else None, recovered)
+
+    def _pause(self, outcome: Outcome) -> None:
+        if outcome.pause:
+            self._paused_until = max(self._paused_until, self._clock.monotonic() + outcome.pause)
 
     def _judge(self, response: Response) -> Outcome:
         if response.error is not None:
@@ -320,17 +351,13 @@ class Sender:
             log.exception("an answer could not be judged", extra={"fields": {"endpoint": self.endpoint.id}})
             return Outcome(Verdict.FAILED)
 
-    def _tell_breaker(self, shipment: Shipment, outcome: Outcome) -> bool:
-        """Returns whether an outage has ended."""
+    def _tell_breaker(self, shipment: Shipment, outcome: Outcome) -> None:
         now = self._clock.monotonic()
-        if outcome.verdict is Verdict.ACCEPTED:
-            return self.breaker.succeeded()
         if outcome.verdict is Verdict.REJECTED:
             self.breaker.rejected(shipment.deliveries[0].event.id, now)
         elif outcome.pause is None or self.breaker.open:
             # Asking for a pause is an answer in good health, unless it is all that ever comes.
             self.breaker.failed(now, retry_after=outcome.retry_after)
-        return False
 
     def _schedule(self, shipment: Shipment, *, counted: bool, fault: bool) -> tuple[RetryPolicy | None, str]:
         if shipment.problem is not None:
@@ -341,7 +368,7 @@ class Sender:
             return self._limits.rejected_policy, REJECTED
         return (self._limits.policy, STANDARD) if counted else (None, OUTAGE)
 
-    def _regroup(self, shipment: Shipment, settlements: list[Settlement], schedule: str) -> None:
+    def _regroup(self, settlements: list[Settlement], schedule: str = STANDARD) -> None:
         """Remember what failed together; a batch that is to be split becomes two groups, each in order."""
         if self._destination.max_items == 1:
             return
@@ -358,3 +385,7 @@ class Sender:
         wanted = next((s.due_at for s in settlements if s.due_at is not None), None)
         due = self._monotonic(wanted) if wanted else None
         return self._clock.monotonic() if due is None else due
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

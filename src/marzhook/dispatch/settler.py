@@ -18,7 +18,7 @@ from marzhook.store.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
-BATCH = 1000
+BATCH = 500
 LINGER = 0.1
 """Seconds that the first settlement of a batch waits for others. A crash within them repeats a delivery that was made."""
 RETRY_EVERY = 0.5
@@ -28,13 +28,18 @@ Committed = Callable[[Sequence[Settlement]], None]
 
 
 class Settler:
-    """Start, `put`, stop. `committed` is called on this thread after each commit."""
+    """Start, `put`, `flush`, stop. All but `stop` belong to the dispatcher's thread; `committed` is called on the settler's
+    after each commit."""
 
     def __init__(self, outbox: Outbox, clock: Clock, committed: Committed) -> None:
         self._outbox = outbox
         self._clock = clock
         self._committed = committed
-        self._queue: queue.SimpleQueue[Sequence[Settlement] | Callable[[], None] | None] = queue.SimpleQueue()
+        # Handed over by the batch: every hand-over wakes the other thread, which then wants the interpreter.
+        self._batch: list[Settlement] = []
+        self.due: float | None = None
+        """Monotonic time at which `flush` has something to do; None: nothing waits."""
+        self._queue: queue.SimpleQueue[list[Settlement] | Callable[[], None] | None] = queue.SimpleQueue()
         self._gave_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
         self.trouble: str | None = None
@@ -44,45 +49,43 @@ class Settler:
         self._thread.start()
 
     def put(self, settlements: Sequence[Settlement]) -> None:
-        # One entry: what came of one request is committed together, so that what failed together is due together.
-        self._queue.put(settlements)
+        """Write these soon. What came of one request is committed together."""
+        if self.due is None:
+            self.due = self._clock.monotonic() + LINGER
+        self._batch.extend(settlements)
+        if len(self._batch) >= BATCH:
+            self._hand_over()
+
+    def flush(self, now: float) -> None:
+        """Hand over what has waited long enough."""
+        if self.due is not None and now >= self.due:
+            self._hand_over()
 
     def call(self, action: Callable[[], None]) -> None:
         """Do another small write, in its turn."""
+        self._hand_over()
         self._queue.put(action)
 
     def stop(self, *, timeout: float) -> bool:
         """Write what was put so far and end. False when it could not be written within `timeout` seconds: what is lost is
         only the knowledge of these answers; the deliveries stay owed and are made again."""
+        self._hand_over()
         self._queue.put(None)
         self._thread.join(timeout)
         self._gave_up.set()
         return not self._thread.is_alive()
 
+    def _hand_over(self) -> None:
+        batch, self._batch, self.due = self._batch, [], None
+        if batch:
+            self._queue.put(batch)
+
     def _run(self) -> None:
-        ending = False
-        while not ending:
-            batch: list[Settlement] = []
-            first = self._queue.get()
-            deadline = self._clock.monotonic() + LINGER
-            entry = first
-            while True:
-                if entry is None:
-                    ending = True
-                    break
-                if callable(entry):
-                    self._attempt(batch)
-                    batch = []
-                    self._call(entry)
-                else:
-                    batch.extend(entry)
-                if len(batch) >= BATCH:
-                    break
-                try:
-                    entry = self._queue.get(timeout=max(0.0, deadline - self._clock.monotonic()))
-                except queue.Empty:
-                    break
-            self._attempt(batch)
+        while (entry := self._queue.get()) is not None:
+            if callable(entry):
+                self._call(entry)
+            else:
+                self._attempt(entry)
 
     def _attempt(self, batch: list[Settlement]) -> None:
         """Write the batch, however long it takes until that is possible."""

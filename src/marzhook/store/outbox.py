@@ -25,23 +25,23 @@ from marzhook.store.database import Database, Transaction
 
 _pending, _settled, _events, _endpoints = schema.pending, schema.settled, schema.events, schema.endpoints
 
-WINDOW = sa.text("""
+WINDOW = """
     SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, p.tries, p.attempts, p.due_at
     FROM pending p JOIN events e ON e.id = p.event_id
     WHERE p.endpoint_id = :endpoint AND p.event_id > :after
-    ORDER BY p.event_id LIMIT :limit""")
+    ORDER BY p.event_id LIMIT :limit"""
 
 # CROSS JOIN fixes the order of the loops, here and below: from each id straight to its row. Left to itself, SQLite walks
 # through all that is owed to the endpoint and looks each row up among the ids. The ids come sorted, and so does the answer.
-LOAD = sa.text("""
+LOAD = """
     SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, p.tries, p.attempts, p.due_at
     FROM json_each(:ids) j
     CROSS JOIN pending p ON p.endpoint_id = :endpoint AND p.event_id = j.value
-    CROSS JOIN events e ON e.id = p.event_id""")
+    CROSS JOIN events e ON e.id = p.event_id"""
 
 # For each [username, after] the next events owed to the endpoint. CROSS JOIN fixes the order of the loops: names first,
 # and from each name straight into the index on (username, id).
-FOLLOWING = sa.text("""
+FOLLOWING = """
     SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, p.tries, p.attempts, p.due_at
     FROM json_each(:lanes) lane
     CROSS JOIN pending p ON p.endpoint_id = :endpoint AND p.event_id IN (
@@ -50,29 +50,27 @@ FOLLOWING = sa.text("""
         WHERE f.username = lane.value ->> 0 AND f.id > lane.value ->> 1
         ORDER BY f.id LIMIT :limit)
     CROSS JOIN events e ON e.id = p.event_id
-    ORDER BY p.event_id""")
+    ORDER BY p.event_id"""
 
 # Which endpoints have something behind the event that their window has reached: one probe of the key for each.
-BEHIND = sa.text("""
+BEHIND = """
     SELECT CAST(j.key AS INTEGER) FROM json_each(:cursors) j
-    WHERE EXISTS (SELECT 1 FROM pending p WHERE p.endpoint_id = CAST(j.key AS INTEGER) AND p.event_id > j.value)""")
+    WHERE EXISTS (SELECT 1 FROM pending p WHERE p.endpoint_id = CAST(j.key AS INTEGER) AND p.event_id > j.value)"""
 
-_INSERT_EVENTS = "INSERT INTO events (id, action, username, enqueued_at, detail) VALUES (?, ?, ?, ?, ?)"
-_INSERT_PENDING = "INSERT INTO pending (endpoint_id, event_id) VALUES (?, ?)"
+_INSERT_EVENTS = "INSERT INTO events (id, action, username, enqueued_at, detail) VALUES"
+_INSERT_PENDING = "INSERT INTO pending (endpoint_id, event_id) VALUES"
 _OWED = "SELECT id, actions FROM endpoints WHERE deleted_at IS NULL AND disabled_reason IS NOT ?"
-_INSERT_SETTLED = (
-    "INSERT INTO settled (endpoint_id, event_id, state, tries, attempts, settled_at) VALUES (?, ?, ?, ?, ?, ?)"
-)
+_INSERT_SETTLED = "INSERT INTO settled (endpoint_id, event_id, state, tries, attempts, settled_at) VALUES"
 # OR IGNORE: what is settled twice (a commit whose answer was lost) leaves one attempt.
 _INSERT_ATTEMPTS = (
     "INSERT OR IGNORE INTO attempts (endpoint_id, event_id, number, at, duration, status, error, message, response, schedule)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " VALUES"
 )
 _UPDATE_FAILED = "UPDATE pending SET tries = ?, attempts = ?, due_at = ? WHERE endpoint_id = ? AND event_id = ?"
-_DELETE_SETTLED = sa.text("""
+_DELETE_SETTLED = """
     DELETE FROM pending
     WHERE endpoint_id = :endpoint AND event_id IN (SELECT value FROM json_each(:ids))
-    RETURNING event_id""")
+    RETURNING event_id"""
 # The answer of a delivery that was cancelled while it was on its way: the attempt counts, the state stays.
 _COUNT_LATE = "UPDATE settled SET attempts = max(attempts, ?) WHERE endpoint_id = ? AND event_id = ?"
 
@@ -82,6 +80,24 @@ CANCEL_ALL_OF_ENDPOINT = (
     SELECT endpoint_id, event_id, 'cancelled', tries, attempts, :now FROM pending WHERE endpoint_id = :endpoint"""),
     sa.text("DELETE FROM pending WHERE endpoint_id = :endpoint"),
 )
+
+
+_CHUNKS = (256, 16, 1)
+
+
+def insert_rows(conn: sa.Connection, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """`INSERT … VALUES` and rows, hundreds in one statement.
+
+    The driver's `executemany` gives up the interpreter's lock and asks for it back at every row, and each time another
+    thread that computes keeps it for as long as it may. Few sizes, so that the driver's cache knows all the statements.
+    """
+    start, one = 0, ""
+    for size in _CHUNKS:
+        while len(rows) - start >= size:
+            one = one or f" ({', '.join('?' * len(rows[0]))})"
+            values = tuple(value for row in rows[start : start + size] for value in row)
+            conn.exec_driver_sql(insert + ",".join([one] * size), values)
+            start += size
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +153,13 @@ class Outbox:
             (last + i, new.action, new.username, at, detail_json(new.detail) or None)
             for i, new in enumerate(new_events, start=1)
         ]
-        conn.exec_driver_sql(_INSERT_EVENTS, rows)
+        insert_rows(conn, _INSERT_EVENTS, rows)
         for endpoint_id, actions in self._owed_to(conn, only_to):
             if endpoint_id == except_for:
                 continue
             ids = [(endpoint_id, row[0]) for row in rows if actions is None or row[1] in actions]
             if ids:
-                conn.exec_driver_sql(_INSERT_PENDING, ids)
+                insert_rows(conn, _INSERT_PENDING, ids)
         signals.emit("publish.before_commit")
         tx.after_commit(self._published)
         return [row[0] for row in rows]
@@ -174,7 +190,7 @@ class Outbox:
         if not cursors:
             return []
         with self._database.read() as conn:
-            return list(conn.execute(BEHIND, {"cursors": json.dumps(cursors)}).scalars())
+            return list(conn.exec_driver_sql(BEHIND, {"cursors": json.dumps(cursors)}).scalars())
 
     def following(self, endpoint_id: int, lanes: Sequence[tuple[str, int]], *, limit: int) -> list[Delivery]:
         """For each (username, event id): the next `limit` deliveries of that user behind that event."""
@@ -184,10 +200,12 @@ class Outbox:
         """These deliveries, those that are still owed."""
         return self._deliveries(LOAD, endpoint=endpoint_id, ids=json.dumps(sorted(event_ids)))
 
-    def _deliveries(self, query: sa.TextClause, *, endpoint: int, **values: Any) -> list[Delivery]:
+    def _deliveries(self, query: str, **values: Any) -> list[Delivery]:
         with self._database.read() as conn:
-            rows = conn.execute(query, {"endpoint": endpoint, **values}).all()
+            # The driver's own tuples: Core's rows are for people, and cost as much again.
+            rows = conn.exec_driver_sql(query, values).cursor.fetchall()
         signals.emit("window.read")
+        endpoint = values["endpoint"]
         return [
             Delivery(
                 endpoint, Event(id_, action, username, at, detail or ""), tries, attempts,
@@ -211,7 +229,7 @@ class Outbox:
         ended = [s for s in group if s.state != PENDING]
         if ended:
             ids = json.dumps([s.delivery.event.id for s in ended])
-            removed = set(conn.execute(_DELETE_SETTLED, {"endpoint": endpoint_id, "ids": ids}).scalars())
+            removed = set(conn.exec_driver_sql(_DELETE_SETTLED, {"endpoint": endpoint_id, "ids": ids}).scalars())
             rows: list[tuple[Any, ...]] = []
             late: list[tuple[Any, ...]] = []
             for s in ended:
@@ -222,7 +240,7 @@ class Outbox:
                 else:
                     late.append((s.attempt.number, endpoint_id, event_id))
             if rows:
-                conn.exec_driver_sql(_INSERT_SETTLED, rows)
+                insert_rows(conn, _INSERT_SETTLED, rows)
             if late:
                 conn.exec_driver_sql(_COUNT_LATE, late)
         failed: list[tuple[Any, ...]] = [
@@ -234,12 +252,11 @@ class Outbox:
             conn.exec_driver_sql(_UPDATE_FAILED, failed)
             # Cancelled meanwhile: this try counts there, or the first one after a replay would bear its number.
             conn.exec_driver_sql(_COUNT_LATE, [(number, endpoint, event) for _, number, _, endpoint, event in failed])
-        tries: list[tuple[Any, ...]] = []
-        for s in group:
-            a = s.attempt
-            row = (endpoint_id, s.delivery.event.id, a.number, a.at.timestamp(), a.duration, a.status, a.error)
-            tries.append((*row, a.message, a.response, a.schedule))
-        conn.exec_driver_sql(_INSERT_ATTEMPTS, tries)
+        tries = [
+            (endpoint_id, delivery.event.id, number, at.timestamp(), *rest)
+            for delivery, (number, at, *rest), *_ in group
+        ]
+        insert_rows(conn, _INSERT_ATTEMPTS, tries)
 
     # -- replay and cancel
 

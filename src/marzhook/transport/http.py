@@ -10,7 +10,7 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import certifi
@@ -33,15 +33,9 @@ _KINDS = {
 }
 IDLE_CONNECTIONS = 256
 """Connections kept open for the next request."""
-
-
-def _nothing(_data: bytes) -> None:
-    """What an idle handle calls: never."""
-
-
-def _refuse(_purpose: int, _address: object) -> Any:
-    """An idle handle of the guarded pool opens no connection."""
-    return pycurl.SOCKET_BAD
+SMALL_BODY = 4096
+"""Bytes of a body that an idle handle may go on holding."""
+_NO_REQUEST = Request("", (), b"", 0.0, 0.0)
 
 
 class HttpTransport:
@@ -115,22 +109,57 @@ class HttpTransport:
 
 
 class _Exchange:
-    """One request on its way."""
+    """A libcurl handle and the request that it carries just now. Reused: what a request leaves as it was is not set again."""
 
-    __slots__ = ("body", "head", "refused", "request", "started_at", "t0", "token", "truncated")
+    __slots__ = ("body", "curl", "head", "refused", "request", "started_at", "t0", "token", "truncated")
 
-    def __init__(self, request: Request, token: object, clock: Clock) -> None:
-        self.request = request
-        self.token = token
+    def __init__(self, curl: Any, guard: Guard | None) -> None:
+        self.curl = curl
+        self.request = _NO_REQUEST
+        self.token: object = None
+        self.head: list[bytes] = []
+        self.refused: str | None = None
+        self.clear()
+        curl.exchange = self
+        curl.setopt(pycurl.HEADERFUNCTION, self.head.append)
+        curl.setopt(pycurl.WRITEFUNCTION, self._receive)
+        if guard is not None:
+            curl.setopt(pycurl.OPENSOCKETFUNCTION, self._opener(guard))
+
+    def begin(self, request: Request, token: object, clock: Clock) -> None:
+        curl, last = self.curl, self.request
+        self.request, self.token = request, token
+        if request.url != last.url:
+            curl.setopt(pycurl.URL, request.url)
+        lines = [f"{name}: {value}" for name, value in request.headers]
+        lines.append("Expect:")
+        try:
+            curl.setopt(pycurl.HTTPHEADER, lines)
+        except UnicodeEncodeError:
+            curl.setopt(pycurl.HTTPHEADER, [line.encode("latin-1") for line in lines])
+        curl.setopt(pycurl.POSTFIELDS, request.body)
+        if request.timeout != last.timeout or request.connect_timeout != last.connect_timeout:
+            # Never 0: to libcurl that is "no limit".
+            curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(request.connect_timeout * 1000)))
+            curl.setopt(pycurl.TIMEOUT_MS, max(1, int(request.timeout * 1000)))
         self.started_at = clock.now()
         self.t0 = clock.monotonic()
-        self.head: list[bytes] = []
+
+    def clear(self) -> None:
+        """Keep nothing of the request: its body may have 256 KiB, and idle handles are as many as were ever in flight."""
+        if len(self.request.body) > SMALL_BODY:
+            self.curl.setopt(pycurl.POSTFIELDS, b"")
+        self.request = self.request._replace(headers=(), body=b"")
+        self.token = self.refused = None
+        self.head.clear()
         self.body = b""
         self.truncated = False
-        self.refused: str | None = None
 
-    def receive(self, data: bytes) -> int:
+    def _receive(self, data: bytes) -> int:
         """libcurl's write callback; an answer other than the length ends the transfer."""
+        if not self.body and len(data) <= MAX_RESPONSE:
+            self.body = data
+            return len(data)
         room = MAX_RESPONSE - len(self.body)
         self.body += data[:room]
         if len(data) > room:
@@ -138,6 +167,19 @@ class _Exchange:
             self.truncated = True
             return 0
         return len(data)
+
+    def _opener(self, guard: Guard) -> Callable[[int, Any], Any]:
+        def opened(_purpose: int, address: Any) -> Any:
+            family, kind, protocol, where = address
+            host = where[0] if isinstance(where, tuple) else ""
+            if isinstance(host, bytes):
+                host = host.decode()
+            if not guard.permits(host):
+                self.refused = host or "a local socket"
+                return pycurl.SOCKET_BAD
+            return socket.socket(family, kind, protocol)
+
+        return opened
 
 
 class _Pool:
@@ -150,31 +192,18 @@ class _Pool:
         self._guard = guard
         self.sockets: set[int] = set()
         self._deadline: float | None = None
-        self._idle: list[Any] = []
-        self._running: set[Any] = set()
+        self._idle: list[_Exchange] = []
+        self._running: set[_Exchange] = set()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
         self._multi.setopt(pycurl.M_MAXCONNECTS, IDLE_CONNECTIONS)
 
     def start(self, request: Request, token: object) -> None:
-        curl = self._idle.pop() if self._idle else self._handle()
-        exchange = curl.exchange = _Exchange(request, token, self._clock)
-        curl.setopt(pycurl.URL, request.url)
-        curl.setopt(
-            pycurl.HTTPHEADER,
-            [f"{name}: {value}".encode("latin-1") for name, value in request.headers] + [b"Expect:"],
-        )
-        curl.setopt(pycurl.POSTFIELDS, request.body)
-        # Never 0: to libcurl that is "no limit".
-        curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(request.connect_timeout * 1000)))
-        curl.setopt(pycurl.TIMEOUT_MS, max(1, int(request.timeout * 1000)))
-        curl.setopt(pycurl.HEADERFUNCTION, exchange.head.append)
-        curl.setopt(pycurl.WRITEFUNCTION, exchange.receive)
-        if self._guard is not None:
-            curl.setopt(pycurl.OPENSOCKETFUNCTION, self._opener(exchange, self._guard))
-        self._multi.add_handle(curl)
-        self._running.add(curl)
+        exchange = self._idle.pop() if self._idle else _Exchange(self._handle(), self._guard)
+        exchange.begin(request, token, self._clock)
+        self._multi.add_handle(exchange.curl)
+        self._running.add(exchange)
 
     def timeout(self) -> float:
         """Seconds until libcurl wants to be called."""
@@ -201,11 +230,11 @@ class _Pool:
                 return done
 
     def close(self) -> None:
-        for curl in self._running:
-            self._multi.remove_handle(curl)
-            curl.close()
-        for curl in self._idle:
-            curl.close()
+        for exchange in self._running:
+            self._multi.remove_handle(exchange.curl)
+            exchange.curl.close()
+        for exchange in self._idle:
+            exchange.curl.close()
         self._multi.close()
 
     def _handle(self) -> Any:
@@ -226,48 +255,27 @@ class _Pool:
             curl.setopt(option, value)
         return curl
 
-    def _opener(self, exchange: _Exchange, guard: Guard) -> Callable[[int, Any], Any]:
-        def opened(_purpose: int, address: Any) -> Any:
-            family, kind, protocol, where = address
-            host = where[0] if isinstance(where, tuple) else ""
-            if isinstance(host, bytes):
-                host = host.decode()
-            if not guard.permits(host):
-                exchange.refused = host or "a local socket"
-                return pycurl.SOCKET_BAD
-            return socket.socket(family, kind, protocol)
-
-        return opened
-
     def _end(self, curl: Any, code: int, text: str) -> tuple[Any, Response]:
         exchange: _Exchange = curl.exchange
-        status = curl.getinfo(pycurl.RESPONSE_CODE) or None
-        # Not CONNECT_TIME: that is 0 also where the connection stood already.
-        connected = curl.getinfo(pycurl.REQUEST_SIZE) > 0
         self._multi.remove_handle(curl)
-        self._running.discard(curl)
-        self._put_by(curl)
         duration = self._clock.monotonic() - exchange.t0
+        status = curl.getinfo(pycurl.RESPONSE_CODE) or None
         if code == 0 or (exchange.truncated and status is not None):
-            return exchange.token, Response(
-                exchange.started_at, duration, status, _headers(exchange.head), exchange.body
-            )
-        error, message = _explain(exchange, code, text, status, connected=connected)
-        return exchange.token, Response(exchange.started_at, duration, error=error, message=message, body=exchange.body)
-
-    def _put_by(self, curl: Any) -> None:
-        """Keep the handle for the next request, and nothing of this one: a body may have 256 KiB, and idle handles are
-        as many as there ever were requests in flight."""
-        curl.exchange = None
-        if len(self._idle) >= IDLE_CONNECTIONS:
+            headers = _Headers(exchange.head.copy())
+            finished = Response(exchange.started_at, duration, status, headers, exchange.body)
+        else:
+            # Not CONNECT_TIME: that is 0 also where the connection stood already.
+            connected = curl.getinfo(pycurl.REQUEST_SIZE) > 0
+            error, message = _explain(exchange, code, text, status, connected=connected)
+            finished = Response(exchange.started_at, duration, error=error, message=message, body=exchange.body)
+        token = exchange.token
+        self._running.discard(exchange)
+        if len(self._idle) < IDLE_CONNECTIONS:
+            exchange.clear()
+            self._idle.append(exchange)
+        else:
             curl.close()
-            return
-        curl.setopt(pycurl.POSTFIELDS, b"")
-        curl.setopt(pycurl.HEADERFUNCTION, _nothing)
-        curl.setopt(pycurl.WRITEFUNCTION, _nothing)
-        if self._guard is not None:
-            curl.setopt(pycurl.OPENSOCKETFUNCTION, _refuse)
-        self._idle.append(curl)
+        return token, finished
 
     def _on_socket(self, what: int, fd: int, _multi: object, _data: object) -> None:
         if what == pycurl.POLL_REMOVE:
@@ -289,16 +297,35 @@ class _Pool:
         self._deadline = None if milliseconds < 0 else self._clock.monotonic() + milliseconds / 1000
 
 
-def _headers(lines: list[bytes]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for line in lines:
-        if line.startswith(b"HTTP/"):
-            headers.clear()  # the head before was an interim one (100 Continue)
-            continue
-        name, colon, value = line.decode("latin-1").partition(":")
-        if colon:
-            headers[name.strip().lower()] = value.strip()
-    return headers
+class _Headers(Mapping[str, str]):
+    """The head of an answer; read only when somebody looks, because hardly anybody does after a success."""
+
+    __slots__ = ("_lines", "_parsed")
+
+    def __init__(self, lines: list[bytes]) -> None:
+        self._lines = lines
+        self._parsed: dict[str, str] | None = None
+
+    def _all(self) -> dict[str, str]:
+        if self._parsed is None:
+            headers = self._parsed = {}
+            for line in self._lines:
+                if line.startswith(b"HTTP/"):
+                    headers.clear()  # the head before was an interim one (100 Continue)
+                    continue
+                name, colon, value = line.decode("latin-1").partition(":")
+                if colon:
+                    headers[name.strip().lower()] = value.strip()
+        return self._parsed
+
+    def __getitem__(self, name: str) -> str:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
 
 
 def _readable(text: str) -> str:
