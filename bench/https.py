@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 
 from bench.figure import Figure, Measured, Options, alternating, ratio
+from bench.limit import bare
 from bench.receiver import certificate, receiver
 from bench.service import Backlog
-from marzhook.cli.bench import bare
 
 OURS = "Marzhook over TLS"
 BARE = "bare libcurl loop over TLS (the limit)"

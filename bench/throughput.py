@@ -14,9 +14,10 @@ from pathlib import Path
 from bench import celery_peer
 from bench.figure import Figure, Measured, Options, alternating, ratio
 from bench.flood import flood
+from bench.limit import bare
 from bench.receiver import receiver
 from bench.service import Backlog
-from marzhook.cli.bench import CONCURRENCY, SECRET, USERS, bare, rendering
+from marzhook.cli.bench import CONCURRENCY, SECRET, USERS, rendering
 
 OURS = "Marzhook: durable, ordered per user, signed, tries on record"
 LOGGED = "Marzhook, with a log line for each delivery (the default)"

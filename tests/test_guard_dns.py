@@ -159,7 +159,7 @@ class AskingTransport(HttpTransport):
 
     def _pools(self) -> tuple[_Pool, _Pool]:
         pools = tuple(
-            AskingPool(self._clock, self._epoll, self._ca_file, guard) for guard in (None, Guard(self._allowed))
+            AskingPool(self._clock, self._sockets, self._ca_file, guard) for guard in (None, Guard(self._allowed))
         )
         for pool in pools:
             pool.names = self._names

