@@ -5,16 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
 from marzhook.testing import FakeClock
 
+# How fast an example is made or passes says something about the machine, and nothing about the product.
 # CI decides about a change, so it looks at the same examples each time; new ones are searched for on people's machines.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+settings.register_profile(
+    "here", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("CI"))
+)
+settings.load_profile("here")
 
 
 @pytest.fixture
