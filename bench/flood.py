@@ -19,7 +19,7 @@ def flood(url: str, seconds: float) -> float:
     """Requests answered a second."""
     address = urlsplit(url)
     made = rendering(url)(1)
-    head = "".join(f"{name}: {value}\r\n" for name, value in made.headers)
+    head = "".join(f"{line}\r\n" for line in made.lines)
     one = f"POST / HTTP/1.1\r\nHost: {address.netloc}\r\n{head}Content-Length: {len(made.body)}\r\n\r\n".encode()
     batch, expected = (one + made.body) * AT_ONCE, len(ANSWER) * AT_ONCE
     selector = selectors.DefaultSelector()

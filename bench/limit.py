@@ -45,7 +45,7 @@ def bare(url: str, count: int, *, ca_file: str | None = None) -> float:
     while done < count:
         while sent < count and idle:
             curl, made = idle.pop(), request(sent)
-            curl.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in made.headers] + ["Expect:"])
+            curl.setopt(pycurl.HTTPHEADER, [*made.lines, "Expect:"])
             curl.setopt(pycurl.POSTFIELDS, made.body)
             multi.add_handle(curl)
             sent += 1

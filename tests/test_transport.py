@@ -40,7 +40,7 @@ def transport(receiver: Receiver) -> Iterator[HttpTransport]:
 def request(
     url: str, *, timeout: float = 5.0, connect: float = 5.0, body: bytes = b'{"a": 1}', **headers: str
 ) -> Request:
-    named = tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    named = tuple(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())
     return Request(url, named, body, connect, timeout, guarded=False)
 
 

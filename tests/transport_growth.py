@@ -25,7 +25,7 @@ def send(transport: HttpTransport, url: str, count: int, *, at_once: int, body: 
     while ended < count:
         while started < count and started - ended < at_once:
             # A body of its own for each, as in life.
-            transport.send(Request(url, (("x", "y"),), body + b"%d" % started, 5.0, 5.0, guarded), started)
+            transport.send(Request(url, ("x: y",), body + b"%d" % started, 5.0, 5.0, guarded), started)
             started += 1
         ended += len(transport.poll(1.0))
 

@@ -87,6 +87,10 @@ class Outcome(NamedTuple):
     """Seconds for which the whole endpoint rests (a rate limit), also after a success."""
 
 
+ACCEPTED: Final = Outcome(Verdict.ACCEPTED)
+"""What most answers come to."""
+
+
 class Attempt(NamedTuple):
     """One try, as it is kept."""
 

@@ -15,12 +15,18 @@ class Request(NamedTuple):
     """A POST. Header values hold no control characters (`header` refuses them). Times out after the given seconds."""
 
     url: str
-    headers: tuple[tuple[str, str], ...]
+    lines: tuple[str, ...]
+    """The headers as they are sent, `name: value`."""
     body: bytes
     connect_timeout: float = 5.0
     timeout: float = 15.0
     guarded: bool = True
     """Whether only public addresses (and those that the operator allows) may be connected to."""
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """Names and values."""
+        return tuple((name, value) for name, _, value in (line.partition(": ") for line in self.lines))
 
     def __repr__(self) -> str:
         # The address, headers and body can hold secrets.
@@ -43,10 +49,10 @@ class Response(NamedTuple):
     """The error in words."""
 
 
-def header(name: str, value: str) -> tuple[str, str]:
+def header(name: str, value: str) -> str:
     """A header that cannot smuggle another one, and can be sent (Latin-1). Raises ValueError."""
     if any(ord(c) < 32 or 127 <= ord(c) < 160 or ord(c) > 255 for c in value):
         raise ValueError(
             f"the value of {name} contains what a header cannot carry: control characters, or beyond Latin-1"
         )
-    return name, value
+    return f"{name}: {value}"

@@ -30,6 +30,7 @@ class Destination(ABC):
         self, endpoint: Endpoint, *, instance: str, connect_timeout: float = 5.0, timeout: float = 15.0
     ) -> None:
         self.endpoint = endpoint
+        self._url, self._guarded = endpoint.url, endpoint.guarded
         self._instance = instance
         self._connect_timeout = connect_timeout
         self._timeout = timeout
@@ -55,14 +56,14 @@ class Destination(ABC):
     def judge(self, response: Response, now: datetime) -> Outcome:
         """What the receiver's answer means."""
 
-    def _request(self, headers: Sequence[tuple[str, str]], body: bytes) -> Request:
+    def _request(self, lines: Sequence[str], body: bytes) -> Request:
         return Request(
-            url=self.endpoint.url,
-            headers=(*headers, ("Content-Type", "application/json"), ("User-Agent", "Marzhook")),
-            body=body,
-            connect_timeout=self._connect_timeout,
-            timeout=self._timeout,
-            guarded=self.endpoint.guarded,
+            self._url,
+            (*lines, "Content-Type: application/json", "User-Agent: Marzhook"),
+            body,
+            self._connect_timeout,
+            self._timeout,
+            self._guarded,
         )
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from marzhook import signing
-from marzhook.delivery import Delivery, Outcome, Verdict
+from marzhook.delivery import ACCEPTED, Delivery, Outcome, Verdict
 from marzhook.destinations.base import Destination, failed
 from marzhook.endpoint import Endpoint
 from marzhook.event import JSON, Event
@@ -35,7 +35,7 @@ class Webhook(Destination):
         previous = endpoint.previous_signing_secret
         self._previous_key = signing.key_of(previous) if previous else None
         # Checked once, here, and not for every request.
-        self._plain = header("x-webhook-secret", endpoint.secret)[1] if endpoint.secret else ""
+        self._plain = header("x-webhook-secret", endpoint.secret) if endpoint.secret else ""
         if endpoint.format == "list":
             self.max_items, self.max_bytes = 100, 256 * 1024  # type: ignore[misc] # of this instance
 
@@ -64,11 +64,11 @@ class Webhook(Destination):
         signature = signing.sign_v1(self._key, message_id, timestamp, body)
         if self._previous_key and endpoint.previous_expires_at and now < endpoint.previous_expires_at:
             signature += " " + signing.sign_v1(self._previous_key, message_id, timestamp, body)
-        headers = [("webhook-id", message_id), ("webhook-timestamp", str(timestamp)), ("webhook-signature", signature)]
+        lines = [f"webhook-id: {message_id}", f"webhook-timestamp: {timestamp}", f"webhook-signature: {signature}"]
         if endpoint.secret:
-            value = self._plain if secret_mode == "plain" else signing.hex_hmac(endpoint.secret, body)
-            headers.insert(0, ("x-webhook-secret", value))
-        return self._request(headers, body)
+            hashed = secret_mode != "plain"
+            lines.insert(0, f"x-webhook-secret: {signing.hex_hmac(endpoint.secret, body)}" if hashed else self._plain)
+        return self._request(lines, body)
 
     def message_id(self, ids: Sequence[int]) -> str:
         """`webhook-id`: the same at every attempt of the same events, and never that of others."""
@@ -94,7 +94,7 @@ class Webhook(Destination):
     def judge(self, response: Response, now: datetime) -> Outcome:
         status = response.status or 0
         if 200 <= status < 300:
-            return Outcome(Verdict.ACCEPTED)
+            return ACCEPTED
         if status == 410:
             return Outcome(Verdict.GONE)
         return failed(response, now)

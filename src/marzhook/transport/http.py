@@ -173,8 +173,7 @@ class _Exchange:
         self.request, self.token = request, token
         if request.url != last.url:
             curl.setopt(pycurl.URL, request.url)
-        lines = [f"{name}: {value}" for name, value in request.headers]
-        lines.append("Expect:")
+        lines = [*request.lines, "Expect:"]
         try:
             curl.setopt(pycurl.HTTPHEADER, lines)
         except UnicodeEncodeError:
@@ -191,7 +190,7 @@ class _Exchange:
         """Keep nothing of the request: its body may have 256 KiB, and idle handles are as many as were ever in flight."""
         if len(self.request.body) > SMALL_BODY:
             self.curl.setopt(pycurl.POSTFIELDS, b"")
-        self.request = self.request._replace(headers=(), body=b"")
+        self.request = self.request._replace(lines=(), body=b"")
         self.token = self.refused = None
         self.head.clear()
         self.body = b""
