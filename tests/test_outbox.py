@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -27,8 +28,10 @@ class Store:
         with self.database.write() as tx:
             return endpoints.create(tx, now=self.clock.now(), kind="webhook", url="http://x/", **values).id
 
-    def publish(self, *usernames: str, action: str = "user_created", only_to: int | None = None) -> list[int]:
-        new = [NewEvent(action, name) for name in usernames]
+    def publish(
+        self, *usernames: str, action: str = "user_created", only_to: int | None = None, **detail: Any
+    ) -> list[int]:
+        new = [NewEvent(action, name, detail) for name in usernames]
         with self.database.write() as tx:
             return self.outbox.publish(tx, new, now=self.clock.now(), only_to=only_to)
 
@@ -351,3 +354,17 @@ def test_hasten_makes_due(store: Store) -> None:
     assert (store.one(e, a).due_at, store.one(e, a).tries) == (store.clock.now(), 1)
     assert store.one(e, b).due_at == store.clock.now() + timedelta(hours=1)
     assert store.revision(e) > before
+
+
+def test_credentials_are_kept_only_where_an_endpoint_is_to_get_them(store: Store) -> None:
+    """With `detail` none or safe everywhere, a stolen database gives access to no proxy."""
+    user = {"note": "vip", "links": ["vless://hush"]}
+    reader = store.endpoint()
+    (before,) = store.publish("anna", user=user)
+    assert store.one(reader, before).event.detail_at("full") == '{"user": {"note": "vip"}}'
+    store.endpoint(detail="full")
+    (after,) = store.publish("anna", user=user)
+    event = store.one(reader, after).event
+    assert json.loads(event.detail_at("full")) == {"user": user}
+    assert event.detail_at("safe") == '{"user": {"note": "vip"}}'
+    assert event.detail_at("none") == ""

@@ -40,7 +40,7 @@ def test_a_user_lives_and_each_step_is_told(world: World) -> None:
         "user_updated", "user_deleted",
     ]  # fmt: skip
     assert times == [times[0] + 10 * i for i in range(7)]
-    assert world.last()[1] == {"by": {**boss.shown(), "users_usage": 0}}
+    assert world.last()[1] == {"by": {"username": "boss", "is_sudo": True}}
     with pytest.raises(NotFoundError, match="User not found"):
         world.registry.get("alice", boss)
 

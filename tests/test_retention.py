@@ -161,8 +161,8 @@ def test_an_endless_story_goes_bit_by_bit(world: World) -> None:
             (delivery,) = world.outbox.load(world.two, [id_])
             state = DEAD if number == 299 else PENDING
             failed = settlement(delivery, state, 500, world.clock)
-            attempt = replace(failed.attempt, response="x" * 16_384 if number % 3 else "")
-            world.outbox.settle([replace(failed, attempt=attempt)], now=world.clock.now())
+            attempt = failed.attempt._replace(response="x" * 16_384 if number % 3 else "")
+            world.outbox.settle([failed._replace(attempt=attempt)], now=world.clock.now())
     first, second = world.ids("events")
     world.clock.advance(91 * DAY)
     attempts = 0

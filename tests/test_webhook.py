@@ -20,7 +20,7 @@ from marzhook.clock import from_unix
 from marzhook.delivery import Delivery, Verdict
 from marzhook.destinations.webhook import Webhook
 from marzhook.endpoint import Endpoint
-from marzhook.event import Event, NewEvent, detail_json
+from marzhook.event import Event, NewEvent, detail_json, details_json
 from marzhook.request import Request, Response
 from marzhook.store.endpoints import Wanted
 
@@ -42,7 +42,7 @@ def webhook(**values: Any) -> Webhook:
 def event(
     detail: dict[str, Any] | None = None, *, username: str = "marzban_test_user", at: float = 1680506457.636369
 ) -> Event:
-    return Event(7, "user_updated", username, at, detail_json(detail or {}))
+    return Event(7, "user_updated", username, at, *details_json(detail or {}, full=True))
 
 
 def sent(hook: Webhook, *events: Event, tries: int = 0, now: datetime = NOW, mode: str = "plain") -> Request:
@@ -86,7 +86,7 @@ def test_the_list_format_is_what_the_real_panel_sends(action: str) -> None:
         for key, value in wanted.items()
         if key not in ("enqueued_at", "send_at", "tries", "username", "action")
     }
-    captured = Event(1, wanted["action"], wanted["username"], wanted["enqueued_at"], detail_json(detail))
+    captured = Event(1, wanted["action"], wanted["username"], wanted["enqueued_at"], *details_json(detail, full=True))
     hook = webhook(format="list", detail="full")
     assert sent(hook, captured, now=from_unix(wanted["send_at"])).body.decode() == CAPTURES[action]
 

@@ -71,8 +71,10 @@ class Event(NamedTuple):
     enqueued_at: float
     """Unix seconds, exact to the microsecond: it goes to the wire as it stands here."""
     detail_json: str = ""
-    """The detail as JSON text, as the wire has it; empty: nothing follows the four keys. Text, because most events
-    pass through without anybody looking inside."""
+    """The detail without credentials as JSON text, as the wire has it; empty: nothing follows the four keys. Text, because
+    most events pass through without anybody looking inside."""
+    full_json: str = ""
+    """The same with credentials, where there are any and an endpoint was to get them; empty: no other than `detail_json`."""
 
     def __repr__(self) -> str:
         # Without the detail, which can hold credentials.
@@ -84,9 +86,50 @@ class Event(NamedTuple):
     def detail(self) -> dict[str, JSON]:
         return json.loads(self.detail_json) if self.detail_json else {}
 
+    def detail_at(self, level: str) -> str:
+        """What of the detail a reader gets (WEBHOOK_DETAIL), as JSON text of an object; empty: nothing."""
+        if level == "none":
+            return ""
+        return (self.full_json or self.detail_json) if level == "full" else self.detail_json
+
     @property
     def time(self) -> datetime:
         return from_unix(self.enqueued_at)
+
+
+CREDENTIALS: Final = frozenset({"proxies", "links", "subscription_url"})
+"""What of a user gives access."""
+_ADMIN_SHOWN: Final = ("username", "is_sudo")
+
+
+def safe(detail: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """The detail without credentials: of `by` and a user's `admin` name and rank, of `user` all but CREDENTIALS."""
+    if not detail.keys() & {"by", "user"}:
+        return detail
+    return {key: _safe(key, value) for key, value in detail.items()}
+
+
+def _safe(key: str, value: JSON) -> JSON:
+    if not isinstance(value, dict):
+        return value
+    if key == "by":
+        return {name: value[name] for name in _ADMIN_SHOWN if name in value}
+    if key == "user":
+        shown = {name: part for name, part in value.items() if name not in CREDENTIALS}
+        if "admin" in shown:
+            shown["admin"] = _safe("by", shown["admin"])
+        return shown
+    return value
+
+
+def details_json(detail: Mapping[str, JSON], *, full: bool) -> tuple[str, str]:
+    """`Event.detail_json` and `Event.full_json` (`full`: whether anybody is to get that). Raises InvalidError."""
+    shown = safe(detail)
+    text = detail_json(shown)
+    if not full or shown is detail:
+        return text, ""
+    whole = detail_json(detail)
+    return text, "" if whole == text else whole
 
 
 def detail_json(detail: Mapping[str, JSON]) -> str:

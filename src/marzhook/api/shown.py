@@ -10,7 +10,6 @@ import sqlalchemy as sa
 from marzhook.api.auth import Caller
 from marzhook.api.context import iso
 from marzhook.delivery import Attempt
-from marzhook.destinations.webhook import detail_shown
 from marzhook.endpoint import Endpoint, masked_url
 from marzhook.event import Event
 from marzhook.runtime import Services
@@ -26,7 +25,7 @@ def event_shown(event: Event, instance: str, level: str | None = None) -> dict[s
         "username": event.username,
     }
     if level is not None:
-        text = detail_shown(event, level)
+        text = event.detail_at(level)
         shown |= {"enqueued_at": event.enqueued_at, "detail": json.loads(text) if text else {}}
     return shown
 

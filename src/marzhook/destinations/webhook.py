@@ -16,14 +16,11 @@ from marzhook import signing
 from marzhook.delivery import ACCEPTED, Delivery, Outcome, Verdict
 from marzhook.destinations.base import Destination, failed
 from marzhook.endpoint import Endpoint
-from marzhook.event import JSON, Event
+from marzhook.event import Event
 from marzhook.request import Request, Response, header
 
-CREDENTIALS = frozenset({"proxies", "links", "subscription_url"})
-"""What of a user gives access: sent with WEBHOOK_DETAIL=full only."""
 # json.dumps on its way to the same function asks for each of its options first.
 _quoted = json.JSONEncoder().encode
-_ADMIN_SHOWN = ("username", "is_sudo")
 
 
 class Webhook(Destination):
@@ -43,7 +40,7 @@ class Webhook(Destination):
 
     def item(self, delivery: Delivery, now: datetime) -> str:
         event, tries = delivery.event, delivery.tries
-        detail = detail_shown(event, self.endpoint.detail)
+        detail = event.detail_at(self.endpoint.detail)
         match self.endpoint.format:
             case "list":
                 # The panel's own order since 0.4.0. Its `send_at` is when the request was due; here, when it was made.
@@ -106,31 +103,6 @@ def documented(event: Event, tries: int, detail: str) -> str:
         f'{{"username": {_quoted(event.username)}, "action": "{event.action}",'
         f' "enqueued_at": {event.enqueued_at!r}, "tries": {tries}{_tail(detail)}}}'
     )
-
-
-def detail_shown(event: Event, level: str) -> str:
-    """What of the detail goes to the wire (WEBHOOK_DETAIL), as JSON text of an object; empty: nothing."""
-    if level == "none" or not event.detail_json:
-        return ""
-    if level == "full":
-        return event.detail_json
-    detail = event.detail
-    if not detail.keys() & {"by", "user"}:
-        return event.detail_json
-    return json.dumps({key: _safe(key, value) for key, value in detail.items()})
-
-
-def _safe(key: str, value: JSON) -> JSON:
-    if not isinstance(value, dict):
-        return value
-    if key == "by":
-        return {name: value[name] for name in _ADMIN_SHOWN if name in value}
-    if key == "user":
-        shown = {name: part for name, part in value.items() if name not in CREDENTIALS}
-        if "admin" in shown:
-            shown["admin"] = _safe("by", shown["admin"])
-        return shown
-    return value
 
 
 def _tail(detail: str) -> str:

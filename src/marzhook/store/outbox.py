@@ -7,7 +7,7 @@ Set-based: a batch is a handful of statements, however many rows it has. Bulk in
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -19,14 +19,14 @@ from marzhook import signals
 from marzhook.clock import from_unix
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING, Delivery, Settlement
 from marzhook.endpoint import REMOVED
-from marzhook.event import Event, NewEvent, detail_json
+from marzhook.event import Event, NewEvent, details_json
 from marzhook.store import schema
 from marzhook.store.database import Database, Transaction
 
 _pending, _settled, _events, _endpoints = schema.pending, schema.settled, schema.events, schema.endpoints
 
 WINDOW = """
-    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, p.tries, p.attempts, p.due_at
+    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
     FROM pending p JOIN events e ON e.id = p.event_id
     WHERE p.endpoint_id = :endpoint AND p.event_id > :after
     ORDER BY p.event_id LIMIT :limit"""
@@ -34,7 +34,7 @@ WINDOW = """
 # CROSS JOIN fixes the order of the loops, here and below: from each id straight to its row. Left to itself, SQLite walks
 # through all that is owed to the endpoint and looks each row up among the ids. The ids come sorted, and so does the answer.
 LOAD = """
-    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, p.tries, p.attempts, p.due_at
+    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
     FROM json_each(:ids) j
     CROSS JOIN pending p ON p.endpoint_id = :endpoint AND p.event_id = j.value
     CROSS JOIN events e ON e.id = p.event_id"""
@@ -42,7 +42,7 @@ LOAD = """
 # For each [username, after] the next events owed to the endpoint. CROSS JOIN fixes the order of the loops: names first,
 # and from each name straight into the index on (username, id).
 FOLLOWING = """
-    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, p.tries, p.attempts, p.due_at
+    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
     FROM json_each(:lanes) lane
     CROSS JOIN pending p ON p.endpoint_id = :endpoint AND p.event_id IN (
         SELECT q.event_id FROM events f INDEXED BY ix_events_username_id
@@ -57,9 +57,9 @@ BEHIND = """
     SELECT CAST(j.key AS INTEGER) FROM json_each(:cursors) j
     WHERE EXISTS (SELECT 1 FROM pending p WHERE p.endpoint_id = CAST(j.key AS INTEGER) AND p.event_id > j.value)"""
 
-_INSERT_EVENTS = "INSERT INTO events (id, action, username, enqueued_at, detail) VALUES"
+_INSERT_EVENTS = "INSERT INTO events (id, action, username, enqueued_at, detail, full_detail) VALUES"
 _INSERT_PENDING = "INSERT INTO pending (endpoint_id, event_id) VALUES"
-_OWED = "SELECT id, actions FROM endpoints WHERE deleted_at IS NULL AND disabled_reason IS NOT ?"
+_OWED = "SELECT id, actions, detail = 'full' FROM endpoints WHERE deleted_at IS NULL AND disabled_reason IS NOT ?"
 _INSERT_SETTLED = "INSERT INTO settled (endpoint_id, event_id, state, tries, attempts, settled_at) VALUES"
 # OR IGNORE: what is settled twice (a commit whose answer was lost) leaves one attempt.
 _INSERT_ATTEMPTS = (
@@ -149,12 +149,14 @@ class Outbox:
             "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)"
         ).scalar_one()
         at = now.timestamp()
-        rows = [
-            (last + i, new.action, new.username, at, detail_json(new.detail) or None)
-            for i, new in enumerate(new_events, start=1)
-        ]
+        owed_to = self._owed_to(conn, only_to)
+        full = any(wants_full for _, _, wants_full in owed_to)
+        rows = []
+        for event_id, new in enumerate(new_events, start=last + 1):
+            shown, whole = details_json(new.detail, full=full)
+            rows.append((event_id, new.action, new.username, at, shown or None, whole or None))
         insert_rows(conn, _INSERT_EVENTS, rows)
-        for endpoint_id, actions in self._owed_to(conn, only_to):
+        for endpoint_id, actions, _ in owed_to:
             if endpoint_id == except_for:
                 continue
             ids = [(endpoint_id, row[0]) for row in rows if actions is None or row[1] in actions]
@@ -164,11 +166,15 @@ class Outbox:
         tx.after_commit(self._published)
         return [row[0] for row in rows]
 
-    def _owed_to(self, conn: sa.Connection, only_to: int | None) -> Iterable[tuple[int, frozenset[str] | None]]:
+    def _owed_to(self, conn: sa.Connection, only_to: int | None) -> list[tuple[int, frozenset[str] | None, bool]]:
+        """Endpoints, with the actions that they want (None: all) and whether they get credentials."""
         if only_to is not None:
-            return [(only_to, None)]
+            return [(only_to, None, True)]
         rows = conn.exec_driver_sql(_OWED, (REMOVED,))
-        return [(id_, None if actions is None else frozenset(json.loads(actions))) for id_, actions in rows]
+        return [
+            (id_, None if actions is None else frozenset(json.loads(actions)), bool(full))
+            for id_, actions, full in rows
+        ]
 
     def _published(self) -> None:
         signals.emit("publish.after_commit")
@@ -208,10 +214,10 @@ class Outbox:
         endpoint = values["endpoint"]
         return [
             Delivery(
-                endpoint, Event(id_, action, username, at, detail or ""), tries, attempts,
+                endpoint, Event(id_, action, username, at, detail or "", full or ""), tries, attempts,
                 None if due is None else from_unix(due),
             )
-            for id_, action, username, at, detail, tries, attempts, due in rows
+            for id_, action, username, at, detail, full, tries, attempts, due in rows
         ]  # fmt: skip
 
     # -- settle

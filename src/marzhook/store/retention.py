@@ -83,7 +83,7 @@ NEXT_EVENT = sa.text("SELECT id FROM events WHERE id > :after AND id <= :last OR
 # To what nobody refers now, nobody ever will: publish refers to new events only, replay to what `settled` refers to. The last
 # column is always 1: it reads the index's page, which a removal touches too.
 EVENTS = sa.text("""
-    SELECT e.id, 1 + coalesce(length(e.detail), 0) / 4096, (
+    SELECT e.id, 1 + (coalesce(length(e.detail), 0) + coalesce(length(e.full_detail), 0)) / 4096, (
         SELECT 1 FROM events f INDEXED BY ix_events_username_id WHERE f.username = e.username AND f.id = e.id)
     FROM events e
     WHERE e.id BETWEEN :first AND :final AND e.enqueued_at < :before AND e.id NOT IN (

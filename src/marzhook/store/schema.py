@@ -56,8 +56,10 @@ events = Table(
     Column("action", Text, nullable=False),
     Column("username", Text, nullable=False),
     Column("enqueued_at", Double, nullable=False),
-    # What follows the documented keys, an object in the order of the wire; NULL: nothing.
+    # What follows the documented keys, an object in the order of the wire, without credentials; NULL: nothing.
     Column("detail", Text),
+    # The same with credentials, where there are any and an endpoint was to get them when the event was published.
+    Column("full_detail", Text),
     CheckConstraint("length(action) BETWEEN 1 AND 64", name="action"),
     CheckConstraint("length(username) BETWEEN 1 AND 128", name="username"),
     # A lane's next event is found here: "what else is owed of this user, after this one?"

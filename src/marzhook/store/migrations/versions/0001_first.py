@@ -96,6 +96,7 @@ def upgrade() -> None:
         sa.Column("username", sa.Text(), nullable=False),
         sa.Column("enqueued_at", sa.Double(), nullable=False),
         sa.Column("detail", sa.Text(), nullable=True),
+        sa.Column("full_detail", sa.Text(), nullable=True),
         sa.CheckConstraint("length(action) BETWEEN 1 AND 64", name=op.f("ck_events_action")),
         sa.CheckConstraint("length(username) BETWEEN 1 AND 128", name=op.f("ck_events_username")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
