@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.figure import Measured, Options
 
-NAMES = ("throughput", "backlog", "isolation", "latency", "recovery", "ingest", "review", "both", "https")
+NAMES = ("throughput", "backlog", "isolation", "latency", "recovery", "ingest", "panel", "review", "both", "https")
 OUT = Path(__file__).parent / "out"
 
 

@@ -84,9 +84,9 @@ class Client:
         token = json.loads(self.call("POST", "/api/admin/token", form.encode()))["access_token"]
         self._headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
 
-    def call(self, method: str, path: str, body: bytes | None = None) -> bytes:
+    def call(self, method: str, path: str, body: bytes | None = None, **headers: str) -> bytes:
         """The answer's body. Raises RuntimeError where it is no 2xx."""
-        self._connection.request(method, path, body, self._headers)
+        self._connection.request(method, path, body, {**self._headers, **headers})
         answer = self._connection.getresponse()
         text = answer.read()
         if not 200 <= answer.status < 300:

@@ -19,6 +19,7 @@ from marzhook.endpoint import masked_url
 from marzhook.errors import ConflictError, StartError
 from marzhook.retry import RetryPolicy
 from marzhook.settings import Settings
+from marzhook.sources.ingest import Ingest
 from marzhook.sources.registry import Registry
 from marzhook.sources.review import Review
 from marzhook.store import admins, endpoints, stats, users
@@ -41,6 +42,7 @@ class Services:
     database: Database
     outbox: Outbox
     registry: Registry
+    ingest: Ingest
     metrics: Metrics
     not_ready: Callable[[], list[str]]
     """Reasons, in words, why the service should get no traffic just now; empty: it is ready."""
@@ -85,7 +87,15 @@ def build_services(
         thresholds=Thresholds(settings.usage_percents, settings.days_left),
         metrics=metrics,
     )
-    return Services(settings, clock, database, outbox, registry, metrics, not_ready)
+    ingest = Ingest(
+        database,
+        outbox,
+        clock,
+        secret=settings.ingest_secret,
+        detail=settings.webhook_detail,
+        metrics=metrics,
+    )
+    return Services(settings, clock, database, outbox, registry, ingest, metrics, not_ready)
 
 
 class Runtime:

@@ -203,6 +203,14 @@ class Metrics:
         self._pruned = Counter(
             "marzhook_pruned_total", "Rows removed because they were too old.", ("what",), registry=registry
         )
+        self._ingested = Counter(
+            "marzhook_ingested_total", "Events that panels sent: new, duplicate or rejected.", ("source", "outcome"),
+            registry=registry,
+        )  # fmt: skip
+        self._refused = Counter(
+            "marzhook_ingest_refused_total", "Panels' requests that were refused as a whole.", ("source", "code"),
+            registry=registry,
+        )  # fmt: skip
         self._delivery_seconds = _Durations(
             "marzhook_delivery_seconds", "From an event's commit to its delivery.", _DELIVERY_SECONDS
         )
@@ -249,6 +257,12 @@ class Metrics:
 
     def count_pruned(self, what: str, rows: int) -> None:
         self._pruned.labels(what).inc(rows)
+
+    def count_ingested(self, source: str, outcome: str, events: int) -> None:
+        self._ingested.labels(source, outcome).inc(events)
+
+    def count_refused(self, source: str, code: str) -> None:
+        self._refused.labels(source, code).inc()
 
     def set_queue(self, endpoint: str, pending: int, oldest_due: float) -> None:
         """What an endpoint is owed, and for how long (seconds, 0: nothing is due); to be called by a callback."""

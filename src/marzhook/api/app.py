@@ -12,6 +12,7 @@ from marzhook.api import (
     errors,
     events,
     health,
+    ingest,
     keys,
     marzban_users,
     replay,
@@ -33,6 +34,6 @@ def create_app(services: Services) -> FastAPI:
     app = FastAPI(title="Marzhook", version=__version__, description=DESCRIPTION, redoc_url=None)
     app.state.services = services
     errors.install(app)
-    for face in (admins, marzban_users, events, usage, endpoints, deliveries, replay, keys, health):
+    for face in (admins, marzban_users, events, usage, endpoints, deliveries, replay, keys, ingest, health):
         app.include_router(face.router)
     return app

@@ -47,7 +47,12 @@ HTTP_CODES: Final = {
 
 MEGABYTE = 1024 * 1024
 MAX_BODY = 4 * MEGABYTE
-MAX_BODY_OF: Final = {"/api/v1/events": 16 * MEGABYTE}
+MAX_BODY_OF: Final = {
+    "/api/v1/events": 16 * MEGABYTE,
+    # A panel sends all that has waited in one request, some 1 KB an event, and knows no other way.
+    "/ingest/marzban": 32 * MEGABYTE,
+    "/ingest/pasarguard": 32 * MEGABYTE,
+}
 
 
 def install(app: FastAPI) -> None:

@@ -24,6 +24,7 @@ from marzhook import signals
 from marzhook.store import history, schema
 from marzhook.store.database import Database, Transaction
 from marzhook.store.idempotency import LIFETIME
+from marzhook.store.ingested import KEPT as INGESTED_KEPT
 
 BATCH: Final = 100
 """Rows, or pages of long texts beside them, that one transaction removes at the most; a single row may be longer."""
@@ -107,6 +108,12 @@ TRAFFIC = sa.text("""
     WHERE u.id > :after AND u.id <= :last LIMIT :limit""")
 _FORGET_TRAFFIC = "DELETE FROM traffic WHERE user_id = ? AND hour = ?"
 
+# The oldest of a table whose ids grow with time: whether one is too old, and its weight.
+INGESTED = sa.text("SELECT id, seen_at < :before, 2 FROM ingested WHERE id > :after ORDER BY id LIMIT :limit")
+REJECTED = sa.text(
+    "SELECT id, at < :before, 1 + length(body) / 4096 FROM rejected WHERE id > :after ORDER BY id LIMIT :limit"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Ages:
@@ -144,6 +151,8 @@ class Retention:
         yield from self._events(now - self._ages.settled)
         yield from self._keys(now - LIFETIME)
         yield from self._traffic(now - TRAFFIC_KEPT)
+        yield from self._oldest("ingested", INGESTED, now - INGESTED_KEPT)
+        yield from self._oldest("rejected", REJECTED, now - self._ages.dead)
         yield from self._free_pages()
 
     # -- deliveries
@@ -230,6 +239,18 @@ class Retention:
                     yield step
             after = last
             yield Step()
+
+    def _oldest(self, name: str, query: sa.TextClause, before: datetime) -> Iterator[Step]:
+        table, after = schema.metadata.tables[name], 0
+        while rows := self._read(query, after=after, before=before.timestamp(), limit=LOOKED_AT):
+            old = {id_: weight for id_, is_old, weight in rows if is_old}
+            if not old:
+                return
+            after = rows[-1][0]
+            for batch in self._batches(old):
+                with self._batch() as (tx, step):
+                    step.removed = {name: tx.conn.execute(sa.delete(table).where(table.c.id.in_(batch))).rowcount}
+                yield step
 
     def _free_pages(self) -> Iterator[Step]:
         while True:

@@ -278,3 +278,28 @@ idempotency_keys = Table(
     Index("ix_idempotency_keys_created_at", "created_at"),
     sqlite_with_rowid=False,
 )
+
+ingested = Table(
+    "ingested",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Index("ix_ingested_fingerprint", "fingerprint"),
+)
+"""Panels' events of the last days, to know their retries by. Not unique: two events can look alike. Ids grow with time."""
+
+rejected = Table(
+    "rejected",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    # Without credentials, its head where it is long; and its length in characters.
+    Column("body", Text, nullable=False),
+    Column("length", Integer, nullable=False),
+)
+"""What panels sent and Marzhook could not take."""

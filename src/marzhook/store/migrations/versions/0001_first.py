@@ -227,3 +227,23 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("user_id", "hour", name=op.f("pk_traffic")),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "ingested",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("fingerprint", sa.LargeBinary(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("seen_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_ingested")),
+    )
+    op.create_index("ix_ingested_fingerprint", "ingested", ["fingerprint"], unique=False)
+    op.create_table(
+        "rejected",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("length", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_rejected")),
+    )

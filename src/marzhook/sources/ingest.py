@@ -1,0 +1,150 @@
+"""Taking in what panels send: each of their events once, all of a request in one transaction."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from marzhook.clock import Clock
+from marzhook.errors import ForbiddenError, InvalidError
+from marzhook.sources.panels.base import Incoming, Panel, Rejection
+from marzhook.store import ingested, rejected, schema
+from marzhook.store.database import Database, Transaction
+from marzhook.store.ingested import Arrival
+from marzhook.store.outbox import Outbox
+from marzhook.store.rejected import NewRejected
+from marzhook.telemetry import Metrics, fields
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a request's items; together they are all of them."""
+
+    accepted: int
+    """New, and on disk."""
+    duplicates: int
+    """Taken before: the panel did not get its answer, and sent them again."""
+    rejected: int
+    """Kept aside with the reason."""
+
+
+class Ingest:
+    """Takes panels' requests. What the panel sent has passed the panel's own NOTIFY_… settings, so ours are not asked."""
+
+    def __init__(
+        self, database: Database, outbox: Outbox, clock: Clock, *, secret: str | None, detail: str, metrics: Metrics
+    ) -> None:
+        """`secret`: MARZHOOK_INGEST_SECRET. `detail`: WEBHOOK_DETAIL."""
+        self._database = database
+        self._outbox = outbox
+        self._clock = clock
+        self._secret = secret
+        self._detail = detail
+        self._metrics = metrics
+
+    def admit(self, panel: Panel, headers: Mapping[str, str], body: bytes, *, local: bool) -> None:
+        """Let in who shows the secret, and where there is none, who is on this machine. Header names are in lower case.
+
+        Raises ForbiddenError.
+        """
+        if self._secret is None:
+            if not local:
+                raise self._refused(
+                    panel,
+                    "without a secret only panels on this machine may send, and without a proxy in between; set"
+                    " MARZHOOK_INGEST_SECRET here, and the same as the panel's webhook secret",
+                    "secret_needed",
+                )
+        elif not panel.authentic(self._secret, headers, body):
+            what = "signature does not match" if panel.signs else "x-webhook-secret is not"
+            raise self._refused(
+                panel,
+                f"{what} MARZHOOK_INGEST_SECRET (or, where that is unset, WEBHOOK_SECRET); make the panel's webhook secret"
+                " the same",
+                "wrong_secret",
+            )
+
+    def take(self, panel: Panel, body: bytes) -> Taken:
+        """Store all events of the body that are new, owed to every endpoint that wants them. On disk when this returns.
+
+        Raises InvalidError where the body is no JSON, StoreBusyError where nothing could be written.
+        """
+        with _uncollected():
+            return self._take(panel, body)
+
+    def _take(self, panel: Panel, body: bytes) -> Taken:
+        try:
+            items = panel.parse(body, credentials=self._keeps_credentials())
+        except InvalidError as error:
+            self._refused(panel, str(error), error.code)
+            raise
+        incoming = [item for item in items if isinstance(item, Incoming)]
+        refused = [item for item in items if isinstance(item, Rejection)]
+        with self._database.write() as tx:
+            accepted = self._publish(tx, incoming)
+            kept = [NewRejected(item.code, item.reason, item.body) for item in refused]
+            rejected.keep(tx, panel.name, kept, now=self._clock.now())
+        taken = Taken(accepted, len(incoming) - accepted, len(refused))
+        self._tell(panel, taken, refused)
+        return taken
+
+    def _publish(self, tx: Transaction, incoming: list[Incoming]) -> int:
+        # Read inside the transaction, so that times grow with ids.
+        now = self._clock.now()
+        arrivals = [Arrival(one.fingerprint, one.tries, one.dated) for one in incoming]
+        verdicts = ingested.sift(tx, arrivals, now=now)
+        new = [one.event for one, is_new in zip(incoming, verdicts, strict=True) if is_new]
+        self._outbox.publish(tx, new, now=now)
+        return len(new)
+
+    def _keeps_credentials(self) -> bool:
+        """Whether anybody is to get them; else they are not stored at all."""
+        if self._detail == "full":
+            return True
+        table = schema.endpoints
+        wants = sa.select(table.c.id).where(table.c.deleted_at.is_(None), table.c.detail == "full").limit(1)
+        with self._database.read() as conn:
+            return conn.execute(wants).first() is not None
+
+    def _refused(self, panel: Panel, message: str, code: str) -> ForbiddenError:
+        self._metrics.count_refused(panel.name, code)
+        log.warning("a panel's request was refused", extra=fields(source=panel.name, code=code, reason=message))
+        return ForbiddenError(message, code=code)
+
+    def _tell(self, panel: Panel, taken: Taken, refused: list[Rejection]) -> None:
+        outcomes = {"accepted": taken.accepted, "duplicate": taken.duplicates, "rejected": taken.rejected}
+        for outcome, events in outcomes.items():
+            if events:
+                self._metrics.count_ingested(panel.name, outcome, events)
+        if refused:
+            log.warning(
+                "events of a panel were rejected; `marzhook ingest rejected` shows them",
+                extra=fields(source=panel.name, rejected=len(refused), code=refused[0].code, reason=refused[0].reason),
+            )
+        log.info(
+            "a panel's request was taken",
+            extra=fields(
+                source=panel.name, accepted=taken.accepted, duplicates=taken.duplicates, rejected=taken.rejected
+            ),
+        )
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: it would look through all that is parsed again and again, find nothing to free, and
+    double the time of a body of 10 MB, for the threads that wait as well."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
