@@ -11,6 +11,7 @@
     │   └── InvalidUserError      a field of a user, as the panel reports it
     ├── NotFoundError           no such thing                                 (HTTP 404)
     ├── ConflictError           it is already there, or in the wrong state    (HTTP 409)
+    ├── PanelError              a panel did not answer as it should           (CLI exit 1)
     ├── UnauthorizedError       who are you?                                  (HTTP 401)
     └── ForbiddenError          you may not                                   (HTTP 403)
 
@@ -76,6 +77,10 @@ class NotFoundError(MarzhookError):
 
 class ConflictError(MarzhookError):
     code = "conflict"
+
+
+class PanelError(MarzhookError):
+    code = "panel_failed"
 
 
 class UnauthorizedError(MarzhookError):

@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "users": ("marzhook.cli.users:app", "List, show, create, disable, enable and delete users."),
     "endpoints": ("marzhook.cli.endpoints:app", "List, show, test, enable and disable endpoints."),
     "deliveries": ("marzhook.cli.deliveries:app", "List, show, retry and cancel deliveries."),
+    "import": ("marzhook.cli.importing:app", "Bring a panel's users into the built-in registry."),
     "ingest": ("marzhook.cli.ingest:app", "Show what panels sent and could not be taken."),
     "replay": ("marzhook.cli.replay:replay", "Owe many deliveries again."),
     "bench": ("marzhook.cli.bench:bench", "Measure what this machine and this disk can do."),

@@ -181,3 +181,8 @@ _READERS: Final[dict[str, Callable[[JSON], Any]]] = {
     "auto_delete_in_days": lambda given: _integer(given, -MAX_DAYS, MAX_DAYS),
     "next_plan": _next_plan,
 }
+
+NULLABLE: Final = frozenset(
+    {"expire", "data_limit", "note", "on_hold_expire_duration", "on_hold_timeout", "auto_delete_in_days", "next_plan"}
+)
+"""Fields that the panel shows as null where a user has none."""
