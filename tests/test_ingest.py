@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import random
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +114,37 @@ def test_a_request_that_was_not_stored_is_taken_when_it_comes_again(tmp_path: Pa
             receiver.wait(2)
             assert service.stop() == 0
         assert told(receiver) == Counter([("user_deleted", "alice"), ("user_deleted", "bob")])
+
+
+def test_a_panel_and_a_service_that_keeps_dying(tmp_path: Path) -> None:
+    """A panel that works as Marzban's sender does, and a service that is killed before and after its commits in turn:
+    in the end each event is stored once, in the order of its user, and has reached the receiver."""
+    chance = random.Random(11)
+    waiting = [{**deleted(f"user{n % 5}"), "action": "user_updated", "note": n} for n in range(40)]
+    told = [event["note"] for event in waiting]
+    queue: list[dict[str, Any]] = []
+    with Receiver() as receiver:
+        settings = {"WEBHOOK_ADDRESS": receiver.url, "WEBHOOK_SECRET": SECRET}
+        for life in range(7):
+            point = f"publish.{('before', 'after')[life % 2]}_commit:{chance.randrange(1, 3)}" if life < 6 else None
+            with Service(tmp_path, point=point, **settings) as service:
+                while waiting or queue:
+                    queue += [waiting.pop(0) for _ in range(min(len(waiting), chance.randrange(1, 6)))]
+                    try:
+                        assert post(service, body_of(*queue))[0] == 200
+                    except (OSError, http.client.HTTPException):
+                        assert service.end() == -9
+                        queue = [again(event, event["tries"] + 1) for event in queue]
+                        break
+                    queue = []
+                else:
+                    assert life == 6
+                    eventually(lambda: {event["note"] for event in receiver.accepted()} == set(told))
+                    assert service.stop() == 0
+    with closing(sqlite3.connect(tmp_path / "marzhook.db")) as connection:
+        stored = [json.loads(row[0])["note"] for row in connection.execute("SELECT detail FROM events ORDER BY id")]
+    assert sorted(stored) == told
+    assert stored == told
 
 
 def test_the_rest_of_a_request_goes_on_without_a_poisonous_item(tmp_path: Path) -> None:
