@@ -115,6 +115,9 @@ def test_the_webhook_secret_is_the_default(services: Services) -> None:
         ("127.0.0.1", {"forwarded": "for=127.0.0.1"}, 403),
         ("127.0.0.1", {"x_real_ip": "127.0.0.1"}, 403),
         ("127.0.0.1", {"via": "1.1 proxy"}, 403),
+        ("127.0.0.1", {"origin": "https://evil.example"}, 403),
+        ("127.0.0.1", {"origin": "null"}, 403),
+        ("127.0.0.1", {"sec_fetch_site": "cross-site"}, 403),
     ],
 )
 def test_without_a_secret_only_this_machine_may(

@@ -18,10 +18,20 @@ from marzhook.store.rejected import Rejected
 
 router = APIRouter(tags=["Panels"])
 
-FORWARDED: Final = frozenset(
-    {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via"}
+ON_BEHALF: Final = frozenset(
+    {
+        "forwarded",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-real-ip",
+        "via",
+        "origin",
+        "sec-fetch-site",
+    }
 )
-"""Headers of proxies: whoever is behind one is not on this machine, or at least nobody knows."""
+"""Headers of proxies and browsers: who stands behind those is somewhere else (any web page can make a browser on this
+machine post something here). No panel sends them."""
 
 _TAKEN = {"accepted": 12, "duplicates": 0, "rejected": 0}
 _REJECTED = {
@@ -113,8 +123,8 @@ async def _ingest(request: Request, services: Services, panel: Panel) -> Respons
 
 
 def _is_local(request: Request) -> bool:
-    """Whether this comes from this machine, and by no proxy that says so."""
-    if request.client is None or any(name in FORWARDED for name in request.headers):
+    """Whether this comes from this machine, and on nobody else's behalf."""
+    if request.client is None or any(name in ON_BEHALF for name in request.headers):
         return False
     try:
         address = ip_address(request.client.host)
