@@ -13,12 +13,12 @@ from typing import ClassVar, Final
 from marzhook import signing
 from marzhook.errors import InvalidError
 from marzhook.event import JSON, MAX_DETAIL, WIRE_KEYS, NewEvent, check_action, check_username, detail_json
-from marzhook.sources.panels.body import TOO_DEEP, Unreadable, item_text, items_of
+from marzhook.sources.panels.body import TOO_DEEP, Unreadable, is_deeper, items_of, texts_of
 from marzhook.sources.panels.credentials import cut_before_credentials, without_credentials
 
 MAX_TRIES: Final = 1_000_000
-ROOM: Final = 400
-"""Of the about 1,000 levels that Python's JSON goes down, those that an event must leave."""
+MAX_DEPTH: Final = 100
+"""Levels of nesting; a panel's events have five. More could be too much for somebody on the way of an event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,7 @@ class Panel(ABC):
         Raises InvalidError with code `malformed_json` where the body is no JSON at all.
         """
         found: list[Incoming | Rejection] = []
+        texts: list[str] = []
         for index, item in enumerate(items_of(body)):
             if isinstance(item, Unreadable):
                 found.append(self._unreadable(item, credentials))
@@ -87,7 +88,8 @@ class Panel(ABC):
             try:
                 found.append(self._parsed(item, credentials))
             except RecursionError:
-                found.append(self._unreadable(Unreadable(TOO_DEEP, item_text(body, index)), credentials))
+                texts = texts or texts_of(body)
+                found.append(self._unreadable(Unreadable(TOO_DEEP, texts[index]), credentials))
         return found
 
     def _parsed(self, item: JSON, credentials: bool) -> Incoming | Rejection:
@@ -109,14 +111,14 @@ class Panel(ABC):
         if not isinstance(item, dict):
             raise InvalidError(f"an event is an object, not {_kind(item)}", code="invalid_event")
         reading = self.read(item)
+        retried = reading.identity is not None
+        text = json.dumps((self.name, reading.identity if retried else reading.detail))
+        if is_deeper(text, MAX_DEPTH):
+            raise RecursionError
         action, username = check_action(reading.action), check_username(reading.username)
         detail = reading.detail if credentials else without_credentials(reading.detail, self.credentials)
-        retried = reading.identity is not None
-        text = json.dumps((self.name, reading.identity if retried else detail))
         if len(text) > MAX_DETAIL // 2:
             detail_json(detail)  # too large, perhaps
-        if text.count("[") + text.count("{") > ROOM:
-            json.dumps(_deep(detail))
         fingerprint = hashlib.sha256(text.encode()).digest()[:16] if retried else None
         return Incoming(NewEvent(action, username, detail), fingerprint, reading.tries, reading.dated)
 
@@ -152,13 +154,6 @@ def unix_of(value: JSON) -> JSON:
     except ValueError:
         return value
     return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
-
-
-def _deep(value: JSON) -> JSON:
-    """The value, ROOM lists deep: what can be written like this can be written and read wherever it goes from here."""
-    for _ in range(ROOM):
-        value = (value,)
-    return value
 
 
 def _kind(value: JSON) -> str:

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Final
 
 from marzhook.errors import InvalidError
@@ -51,9 +50,24 @@ def items_of(body: bytes) -> list[JSON | Unreadable]:
     return value if isinstance(value, list) else [value]
 
 
-def item_text(body: bytes, index: int) -> str:
-    """How the item at that place of `items_of(body)` was written."""
-    return next(islice(_texts(body.decode("utf-8-sig")), index, None))
+def texts_of(body: bytes) -> list[str]:
+    """How each item of `items_of(body)` was written."""
+    return list(_texts(body.decode("utf-8-sig")))
+
+
+def is_deeper(text: str, levels: int) -> bool:
+    """Whether objects and arrays are nested more than so many levels deep in this JSON."""
+    if text.count("[") + text.count("{") <= levels:
+        return False
+    depth = 0
+    for found in _TOKEN.finditer(text):
+        if found[0] in ("[", "{"):
+            depth += 1
+            if depth > levels:
+                return True
+        elif found[0] in ("]", "}"):
+            depth -= 1
+    return False
 
 
 def _unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
