@@ -24,20 +24,23 @@ EVENTS = 10_000
 
 
 def measure(options: Options) -> Measured:
-    new, again, size = [], [], 0
+    new, again, processor, size = [], [], [], 0
     for number in range(options.rounds):
         with _service() as service:
             client = service.client()
             body = json.dumps([_event(n, tries=0, start=number) for n in range(EVENTS)]).encode()
             retry = json.dumps([_event(n, tries=1, start=number) for n in range(EVENTS)]).encode()
             size = len(body)
+            before = service.processor()
             new.append(_seconds(client, body, accepted=EVENTS))
+            processor.append(service.processor() - before)
             again.append(_seconds(client, retry, accepted=0))
             client.close()
     what = f"{EVENTS:,} events, {size / 1e6:.1f} MB"
     return Measured(
         [
             Figure.of(f"POST /ingest/marzban, {what}", new, "s", at_most=2),
+            Figure.of("of which the service computes", processor, "s"),
             Figure.of("the same once more, all of them known", again, "s", at_most=2),
         ]
     )
