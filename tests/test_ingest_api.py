@@ -164,14 +164,6 @@ def test_credentials_are_not_stored(services: Services, clock: FakeClock) -> Non
     assert "chacha20-ietf-poly1305" in text
 
 
-@pytest.mark.parametrize("environ", [{"MARZHOOK_INGEST_SECRET": SECRET, "WEBHOOK_DETAIL": "full"}])
-def test_credentials_are_stored_for_who_wants_them(services: Services) -> None:
-    """With WEBHOOK_DETAIL=full everything is sent on, so everything is kept."""
-    event = captured_events()[0]
-    send(services, body_of(event))
-    assert event["user"]["subscription_url"] in everything(services)
-
-
 def test_credentials_are_stored_for_an_endpoint_that_wants_them(api: Api, services: Services) -> None:
     """An endpoint that was made with detail=full gets what it asks for."""
     api.endpoint(detail="full")
