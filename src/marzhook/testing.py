@@ -1,4 +1,5 @@
-"""For tests, ours and other people's: a clock that obeys, waiting for signals, and kill points.
+"""For tests, ours and other people's: a clock that obeys, waiting for signals, kill points, and requests as Marzhook
+sends them, for people to test their receivers with. It needs no more than the standard library.
 
 `python -m marzhook.testing ARGS…` is `marzhook ARGS…` with the kill point armed that the environment names:
 `MARZHOOK_KILL_AT=settle.before_commit:3` dies by SIGKILL when that point is passed for the third time.
@@ -6,16 +7,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from marzhook import signals
+from marzhook import signals, signing
 
 
 class FakeClock:
@@ -92,6 +96,67 @@ def kill_point(name: str, nth: int) -> Iterator[None]:
 
     with signals.listening(name, passed):
         yield
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookRequest:
+    """A POST as Marzhook sends it: `client.post("/webhook", data=request.body, headers=request.headers)`."""
+
+    headers: dict[str, str] = field(repr=False)
+    body: bytes
+
+
+_event_ids = itertools.count(1)
+
+
+def webhook_request(
+    *events: Mapping[str, Any],
+    secret: str | Iterable[str] = (),
+    format: str = "event",
+    hmac: bool = False,
+    tries: int = 0,
+    first_id: int | None = None,
+    now: datetime | None = None,
+) -> WebhookRequest:
+    """The request that Marzhook makes of these events, as `POST /api/v1/events` takes them: `{"action", "username", …}`.
+
+    `secret`: what the receiver has: a WEBHOOK_SECRET, sent as it is or as `hmac`; `whsec_…`; and `whsk_…`, of which the
+    receiver has the public part. `format`: event, list or standard; only a list may hold several. `tries`: how often they
+    failed before. `first_id`: the events' ids are this and the following, and decide `webhook-id` (default: fresh ones).
+    `now`: when it is sent, and, unless an event says `enqueued_at`, when it happened.
+    """
+    from marzhook.delivery import Delivery
+    from marzhook.destinations.webhook import Webhook
+    from marzhook.endpoint import Endpoint
+    from marzhook.event import Event, detail_json
+
+    if not events or (len(events) > 1 and format != "list"):
+        raise ValueError(f"a request in the format {format} carries one event; only a list carries several")
+    every = (secret,) if isinstance(secret, str) else tuple(secret)
+    signing_secrets = [one for one in every if one.startswith(signing.PREFIX)] or [signing.new_secret()]
+    plain = [one for one in every if not one.startswith((signing.PREFIX, signing.PRIVATE_PREFIX))]
+    sent_at = now or datetime.now(UTC)
+    endpoint = Endpoint(
+        1, "testing", "webhook", "http://127.0.0.1/", format=format, detail="full", secret=plain[0] if plain else None,
+        signing_secret=signing_secrets[0], previous_signing_secret=signing_secrets[1] if signing_secrets[1:] else None,
+        previous_expires_at=sent_at + timedelta(days=1),
+    )  # fmt: skip
+    webhook = Webhook(endpoint, instance="testing")
+    ids = [next(_event_ids) if first_id is None else first_id + index for index in range(len(events))]
+    items = []
+    for event_id, event in zip(ids, events, strict=True):
+        detail = dict(event)
+        action, username = detail.pop("action"), detail.pop("username")
+        enqueued_at = detail.pop("enqueued_at", sent_at.timestamp())
+        known = Event(event_id, action, username, enqueued_at, detail_json(detail))
+        items.append(webhook.item(Delivery(1, known, tries), sent_at))
+    request = webhook.request(items, ids, sent_at, secret_mode="hmac" if hmac else "plain")
+    headers = dict(request.headers)
+    for key in (one for one in every if one.startswith(signing.PRIVATE_PREFIX)):
+        at = int(headers["webhook-timestamp"])
+        signature = signing.sign_v1a(signing.private_key_of(key), headers["webhook-id"], at, request.body)
+        headers["webhook-signature"] += f" {signature}"
+    return WebhookRequest(headers, request.body)
 
 
 def main() -> None:

@@ -1,0 +1,82 @@
+"""Which events were handled already: what a receiver asks, and the answer that lives in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+
+class Session(Protocol):
+    """What one request works with."""
+
+    @property
+    def connection(self) -> Any:
+        """What handlers get as `event.connection`."""
+
+    def once(self, event_id: str | None) -> AbstractContextManager[bool]:
+        """Gives True when the event is to be handled in the block, False when it was handled before.
+
+        A block that ends marks the event as handled; one that raises leaves no mark. Of two blocks for one event at the
+        same time, the second waits for the first. None: not recognisable, always True.
+        """
+
+
+class Dedupe(Protocol):
+    """Remembers handled events. Called from any thread."""
+
+    def session(self) -> AbstractContextManager[Session]:
+        """Opened for each request."""
+
+
+class Memory:
+    """Remembers the last `size` events, in this process, until it ends."""
+
+    connection = None
+
+    def __init__(self, size: int = 100_000) -> None:
+        self._size = size
+        self._handled: OrderedDict[str, None] = OrderedDict()
+        self._busy: set[str] = set()
+        self._changed = threading.Condition()
+
+    def session(self) -> AbstractContextManager[Memory]:
+        return nullcontext(self)
+
+    @contextmanager
+    def once(self, event_id: str | None) -> Iterator[bool]:
+        if event_id is None:
+            yield True
+            return
+        if not self._begin(event_id):
+            yield False
+            return
+        try:
+            yield True
+        except BaseException:
+            self._end(event_id, handled=False)
+            raise
+        self._end(event_id, handled=True)
+
+    def __contains__(self, event_id: str) -> bool:
+        with self._changed:
+            return event_id in self._handled
+
+    def _begin(self, event_id: str) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: event_id not in self._busy)
+            if event_id in self._handled:
+                return False
+            self._busy.add(event_id)
+            return True
+
+    def _end(self, event_id: str, *, handled: bool) -> None:
+        with self._changed:
+            self._busy.discard(event_id)
+            if handled:
+                self._handled[event_id] = None
+                if len(self._handled) > self._size:
+                    self._handled.popitem(last=False)
+            self._changed.notify_all()
