@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from command_line import Running, marzhook_process
-from marzhook.cli.inbox import Received, Seen
+from marzhook.cli.inbox import Received
 from marzhook.cli.scoreboard import Scoreboard
+from marzhook.receiver import ReceivedEvent
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_the_table_fits_a_terminal_of_80_columns() -> None:
     board = Scoreboard(("steady", "shaky"))
     tell = {name: board.receiver(name) for name in board.names}
     for number, (at, action) in enumerate([(0.0, "user_created"), (11.0, "reached_usage_percent")]):
-        event = Seen(action, "golnaz", tries=0, enqueued_at=at)
+        event = ReceivedEvent(action, "golnaz", enqueued_at=at)
         for name, status, when in (("steady", 200, 0.02), *[("shaky", 503, 1.0)] * 5, ("shaky", 200, 4.02)):
             tell[name](
                 Received(at + when, "/", status, "event", (event,), b"", f"msg_a_{number}", False, None, None)

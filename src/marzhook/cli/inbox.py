@@ -10,40 +10,22 @@ import json
 import socket
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
-from marzhook import signing
 from marzhook.errors import StartError
+from marzhook.receiver import EventRefused, Memory, ReceivedEvent, RequestRefused, Secrets
+from marzhook.receiver.body import read
+from marzhook.receiver.event import event_of
 
 MAX_BODY = 32 * 1024 * 1024
-TOLERANCE = 300
-"""Seconds that a signature's timestamp may be off (Standard Webhooks, "Verifying webhook authenticity")."""
-REMEMBERED = 100_000
-"""Message ids kept to notice one that comes again."""
 
-PLAIN: Final = "plain"
-HMAC: Final = "hmac"
 VALID: Final = "valid"
 WRONG: Final = "wrong"
 MISSING: Final = "missing"
 STALE: Final = "stale"
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One event as it came in; what is None was not in it."""
-
-    action: str
-    username: str
-    tries: int | None = None
-    enqueued_at: float | None = None
-    by: str | None = None
-    extras: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +38,7 @@ class Received:
     status: int
     kind: str
     """event, list, standard, discord, json (of another shape), or text."""
-    events: tuple[Seen, ...]
+    events: tuple[ReceivedEvent, ...]
     body: bytes
     message_id: str | None
     again: bool
@@ -67,39 +49,28 @@ class Received:
     """valid, wrong, stale or missing; None: nobody asked."""
 
 
-@dataclass(frozen=True, slots=True)
 class Checks:
-    """What a request must bring to be accepted."""
+    """What a request must bring to be accepted: both, where both are given."""
 
-    secret: str | None = field(default=None, repr=False)
-    signing_key: bytes | None = field(default=None, repr=False)
+    def __init__(self, secret: str | None = None, signing_secret: str | None = None) -> None:
+        self._secret = Secrets(secret) if secret else None
+        self._signing = Secrets(signing_secret) if signing_secret else None
 
-    def secret_of(self, headers: Mapping[str, str], body: bytes) -> str | None:
-        """How the request proved that it knows the secret, compared in constant time."""
-        if self.secret is None:
-            return None
-        sent = headers.get("x-webhook-secret", "")
-        if not sent:
-            return MISSING
-        # http.server reads headers as Latin-1; senders write a secret beyond ASCII in that or in UTF-8.
-        utf8 = sent.encode("latin-1", "replace").decode("utf-8", "replace")
-        plain = signing.same(sent, self.secret) | signing.same(utf8, self.secret)
-        hashed = signing.same(sent.lower(), signing.hex_hmac(self.secret, body))
-        return PLAIN if plain else HMAC if hashed else WRONG
+    def secret_of(self, headers: Mapping[str, str], body: bytes, *, now: float) -> str | None:
+        """How the request proved that it knows the secret."""
+        return _verdict(self._secret, headers, body, now) if self._secret else None
 
     def signature_of(self, headers: Mapping[str, str], body: bytes, *, now: float) -> str | None:
         """Whether the Standard Webhooks signature is right and fresh."""
-        if self.signing_key is None:
-            return None
-        message_id, timestamp = headers.get("webhook-id"), headers.get("webhook-timestamp")
-        signature = headers.get("webhook-signature")
-        if not message_id or not timestamp or not signature:
-            return MISSING
-        if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) < 16):
-            return WRONG
-        if not signing.verify_v1(self.signing_key, message_id, int(timestamp), body, signature):
-            return WRONG
-        return STALE if abs(now - int(timestamp)) > TOLERANCE else VALID
+        verdict = _verdict(self._signing, headers, body, now) if self._signing else None
+        return VALID if verdict in ("v1", "v1a") else verdict
+
+
+def _verdict(secrets: Secrets, headers: Mapping[str, str], body: bytes, now: float) -> str:
+    try:
+        return secrets.verify(headers, body, now)
+    except RequestRefused as refused:
+        return {"no_proof": MISSING, "stale": STALE}.get(refused.code, WRONG)
 
 
 class Inbox(ThreadingHTTPServer):
@@ -132,8 +103,7 @@ class Inbox(ThreadingHTTPServer):
         self.stopping = threading.Event()
         self.on_tick: Callable[[], None] | None = None
         """Called every now and then on the thread of `serve_forever`."""
-        self._accepted: OrderedDict[str, None] = OrderedDict()
-        self._lock = threading.Lock()
+        self._accepted = Memory()
         if ":" in host:
             self.address_family = socket.AF_INET6
         try:
@@ -152,14 +122,8 @@ class Inbox(ThreadingHTTPServer):
 
     def accept(self, message_id: str | None) -> bool:
         """Note an accepted message; return whether it had come before."""
-        if message_id is None:
-            return False
-        with self._lock:
-            again = message_id in self._accepted
-            self._accepted[message_id] = None
-            if len(self._accepted) > REMEMBERED:
-                self._accepted.popitem(last=False)
-        return again
+        with self._accepted.once(message_id) as first:
+            return not first
 
     def service_actions(self) -> None:
         if self.on_tick is not None:
@@ -196,14 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         inbox, headers = self.server, {name.lower(): value for name, value in self.headers.items()}
         now = inbox.clock()
-        secret = inbox.checks.secret_of(headers, body)
+        secret = inbox.checks.secret_of(headers, body, now=now)
         signature = inbox.checks.signature_of(headers, body, now=now)
-        if secret in (WRONG, MISSING):
-            status = 403
-        elif signature in (WRONG, MISSING, STALE):
-            status = 400
-        else:
-            status = inbox.plan()
+        status = 403 if {secret, signature} & {WRONG, MISSING, STALE} else inbox.plan()
         if inbox.delay:
             inbox.stopping.wait(inbox.delay)
         message_id = headers.get("webhook-id")
@@ -254,56 +213,23 @@ class _Handler(BaseHTTPRequestHandler):
         """What comes in is shown by `on_received`."""
 
 
-def understand(body: bytes) -> tuple[str, tuple[Seen, ...]]:
+def understand(body: bytes) -> tuple[str, tuple[ReceivedEvent, ...]]:
     """The body's kind and its events: the panel's object or list, Standard Webhooks, a Discord message."""
+    try:
+        content = read(None, body, "plain")
+        events = tuple(
+            event_of(item, format=content.format, id=None, message_id=None, connection=None)
+            for item, _ in content.items
+        )
+        if events:
+            return content.format, events
+    except (RequestRefused, EventRefused):
+        pass
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
         return "text", ()
-    if isinstance(value, list):
-        events = [_event(one) for one in value]
-        if events and all(events):
-            return "list", tuple(event for event in events if event)
-        return "json", ()
-    if not isinstance(value, dict):
-        return "json", ()
-    if isinstance(value.get("embeds"), list):
-        return "discord", ()
-    if isinstance(value.get("type"), str) and isinstance(value.get("data"), dict):
-        data = {"action": value["type"], "enqueued_at": _unix(value.get("timestamp")), **value["data"]}
-        event = _event(data)
-        return ("standard", (event,)) if event else ("json", ())
-    event = _event(value)
-    return ("event", (event,)) if event else ("json", ())
-
-
-def _event(value: Any) -> Seen | None:
-    if not isinstance(value, dict) or not isinstance(value.get("action"), str):
-        return None
-    user, by = value.get("user"), value.get("by")
-    username = value.get("username")
-    if username is None and isinstance(user, dict):
-        username = user.get("username")
-    tries = value.get("tries")
-    enqueued = value.get("enqueued_at")
-    known = {"action", "username", "tries", "enqueued_at", "send_at", "by"}
-    return Seen(
-        action=value["action"],
-        username=str(username) if username is not None else "",
-        tries=tries if isinstance(tries, int) else None,
-        enqueued_at=float(enqueued) if isinstance(enqueued, int | float) and not isinstance(enqueued, bool) else None,
-        by=str(by.get("username")) if isinstance(by, dict) else str(by) if by is not None else None,
-        extras={name: extra for name, extra in value.items() if name not in known},
-    )
-
-
-def _unix(timestamp: Any) -> float | None:
-    if not isinstance(timestamp, str):
-        return None
-    try:
-        return datetime.fromisoformat(timestamp).timestamp()
-    except ValueError:
-        return None
+    return "discord" if isinstance(value, dict) and isinstance(value.get("embeds"), list) else "json", ()
 
 
 def _why_not(error: OSError, host: str, port: int) -> str:

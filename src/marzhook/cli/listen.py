@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,8 @@ from marzhook.cli import output
 from marzhook.errors import MarzhookError, SettingError
 
 if TYPE_CHECKING:
-    from marzhook.cli.inbox import Checks, Inbox, Received, Seen
+    from marzhook.cli.inbox import Checks, Inbox, Received
+    from marzhook.receiver import ReceivedEvent
 
 STAY = 0.5
 """Seconds between two looks at whether an attached listener is still an endpoint."""
@@ -46,7 +47,12 @@ def listen(
     from marzhook.cli.inbox import Checks, Inbox
 
     plan = Plan(fail)
-    checks = Checks(secret or None, _key(signing_secret))
+    try:
+        checks = Checks(secret, signing_secret)
+    except ValueError as error:
+        raise SettingError(
+            f"--signing-secret: {error}; endpoints show theirs once, when they are made", code="usage"
+        ) from None
     journal = _JsonJournal() if as_json else _Journal(secret_asked=bool(secret))
     inbox = Inbox(host, port, journal, checks=checks, plan=plan, delay=delay)
     # SIGTERM ends it as Ctrl-C does: scripts and process managers send that one.
@@ -57,7 +63,7 @@ def listen(
         stack.callback(inbox.stopping.set)
         try:
             if attach:
-                inbox.checks = stack.enter_context(attached(inbox, checks))
+                inbox.checks = stack.enter_context(attached(inbox, secret))
             journal.started(inbox.url, attached=attach)
             inbox.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt:
@@ -68,15 +74,13 @@ def listen(
 
 
 @contextmanager
-def attached(inbox: Inbox, checks: Checks) -> Iterator[Checks]:
+def attached(inbox: Inbox, secret: str | None) -> Iterator[Checks]:
     """Be an endpoint of this folder's database while the block runs; yields what its requests must bring.
 
     It counts as one of the environment's, because those may be on loopback. An address that is an endpoint already stays
     what it is, also afterwards.
     """
-    from dataclasses import replace
-
-    from marzhook import signing
+    from marzhook.cli.inbox import Checks
     from marzhook.cli.open import opened
     from marzhook.endpoint import REMOVED
     from marzhook.store import endpoints
@@ -86,7 +90,7 @@ def attached(inbox: Inbox, checks: Checks) -> Iterator[Checks]:
         with o.database.write() as tx:
             known = next((e for e in endpoints.all_endpoints(tx.conn) if e.url == url), None)
             ours = known is None or known.disabled_reason == REMOVED
-            secret = checks.secret or o.settings.webhook_secret
+            secret = secret or o.settings.webhook_secret
             if known is None:
                 known = endpoints.create(
                     tx,
@@ -115,7 +119,7 @@ def attached(inbox: Inbox, checks: Checks) -> Iterator[Checks]:
 
         inbox.on_tick = stay
         try:
-            yield replace(checks, secret=known.secret, signing_key=signing.key_of(known.signing_secret))
+            yield Checks(known.secret, known.signing_secret)
         finally:
             if ours:
                 with o.database.write() as tx:
@@ -147,19 +151,6 @@ def _planned(fail: str) -> tuple[int, int]:
     if not 300 <= int(status) <= 599 or not 1 <= int(times) <= 1_000_000:
         raise SettingError(f"--fail {fail!r}: the status is 300 to 599, the times 1 to 1000000", code="usage")
     return int(status), int(times)
-
-
-def _key(signing_secret: str | None) -> bytes | None:
-    from marzhook import signing
-
-    if not signing_secret:
-        return None
-    try:
-        return signing.key_of(signing_secret)
-    except ValueError as error:
-        raise SettingError(
-            f"--signing-secret: {error}; endpoints show theirs once, when they are made", code="usage"
-        ) from None
 
 
 class _Journal:
@@ -242,8 +233,7 @@ def _lines(received: Received) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for event in received.events:
         parts = [at, event.action, event.username]
-        if event.tries is not None:
-            parts.append(f"tries {event.tries}")
+        parts.append(f"tries {event.tries}")
         if event.enqueued_at is not None:
             parts.append(output.duration(received.at - event.enqueued_at))
         parts.append(answered + (" (again)" if received.again else ""))
@@ -286,18 +276,17 @@ def _complaints(received: Received) -> list[str]:
     return found
 
 
-def details(event: Seen) -> list[str]:
+def details(event: ReceivedEvent) -> list[str]:
     """What followed the four keys, a line each; the user in brief."""
-    found = [f"by {event.by}"] if event.by else []
-    for name, value in event.extras.items():
-        if name == "user" and isinstance(value, dict):
-            found.append(f"user: {_user(value)}")
-        elif value is not None:
+    found = [f"by {event.by.get('username')}"] if event.by else []
+    found += [f"user: {_user(event.user)}"] if event.user else []
+    for name, value in event.extra.items():
+        if value is not None:
             found.append(f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
     return found
 
 
-def _user(user: dict[str, Any]) -> str:
+def _user(user: Mapping[str, Any]) -> str:
     parts = [str(user.get("status", "?"))]
     used, limit, expire = user.get("used_traffic"), user.get("data_limit"), user.get("expire")
     if isinstance(used, int):

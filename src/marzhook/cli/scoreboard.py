@@ -14,7 +14,8 @@ from marzhook.cli import output
 if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderResult
 
-    from marzhook.cli.inbox import Received, Seen
+    from marzhook.cli.inbox import Received
+    from marzhook.receiver import ReceivedEvent
 
 
 @dataclass(slots=True)
@@ -123,7 +124,7 @@ class Scoreboard:
         cell = self._rows[id_].cells.get(name)
         return cell is not None and cell.accepted > 0
 
-    def _note(self, name: str, request: Received, event: Seen) -> None:
+    def _note(self, name: str, request: Received, event: ReceivedEvent) -> None:
         id_, at = request.message_id or "", event.enqueued_at or request.at
         with self._lock:
             if id_ not in self._rows:
