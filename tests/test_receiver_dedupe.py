@@ -139,12 +139,14 @@ def test_one_bad_event_of_a_list_takes_no_other_back(database: Dedupe, tmp_path:
         assert effects(tmp_path) == ["alice", "carol"]
 
 
-def test_marks_are_kept_for_a_month(tmp_path: Path) -> None:
+@pytest.mark.parametrize("plain", [False, True], ids=["SQLite", "sqlite3"])
+def test_marks_are_kept_for_a_month(plain: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Old marks go, with the first request after an hour; newer ones stay."""
     clock = FakeClock()
     now = lambda: clock.now().timestamp()  # noqa: E731
     path = tmp_path / "app.db"
-    receiver = Receiver(SECRET, dedupe=DBAPI(lambda: sqlite3.connect(path), clock=now), clock=now)
+    dedupe = DBAPI(lambda: sqlite3.connect(path), clock=now) if plain else SQLite(path, clock=now)
+    receiver = Receiver(SECRET, dedupe=dedupe, clock=now)
     receiver.on("*")(lambda event: None)
 
     def marked() -> set[str]:
@@ -156,6 +158,19 @@ def test_marks_are_kept_for_a_month(tmp_path: Path) -> None:
         assert receiver.receive(message.headers, message.body).status == 200
         clock.advance(wait)
     assert marked() == {"msg_testing_2", "msg_testing_3"}
+    assert caplog.text == ""
+
+
+def test_a_prune_that_fails_fails_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Old marks that cannot be removed just now wait for the next hour, and the event is handled."""
+    receiver, message = Receiver(SECRET, dedupe=SQLite(tmp_path / "app.db")), request()
+    receiver.on("*")(lambda event: None)
+    with closing(sqlite3.connect(tmp_path / "app.db", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE marzhook_received (id VARCHAR(255) PRIMARY KEY, received_at DOUBLE PRECISION)")
+        connection.execute("CREATE TRIGGER no BEFORE DELETE ON marzhook_received BEGIN SELECT RAISE(ABORT, 'no'); END")
+        connection.execute("INSERT INTO marzhook_received VALUES ('old', 0)")
+    assert receiver.receive(message.headers, message.body).status == 200
+    assert "could not be removed" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -267,10 +282,10 @@ def test_memory_forgets_the_oldest_first() -> None:
     """It holds as many as it is told, and what failed was never in it."""
     memory = Memory(2)
     for event_id in ("a", "b", "c"):
-        with memory.once(event_id) as first:
+        with memory.once([event_id]) as first:
             assert first
     assert ("a" in memory, "b" in memory, "c" in memory) == (False, True, True)
-    with pytest.raises(OSError), memory.once("d"):
+    with pytest.raises(OSError), memory.once(["d"]):
         raise OSError
     assert "d" not in memory
 
@@ -282,7 +297,7 @@ def test_memory_makes_the_second_of_two_wait() -> None:
 
     def first() -> None:
         try:
-            with memory.once("a"):
+            with memory.once(["a"]):
                 inside.set()
                 go_on.wait(20)
                 raise OSError
@@ -290,7 +305,7 @@ def test_memory_makes_the_second_of_two_wait() -> None:
             pass
 
     def again() -> None:
-        with memory.once("a") as is_first:
+        with memory.once(["a"]) as is_first:
             second.append(is_first)
 
     threads = [threading.Thread(target=first), threading.Thread(target=again)]
@@ -312,6 +327,19 @@ def test_a_captured_request_under_another_id_is_recognised() -> None:
     for message_id in ("msg_1", "msg_2"):
         assert receiver.receive({**message.headers, "webhook-id": message_id}, message.body).status == 200
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("hmac_first", [False, True])
+def test_a_sender_that_changes_between_secret_and_hmac_is_recognised(hmac_first: bool, database: Dedupe) -> None:
+    """A sender that finds out which of the two is wanted may send one event in both ways; it is handled once."""
+    receiver = Receiver(SECRET, dedupe=database)
+    receiver.on("*")(lambda event: None)
+    event = {"action": "user_created", "username": "alice"}
+    whats = []
+    for hmac in (hmac_first, not hmac_first):
+        message = webhook_request(event, secret=SECRET, hmac=hmac, first_id=1)
+        whats += [result.what for result in receiver.receive(message.headers, message.body).results]
+    assert whats == ["done", "duplicate"]
 
 
 def test_two_equal_events_are_two(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ class Inbox(ThreadingHTTPServer):
 
     def accept(self, message_id: str | None) -> bool:
         """Note an accepted message; return whether it had come before."""
-        with self._accepted.once(message_id) as first:
+        with self._accepted.once([message_id] if message_id else []) as first:
             return not first
 
     def service_actions(self) -> None:

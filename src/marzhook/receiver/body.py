@@ -22,11 +22,11 @@ MAX_DEPTH: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A body's items, each with its id (None: it has none)."""
+    """A body's items, each with the ids by which it is recognised; the first is the event's own."""
 
     format: Format
     message_id: str | None
-    items: tuple[tuple[Any, str | None], ...]
+    items: tuple[tuple[Any, tuple[str, ...]], ...]
 
 
 def check_head(headers: Mapping[str, str], body: bytes, *, max_body: int) -> None:
@@ -56,8 +56,6 @@ def read(message_id: str | None, body: bytes, proof: Proof) -> Body:
     value = parse(body)
     if message_id is not None and not well_formed_id(message_id):
         message_id = None
-    # The HMAC of the panel's page covers the body only: behind it, a captured request could come again under another id.
-    single_id = None if proof == "hmac" else message_id
     recognisable = message_id is not None or proof == "hmac"
     match value:
         case list():
@@ -71,24 +69,28 @@ def read(message_id: str | None, body: bytes, proof: Proof) -> Body:
             raise RequestRefused(
                 400, "not_an_event", "the JSON is no event, no list of events and no Standard Webhooks message"
             )
-    return Body(form, message_id, ((value, single_id or (content_id(value) if recognisable else None)),))
+    ids = () if message_id is None else (message_id,)
+    if proof == "hmac":
+        # It covers the body only: a captured request could come again under another id.
+        ids = (*ids, content_id(value))
+    return Body(form, message_id, ((value, ids),))
 
 
-def _listed(items: list[Any], *, recognisable: bool) -> tuple[tuple[Any, str | None], ...]:
+def _listed(items: list[Any], *, recognisable: bool) -> tuple[tuple[Any, tuple[str, ...]], ...]:
     """A list is cut differently when it comes again, so its items are recognised one by one; twins are told apart by
     their number."""
     if not recognisable:
-        return tuple((item, None) for item in items)
+        return tuple((item, ()) for item in items)
     seen: Counter[str] = Counter()
     found = []
     for item in items:
         own = item.get("id") if isinstance(item, dict) else None
         if isinstance(own, str) and well_formed_id(own):
-            found.append((item, own))
+            found.append((item, (own,)))
             continue
         name = content_id(item)
         seen[name] += 1
-        found.append((item, name if seen[name] == 1 else f"{name}.{seen[name]}"))
+        found.append((item, (name if seen[name] == 1 else f"{name}.{seen[name]}",)))
     return tuple(found)
 
 

@@ -122,13 +122,13 @@ class DatabaseSession:
         self.connection = connection
 
     @contextmanager
-    def once(self, event_id: str | None) -> Iterator[bool]:
-        if event_id is not None and self._marked(event_id):
+    def once(self, ids: Sequence[str]) -> Iterator[bool]:
+        if ids and self._marked(ids):
             yield False
             return
         try:
             self._database.begin(self.connection)
-            first = event_id is None or self._mark(event_id)
+            first = self._mark(ids)
             yield first
             if first:
                 self._database.commit(self.connection)
@@ -136,16 +136,17 @@ class DatabaseSession:
             self._undo()
             raise
 
-    def _marked(self, event_id: str) -> bool:
-        found = self._execute("SELECT id FROM {table} WHERE id = {0}", (event_id,), fetch=True)
+    def _marked(self, ids: Sequence[str]) -> bool:
+        found = any(self._execute("SELECT id FROM {table} WHERE id = {0}", (one,), fetch=True) for one in ids)
         # A read is a transaction too.
         self._database.rollback(self.connection)
-        return bool(found)
+        return found
 
-    def _mark(self, event_id: str) -> bool:
+    def _mark(self, ids: Sequence[str]) -> bool:
         now = self._database._clock()
         try:
-            self._execute("INSERT INTO {table} (id, received_at) VALUES ({0}, {1})", (event_id, now))
+            for one in ids:
+                self._execute("INSERT INTO {table} (id, received_at) VALUES ({0}, {1})", (one, now))
         except Exception as error:
             if not _is_integrity_error(error):
                 raise
@@ -161,6 +162,7 @@ class DatabaseSession:
         except Exception:
             self._undo()
             try:
+                self._database.begin(self.connection)
                 self._execute(
                     "CREATE TABLE {table} (id VARCHAR(255) NOT NULL PRIMARY KEY, received_at DOUBLE PRECISION NOT NULL)"
                 )
@@ -173,6 +175,7 @@ class DatabaseSession:
     def prune(self, before: float) -> None:
         """Remove old marks; a failure waits for the next hour."""
         try:
+            self._database.begin(self.connection)
             self._execute("DELETE FROM {table} WHERE received_at < {0}", (before,))
             self._database.commit(self.connection)
         except Exception:
@@ -199,9 +202,17 @@ class SQLite(DBAPI):
     """A SQLite file, made where it is missing. `event.connection` is a `sqlite3.Connection` to it whose commits are the
     receiver's; tables of your own belong into the same file, where what happens to them happens once."""
 
-    def __init__(self, path: str | Path, *, table: str = TABLE, keep: float = KEEP, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        table: str = TABLE,
+        keep: float = KEEP,
+        timeout: float = 10.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """`timeout`: seconds to wait while another one writes; Marzhook waits 15 for an answer."""
-        super().__init__(self._take, release=self._give_back, table=table, paramstyle="qmark", keep=keep)
+        super().__init__(self._take, release=self._give_back, table=table, paramstyle="qmark", keep=keep, clock=clock)
         self._path = str(path)
         self._timeout = timeout
         # Kept, because SQLite tidies its files up when the last one closes, which would be at every request. By process,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -16,11 +16,11 @@ class Session(Protocol):
     def connection(self) -> Any:
         """What handlers get as `event.connection`."""
 
-    def once(self, event_id: str | None) -> AbstractContextManager[bool]:
-        """Gives True when the event is to be handled in the block, False when it was handled before.
+    def once(self, ids: Sequence[str]) -> AbstractContextManager[bool]:
+        """Gives True when the event is to be handled in the block, False when one was handled that had one of these ids.
 
         A block that ends marks the event as handled; one that raises leaves no mark. Of two blocks for one event at the
-        same time, the second waits for the first. None: not recognisable, always True.
+        same time, the second waits for the first. No ids: not recognisable, always True.
         """
 
 
@@ -46,37 +46,34 @@ class Memory:
         return nullcontext(self)
 
     @contextmanager
-    def once(self, event_id: str | None) -> Iterator[bool]:
-        if event_id is None:
-            yield True
-            return
-        if not self._begin(event_id):
+    def once(self, ids: Sequence[str]) -> Iterator[bool]:
+        if not self._begin(ids):
             yield False
             return
         try:
             yield True
         except BaseException:
-            self._end(event_id, handled=False)
+            self._end(ids, handled=False)
             raise
-        self._end(event_id, handled=True)
+        self._end(ids, handled=True)
 
     def __contains__(self, event_id: str) -> bool:
         with self._changed:
             return event_id in self._handled
 
-    def _begin(self, event_id: str) -> bool:
+    def _begin(self, ids: Sequence[str]) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: event_id not in self._busy)
-            if event_id in self._handled:
+            self._changed.wait_for(lambda: self._busy.isdisjoint(ids))
+            if any(one in self._handled for one in ids):
                 return False
-            self._busy.add(event_id)
+            self._busy.update(ids)
             return True
 
-    def _end(self, event_id: str, *, handled: bool) -> None:
+    def _end(self, ids: Sequence[str], *, handled: bool) -> None:
         with self._changed:
-            self._busy.discard(event_id)
+            self._busy.difference_update(ids)
             if handled:
-                self._handled[event_id] = None
-                if len(self._handled) > self._size:
+                self._handled.update(dict.fromkeys(ids))
+                while len(self._handled) > self._size:
                     self._handled.popitem(last=False)
             self._changed.notify_all()

@@ -106,7 +106,7 @@ class Receiver:
         try:
             with self._dedupe.session() as session:
                 work = _Work(self._handlers, session, content, run or _run)
-                results = tuple(work.result(item, event_id) for item, event_id in content.items)
+                results = tuple(work.result(item, ids) for item, ids in content.items)
         except Exception:
             log.exception("the memory of handled events cannot be reached")
             results = (Result("failed", "the receiver's memory of handled events cannot be reached"),) * len(
@@ -126,8 +126,8 @@ class _Work:
         self._held: set[str] = set()
         """Users of whom an event was not handled: the later ones must not overtake it."""
 
-    def result(self, item: object, event_id: str | None) -> Result:
-        username = None
+    def result(self, item: object, ids: tuple[str, ...]) -> Result:
+        username, event_id = None, ids[0] if ids else None
         try:
             event = event_of(
                 item, format=self._body.format, id=event_id, message_id=self._body.message_id,
@@ -136,7 +136,7 @@ class _Work:
             username = event.username
             if username in self._held:
                 return Result("held")
-            return Result(self._handle(event))
+            return Result(self._handle(event, ids))
         except EventRefused as refused:
             result = Result("refused", str(refused))
             log.warning("an event was refused: %s", event_id)
@@ -148,11 +148,11 @@ class _Work:
             self._held.add(username)
         return result
 
-    def _handle(self, event: ReceivedEvent) -> What:
+    def _handle(self, event: ReceivedEvent, ids: tuple[str, ...]) -> What:
         wanted = [handler for actions, handler in self._handlers if event.action in actions or "*" in actions]
         if not wanted:
             return "ignored"
-        with self._session.once(event.id) as first:
+        with self._session.once(ids) as first:
             if not first:
                 return "duplicate"
             for handler in wanted:
