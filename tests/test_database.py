@@ -6,12 +6,10 @@ import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -24,30 +22,11 @@ from marzhook.store import endpoints
 from marzhook.store.database import ChangeWatch, Database
 from marzhook.store.outbox import Outbox
 from marzhook.testing import FakeClock
-
-SCRIPT = Path(__file__).with_name("database_process.py")
+from processes import process, said
 
 
 def opened(path: Path, **values: float) -> Database:
     return Database(f"sqlite:///{path}", **values)
-
-
-@contextmanager
-def process(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """Another process that works on a database; what it says is on its standard output."""
-    child = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.communicate()
-
-
-def said(child: subprocess.Popen[str]) -> str:
-    assert child.stdout
-    return child.stdout.readline().strip()
 
 
 def tables(path: Path) -> set[str]:
@@ -227,6 +206,29 @@ def test_writers_of_one_process_take_turns(database: Database) -> None:
         thread.join(30)
     with database.read() as conn:
         assert database.meta(conn, "count") == "80"
+
+
+def test_a_queue_of_writers_gives_up_together(database: Database) -> None:
+    """While another process holds the file, ten who want to write have all been refused after two patiences, not ten."""
+    impatient = opened(database.path, busy_timeout=0.5)
+    refused: list[float] = []
+
+    def write() -> None:
+        with pytest.raises(StoreBusyError, match="nothing was changed"), impatient.write() as tx:
+            impatient.set_meta(tx, "x", "y")
+        refused.append(time.monotonic())
+
+    with process("hold", database.path) as child:
+        assert said(child) == "holding"
+        began = time.monotonic()
+        threads = [threading.Thread(target=write) for _ in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert len(refused) == 10
+    assert max(refused) - began < 3
+    impatient.close()
 
 
 def test_one_process_delivers(database: Database, tmp_path: Path) -> None:

@@ -79,11 +79,22 @@ class Database:
     def write(self) -> Iterator[Transaction]:
         """All or nothing, on disk when the block has ended. Raises StoreBusyError when it could not be written."""
         with _explained(self.path):
-            with self._writer, self._write_engine.begin() as conn:
+            with self._turn(), self._write_engine.begin() as conn:
                 tx = Transaction(conn)
                 yield tx
             for callback in tx._after:
                 callback()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """This process's next write. Who queues has no more patience than who waits for another process: while that one
+        holds the file, the queue must not grow longer than it gets shorter."""
+        if not self._writer.acquire(timeout=self._busy_timeout):
+            raise StoreBusyError(f"{self.path} is busy, others wait to write too; nothing was changed, try again")
+        try:
+            yield
+        finally:
+            self._writer.release()
 
     # -- start and stop
 
