@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from marzhook.clock import SystemClock
+from marzhook.clock import Clock, SystemClock
 from marzhook.dispatch.dispatcher import Dispatcher
 from marzhook.dispatch.sender import Limits
 from marzhook.endpoint import Endpoint
@@ -25,19 +25,19 @@ QUICK = RetryPolicy((0.05,) * 200, jitter=0.0)
 class House:
     """A database with one dispatcher."""
 
-    def __init__(self, database: Database, outbox: Outbox) -> None:
-        self.database, self.outbox = database, outbox
+    def __init__(self, database: Database, outbox: Outbox, clock: Clock = CLOCK) -> None:
+        self.database, self.outbox, self.clock = database, outbox, clock
 
     def endpoint(self, url: str, **values: Any) -> Endpoint:
         with self.database.write() as tx:
             return endpoints.create(
-                tx, now=CLOCK.now(), **{"kind": "webhook", "url": url, "source": "environment", **values}
+                tx, now=self.clock.now(), **{"kind": "webhook", "url": url, "source": "environment", **values}
             )
 
     def publish(self, usernames: Sequence[str], *, action: str = "user_updated", **detail: Any) -> list[int]:
         with self.database.write() as tx:
             new = [NewEvent(action, name, {"n": i, **detail}) for i, name in enumerate(usernames)]
-            return self.outbox.publish(tx, new, now=CLOCK.now())
+            return self.outbox.publish(tx, new, now=self.clock.now())
 
     def event(self, username: str, **detail: Any) -> NewEvent:
         return NewEvent("user_updated", username, detail)
@@ -48,14 +48,19 @@ class House:
 
     @contextmanager
     def dispatching(
-        self, policy: RetryPolicy = QUICK, *, rejected_policy: RetryPolicy | None = None, **limits: float
+        self,
+        policy: RetryPolicy = QUICK,
+        *,
+        rejected_policy: RetryPolicy | None = None,
+        ca_file: str | None = None,
+        **limits: float,
     ) -> Iterator[Dispatcher]:
         dispatcher = Dispatcher(
             self.database,
             self.outbox,
-            CLOCK,
+            self.clock,
             Metrics(),
-            transport=HttpTransport(CLOCK),
+            transport=HttpTransport(self.clock, ca_file=ca_file),
             limits=Limits(policy, rejected_policy or policy, **{"first_probe": 0.05, **limits}),
         )
         dispatcher.start()

@@ -1,7 +1,8 @@
 """A receiver in a process of its own, on loopback: obeys, and remembers what it was sent.
 
 Run as a script it prints its port and serves until its standard input closes. `POST /_do` sets how the next requests are
-treated, `GET /_seen` tells what came, `POST /_forget` empties the memory. Every other request is a delivery.
+treated (`hold`: they are answered when the next order comes), `GET /_seen` tells what came, `POST /_forget` empties the
+memory. Every other request is a delivery.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from typing import Any
 
 OK = {"mode": "answer", "status": 200, "headers": {}, "body": "ok", "delay": 0.0, "secret": None, "times": None,
-    "refuse": None, "only": None,
+    "refuse": None, "only": None, "hold": False,
 }  # fmt: skip
 
 
@@ -25,14 +26,18 @@ class Receiver:
         self.changed = asyncio.Condition()
         self.in_flight = 0
         self.most_in_flight = 0
+        self.open = 0
+        self.orders = 0
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open += 1
         try:
             while await self.exchange(reader, writer):
                 pass
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # cancelled: the test has ended, and asyncio would complain about who still hangs
         finally:
+            self.open -= 1
             writer.close()
 
     async def exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -74,50 +79,47 @@ class Receiver:
             "at": time.time(), "method": method, "path": target, "headers": headers, "body": body.decode(),
             "answered": status if mode == "answer" else None,
         }  # fmt: skip
+        # Before the answer: who is answered can rely on it, also when we are killed in between.
+        await self.remember(record)
+        if how["hold"]:
+            orders = self.orders
+            async with self.changed:
+                await self.changed.wait_for(lambda: self.orders > orders)
         if how["delay"]:
             await asyncio.sleep(how["delay"])
         match mode:
             case "hang":
-                await self.remember(record)
                 await asyncio.sleep(3600)
             case "reset":
-                await self.remember(record)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
                 await writer.drain()
                 # Linger 0: the close becomes a RST.
                 writer.get_extra_info("socket").setsockopt(1, 13, struct.pack("ii", 1, 0))
                 return False
             case "close":
-                await self.remember(record)
                 return False
             case "garbage":
-                await self.remember(record)
                 writer.write(b"\x00\x01 this is not HTTP \r\n\r\n")
                 await writer.drain()
                 return False
             case "drip":
-                await self.remember(record)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
                 while True:
                     writer.write(b".")
                     await writer.drain()
                     await asyncio.sleep(how.get("every", 1.0))
             case "huge":
-                await self.remember(record)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n")
                 for _ in range(1024):
                     writer.write(b"x" * 1048576)
                     await writer.drain()
                 return False
             case "endless":
-                await self.remember(record)
                 writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
                 while True:
                     writer.write(b"400\r\n" + b"x" * 1024 + b"\r\n")
                     await writer.drain()
             case _:
-                # Remembered before the answer: who is answered can rely on it, also when we are killed in between.
-                await self.remember(record)
                 answer = how["body"].encode()
                 more = "".join(f"{k}: {v}\r\n" for k, v in how["headers"].items())
                 writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(answer)}\r\n{more}\r\n".encode() + answer)
@@ -133,6 +135,9 @@ class Receiver:
         answer: Any = None
         if target == "/_do":
             self.behaviour = {**OK, **json.loads(body)}
+            self.orders += 1
+            async with self.changed:
+                self.changed.notify_all()
         elif target == "/_forget":
             self.seen.clear()
             self.most_in_flight = 0
@@ -148,6 +153,8 @@ class Receiver:
             answer = self.seen[int(target.removeprefix("/_seen/")) :]
         elif target == "/_most":
             answer = self.most_in_flight
+        elif target == "/_open":
+            answer = self.open - 1  # not the one that asks
         text = json.dumps(answer).encode()
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
         await writer.drain()

@@ -53,6 +53,10 @@ class Receiver:
     def most_in_flight(self) -> int:
         return int(self._ask("GET", "/_most", None))
 
+    def connections(self) -> int:
+        """Open ones: 0 once a sender that is gone has left nothing behind that is still to be read."""
+        return int(self._ask("GET", "/_open", None))
+
     def stop(self) -> None:
         assert self._process.stdin
         assert self._process.stdout

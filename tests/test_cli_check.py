@@ -3,45 +3,13 @@
 from __future__ import annotations
 
 import socket
-import ssl
-import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from command_line import Running, as_json, marzhook
 from receivers import Receiver
-
-
-def certificate(folder: Path, name: str, *, days: int = 30) -> Path:
-    """A self-signed certificate for `name`, with its key in the same file."""
-    made = folder / f"{name}.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", str(days),
-         "-keyout", made.with_suffix(".key"), "-out", made, "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return made
-
-
-@contextmanager
-def https(made: Path) -> Iterator[int]:
-    """An https server with this certificate; yields its port."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(made, made.with_suffix(".key"))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        server.server_close()
+from tls_server import certificate, server_context, tls_receiver
 
 
 def test_all_well_sends_nothing_unless_asked(tmp_path: Path) -> None:
@@ -83,14 +51,16 @@ def test_nobody_there_is_explained(tmp_path: Path) -> None:
 
 def test_certificates_are_explained(tmp_path: Path) -> None:
     """A self-signed certificate, one for another name, and a port without https are each said in words."""
-    right, other = certificate(tmp_path, "localhost"), certificate(tmp_path, "shop.example", days=5)
-    with https(right) as port, https(other) as foreign, Running(tmp_path, "listen", "--port", "0") as plain:
+    right = certificate(tmp_path / "right", "DNS:localhost", days=30)
+    other = certificate(tmp_path / "other", "DNS:shop.example", days=5)
+    ports = tls_receiver(server_context(*right)), tls_receiver(server_context(*other))
+    with ports[0] as port, ports[1] as foreign, Running(tmp_path, "listen", "--port", "0") as plain:
         checked = marzhook(tmp_path, "check", expect=1, WEBHOOK_ADDRESS=f"https://localhost:{port}/")
         assert "self-signed" in checked.stdout
         assert "MARZHOOK_CA_FILE" in checked.stdout
-        trusted = {"WEBHOOK_ADDRESS": f"https://localhost:{port}/", "MARZHOOK_CA_FILE": str(right)}
+        trusted = {"WEBHOOK_ADDRESS": f"https://localhost:{port}/", "MARZHOOK_CA_FILE": str(right[0])}
         assert "valid until" in marzhook(tmp_path, "check", **trusted).stdout
-        named = {"WEBHOOK_ADDRESS": f"https://localhost:{foreign}/", "MARZHOOK_CA_FILE": str(other)}
+        named = {"WEBHOOK_ADDRESS": f"https://localhost:{foreign}/", "MARZHOOK_CA_FILE": str(other[0])}
         assert "not for localhost" in marzhook(tmp_path, "check", expect=1, **named).stdout
         address = plain.line("Listening on").split()[2]
         unencrypted = {"WEBHOOK_ADDRESS": address.replace("http:", "https:")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import standardwebhooks
@@ -18,17 +18,6 @@ from marzhook.store.database import Database
 from marzhook.store.outbox import DeliveryFilter, Outbox
 from marzhook.testing import counting, eventually
 from receivers import Receiver, events_of, header_of
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def house(database: Database, outbox: Outbox) -> House:
-    return House(database, outbox)
 
 
 def test_a_failed_delivery_is_tried_again_until_it_is_accepted(house: House, receiver: Receiver) -> None:

@@ -8,8 +8,6 @@ is the one that is allowed), 127.0.0.1 for what must not be reached.
 from __future__ import annotations
 
 import http.client
-import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -30,6 +28,7 @@ from marzhook.request import Request, Response
 from marzhook.store import endpoints
 from marzhook.transport.guard import Guard
 from marzhook.transport.http import HttpTransport, _Pool
+from tls_server import certificate, server_context
 
 if TYPE_CHECKING:
     from api_client import Api
@@ -115,9 +114,7 @@ class NameServer(Server):
         self._answers: list[tuple[str, ...]] = []
         self.asked = {A: 0, AAAA: 0}
         super().__init__(("127.0.0.1", 0), _Resolve)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.socket = server_context(certificate, key).wrap_socket(self.socket, server_side=True)
 
     def say(self, *answers: tuple[str, ...]) -> None:
         self._answers, self.asked = list(answers), {A: 0, AAAA: 0}
@@ -177,20 +174,13 @@ class AskingPool(_Pool):
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("names")
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(key),
-         "-out", str(certificate), "-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return certificate, key
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return certificate(tmp_path_factory.mktemp("names"))
 
 
 @pytest.fixture
-def names(certificate: tuple[Path, Path]) -> Iterator[NameServer]:
-    with NameServer(*certificate) as names:
+def names(shown: tuple[Path, Path]) -> Iterator[NameServer]:
+    with NameServer(*shown) as names:
         yield names
 
 
@@ -206,8 +196,8 @@ def places() -> Iterator[tuple[Place, Place]]:
 
 
 @pytest.fixture
-def transport(names: NameServer, certificate: tuple[Path, Path]) -> Iterator[HttpTransport]:
-    transport = AskingTransport(names, certificate[0])
+def transport(names: NameServer, shown: tuple[Path, Path]) -> Iterator[HttpTransport]:
+    transport = AskingTransport(names, shown[0])
     yield transport
     transport.close()
 

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
-
-import pytest
 
 from dispatching import CLOCK, House
 from marzhook.dispatch import health
 from marzhook.retry import RetryPolicy
 from marzhook.store import endpoints, history
-from marzhook.store.database import Database
-from marzhook.store.outbox import Outbox
 from marzhook.testing import eventually
 from receivers import Receiver, events_of, header_of
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def house(database: Database, outbox: Outbox) -> House:
-    return House(database, outbox)
 
 
 def test_an_outage_burns_no_tries_and_ends_with_the_whole_backlog(house: House, receiver: Receiver) -> None:

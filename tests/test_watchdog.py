@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 
-from dispatching import CLOCK, House
+from dispatching import House
 from marzhook.dispatch.watchdog import Watchdog
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
+from marzhook.testing import FakeClock
 
 
 def published(house: House) -> list[tuple[str, dict[str, object]]]:
@@ -17,71 +18,95 @@ def published(house: House) -> list[tuple[str, dict[str, object]]]:
     return [(row[0], json.loads(row[1])) for row in rows]
 
 
-def test_a_delivery_that_is_due_for_a_minute_is_told_once(database: Database, outbox: Outbox) -> None:
+def test_a_delivery_that_is_due_for_a_minute_is_told_once(database: Database, outbox: Outbox, clock: FakeClock) -> None:
     """Readiness says it, an operator event goes to the other endpoints, and neither is repeated while it lasts."""
-    house = House(database, outbox)
+    house = House(database, outbox, clock)
     stuck, _ = house.endpoint("http://127.0.0.1:9/"), house.endpoint("http://127.0.0.1:10/")
     with database.write() as tx:
-        outbox.publish(tx, [house.event("anna")], now=CLOCK.now(), only_to=stuck.id)
-    dog = Watchdog(database, outbox, CLOCK, resting=set)
-    dog.look(CLOCK.now())
-    dog.look(CLOCK.now() + timedelta(seconds=50))
+        outbox.publish(tx, [house.event("anna")], now=clock.now(), only_to=stuck.id)
+    dog = Watchdog(database, outbox, clock, resting=set)
+    dog.look()
+    clock.advance(50)
+    dog.look()
     assert dog.trouble == []
+    clock.advance(20)
     for _ in range(3):
-        dog.look(CLOCK.now() + timedelta(seconds=70))
+        dog.look()
     assert len(dog.trouble) == 1
     assert "endpoint 1" in dog.trouble[0]
     assert [detail["endpoint"]["id"] for _, detail in published(house)] == [stuck.id]
     assert house.count("pending", f"endpoint_id = {stuck.id}") == 1
 
 
-def test_what_waits_on_purpose_is_no_trouble(database: Database, outbox: Outbox) -> None:
+def test_what_waits_on_purpose_is_no_trouble(database: Database, outbox: Outbox, clock: FakeClock) -> None:
     """An open breaker, a disabled endpoint, a retry in an hour, and what waits behind that retry are left alone."""
-    house = House(database, outbox)
+    house = House(database, outbox, clock)
     broken, disabled, waiting = (house.endpoint(f"http://127.0.0.1:{port}/") for port in (9, 10, 11))
     house.publish(["anna", "anna"])
     with database.write() as tx:
         tx.conn.exec_driver_sql("UPDATE endpoints SET enabled = 0 WHERE id = ?", (disabled.id,))
         tx.conn.exec_driver_sql(
             "UPDATE pending SET due_at = ?, tries = 1, attempts = 1 WHERE endpoint_id = ? AND event_id = 1",
-            ((CLOCK.now() + timedelta(hours=1)).timestamp(), waiting.id),
+            ((clock.now() + timedelta(hours=1)).timestamp(), waiting.id),
         )
-    dog = Watchdog(database, outbox, CLOCK, resting=lambda: {broken.id})
-    dog.look(CLOCK.now())
-    dog.look(CLOCK.now() + timedelta(minutes=10))
+    dog = Watchdog(database, outbox, clock, resting=lambda: {broken.id})
+    dog.look()
+    clock.advance(600)
+    dog.look()
     assert dog.trouble == []
     assert published(house) == []
 
 
-def test_it_recovers_by_itself(database: Database, outbox: Outbox) -> None:
+def test_it_recovers_by_itself(database: Database, outbox: Outbox, clock: FakeClock) -> None:
     """When the late delivery is gone, readiness is green again, and a later stall is told anew."""
-    house = House(database, outbox)
+    house = House(database, outbox, clock)
     house.endpoint("http://127.0.0.1:9/")
     house.publish(["anna"])
-    dog = Watchdog(database, outbox, CLOCK, resting=set)
-    dog.look(CLOCK.now())
-    later = CLOCK.now() + timedelta(minutes=2)
-    dog.look(later)
+    dog = Watchdog(database, outbox, clock, resting=set)
+    dog.look()
+    clock.advance(120)
+    dog.look()
     assert dog.trouble
     with database.write() as tx:
         tx.conn.exec_driver_sql("DELETE FROM pending")
-    dog.look(later)
+    dog.look()
     assert dog.trouble == []
     house.publish(["bert"])
-    dog.look(later)
+    clock.advance(120)
+    dog.look()
     assert len(published(house)) == 2
 
 
-def test_an_endpoint_that_is_back_has_time_to_catch_up(database: Database, outbox: Outbox) -> None:
+def test_an_endpoint_that_is_back_has_time_to_catch_up(database: Database, outbox: Outbox, clock: FakeClock) -> None:
     """A backlog of an hour's outage is no stall in the first minute after it."""
-    house = House(database, outbox)
+    house = House(database, outbox, clock)
     endpoint = house.endpoint("http://127.0.0.1:9/")
     house.publish(["anna"])
     resting = {endpoint.id}
-    dog = Watchdog(database, outbox, CLOCK, resting=lambda: resting)
-    back = CLOCK.now() + timedelta(hours=1)
-    dog.look(back)
+    dog = Watchdog(database, outbox, clock, resting=lambda: resting)
+    clock.advance(3600)
+    dog.look()
     resting.clear()
-    for seconds, expected in ((1, 0), (59, 0), (70, 1)):
-        dog.look(back + timedelta(seconds=seconds))
+    for seconds, expected in ((1, 0), (58, 0), (11, 1)):
+        clock.advance(seconds)
+        dog.look()
+        assert len(dog.trouble) == expected, seconds
+
+
+def test_a_clock_that_is_set_is_no_stall(database: Database, outbox: Outbox, clock: FakeClock) -> None:
+    """Set an hour forward, the wall clock makes whatever is owed look an hour old: nobody is alarmed for that. What does not
+    move within the next minute is told."""
+    house = House(database, outbox, clock)
+    house.endpoint("http://127.0.0.1:9/")
+    house.publish(["anna"])
+    dog = Watchdog(database, outbox, clock, resting=set)
+    dog.look()
+    for jump in (3600, -3600, 3600):
+        clock.advance(5)
+        clock.jump(jump)
+        dog.look()
+        assert dog.trouble == []
+    for seconds, expected in ((50, 0), (11, 1)):
+        clock.advance(seconds)
+        dog.look()
         assert len(dog.trouble) == expected, seconds

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 LATE = 60.0
 """Seconds for which a delivery may be due before something is wrong."""
 EVERY = 5.0
+SET = 5.0
+"""Seconds by which the wall clock may go another way than the monotonic one before somebody has set it."""
 
 
 class Watchdog:
@@ -45,8 +47,10 @@ class Watchdog:
         self._late = late
         self._every = every
         self._told: set[int] = set()
-        self._awake: dict[int, datetime] = {}
-        """Since when each endpoint is not left alone: one that was away may be behind for a while after."""
+        self._awake: dict[int, float] = {}
+        """Since when (monotonic) each endpoint is not left alone: one that was away may be behind for a while after."""
+        self._set_at: float | None = None
+        """The wall clock less the monotonic one at the last look."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self.trouble: list[str] = []
@@ -59,15 +63,20 @@ class Watchdog:
         if self._thread.is_alive():
             self._thread.join(30)
 
-    def look(self, now: datetime) -> None:
+    def look(self) -> None:
         """Compare what is due with what should be; tell once of each endpoint that is late."""
+        now = self._clock.now()
         with self._database.read() as conn:
             ages = stats.oldest_due(conn, now)
             known = {endpoint.id: endpoint for endpoint in endpoints.all_endpoints(conn)}
         resting = self._resting()
         awake = [id_ for id_ in ages if id_ in known and known[id_].enabled and id_ not in resting]
-        self._awake = {id_: self._awake.get(id_, now) for id_ in awake}
-        waited = {id_: min(ages[id_], (now - self._awake[id_]).total_seconds()) for id_ in awake}
+        moment = self._clock.monotonic()
+        if self._was_set(now, moment):
+            # By the new time everything may have waited for an hour: all have time to show that they go on.
+            self._awake = {}
+        self._awake = {id_: self._awake.get(id_, moment) for id_ in awake}
+        waited = {id_: min(ages[id_], moment - self._awake[id_]) for id_ in awake}
         late = {id_: ages[id_] for id_, seconds in waited.items() if seconds > self._late}
         self.trouble = [
             f"endpoint {id_} ({known[id_].name}): its oldest due delivery has waited for {age:.0f} s"
@@ -81,10 +90,15 @@ class Watchdog:
             with self._database.write() as tx:
                 self._outbox.publish(tx, [health.event(health.STALLED, known[id_], now, why)], now=now, except_for=id_)
 
+    def _was_set(self, now: datetime, moment: float) -> bool:
+        """Whether somebody set the wall clock since the last look."""
+        before, self._set_at = self._set_at, now.timestamp() - moment
+        return before is not None and abs(self._set_at - before) > SET
+
     def _run(self) -> None:
         while not self._stopping.wait(self._every):
             try:
-                self.look(self._clock.now())
+                self.look()
             except MarzhookError as error:
                 self.trouble = [f"the database cannot be looked at: {error}"]
             except Exception:

@@ -11,6 +11,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import certifi
@@ -153,7 +154,7 @@ class _Sockets:
 class _Exchange:
     """A libcurl handle and the request that it carries just now. Reused: what a request leaves as it was is not set again."""
 
-    __slots__ = ("body", "curl", "head", "refused", "request", "started_at", "t0", "token", "truncated")
+    __slots__ = ("body", "curl", "head", "refused", "request", "t0", "token", "truncated")
 
     def __init__(self, curl: Any, guard: Guard | None) -> None:
         self.curl = curl
@@ -183,7 +184,6 @@ class _Exchange:
             # Never 0: to libcurl that is "no limit".
             curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(request.connect_timeout * 1000)))
             curl.setopt(pycurl.TIMEOUT_MS, max(1, int(request.timeout * 1000)))
-        self.started_at = clock.now()
         self.t0 = clock.monotonic()
 
     def clear(self) -> None:
@@ -299,15 +299,17 @@ class _Pool:
         exchange: _Exchange = curl.exchange
         self._multi.remove_handle(curl)
         duration = self._clock.monotonic() - exchange.t0
+        # Reckoned back from now: the wall clock may have been set meanwhile, and what is decided next goes by the new time.
+        started_at = self._clock.now() - timedelta(seconds=duration)
         status = curl.getinfo(pycurl.RESPONSE_CODE) or None
         if code == 0 or (exchange.truncated and status is not None):
             headers = _Headers(exchange.head.copy())
-            finished = Response(exchange.started_at, duration, status, headers, exchange.body)
+            finished = Response(started_at, duration, status, headers, exchange.body)
         else:
             # Not CONNECT_TIME: that is 0 also where the connection stood already.
             connected = curl.getinfo(pycurl.REQUEST_SIZE) > 0
             error, message = _explain(exchange, code, text, status, connected=connected)
-            finished = Response(exchange.started_at, duration, error=error, message=message, body=exchange.body)
+            finished = Response(started_at, duration, error=error, message=message, body=exchange.body)
         token = exchange.token
         self._running.discard(exchange)
         if len(self._idle) < IDLE_CONNECTIONS:
