@@ -244,6 +244,23 @@ def test_many_requests_at_once(receiver: Receiver, transport: HttpTransport) -> 
     assert receiver.most_in_flight() > 100
 
 
+def test_as_many_connections_are_kept_as_are_used(transport: HttpTransport) -> None:
+    """Where hundreds of requests are on their way all the time, none of them has to open a connection of its own."""
+    with Receiver() as busy:
+        for _ in range(2):
+            busy.forget()
+            busy.do(hold=True)
+            for i in range(400):
+                transport.send(request(busy.url), i)
+            deadline = time.monotonic() + 20
+            while busy.most_in_flight() < 400:
+                assert time.monotonic() < deadline
+                transport.poll(0.01)
+            busy.do()
+            collect(transport, 400)
+            assert busy.connections() == 400
+
+
 def test_wake_ends_a_poll(transport: HttpTransport) -> None:
     """Another thread can end a poll, and a wake that came before ends the next one."""
     timer = threading.Timer(0.1, transport.wake)

@@ -7,6 +7,7 @@ are, so receivers that hang cost nothing but their place.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import socket
 import threading
@@ -36,6 +37,8 @@ IDLE_CONNECTIONS = 256
 """Connections kept open for the next request."""
 SMALL_BODY = 4096
 """Bytes of a body that an idle handle may go on holding."""
+AT_ONCE = 32
+"""Sockets that are dealt with at once: who has a new request waits for no more than these, however many others answer."""
 _NO_REQUEST = Request("", (), b"", 0.0, 0.0)
 
 
@@ -72,7 +75,7 @@ class HttpTransport:
         """Wait up to `timeout` seconds for anything to happen (or `wake`); return what is finished."""
         for pool in (self._open, self._guarded):
             timeout = min(timeout, pool.timeout())
-        for fd, event in self._epoll.poll(max(0.0, timeout)):
+        for fd, event in self._epoll.poll(max(0.0, timeout), AT_ONCE):
             if fd == self._wake:
                 try:
                     os.eventfd_read(self._wake)
@@ -149,6 +152,13 @@ class _Sockets:
             except OSError:
                 pass
         return pool
+
+
+def _kept_connections() -> int:
+    """How many connections libcurl keeps, those in use among them. Where more are in use, each one that comes free is closed,
+    and the next request has to open another."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 4096 if hard == resource.RLIM_INFINITY else max(IDLE_CONNECTIONS, min(4096, hard // 4))
 
 
 class _Exchange:
@@ -237,7 +247,7 @@ class _Pool:
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, IDLE_CONNECTIONS)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, _kept_connections())
 
     def start(self, request: Request, token: object) -> None:
         exchange = self._idle.pop() if self._idle else _Exchange(self._handle(), self._guard)
