@@ -211,12 +211,17 @@ def test_plan_of_count(database: Database, lived: list[DeliveryRow]) -> None:
 
 
 def test_plan_of_oldest_due(database: Database, lived: list[DeliveryRow]) -> None:
-    """The oldest is looked for at the head of each endpoint's queue only."""
+    """The oldest is looked for at the head of each endpoint's queue only, and in more than its first one where that waits."""
+    with database.write() as tx:
+        tx.conn.exec_driver_sql("UPDATE pending SET due_at = 1 WHERE endpoint_id = 1")
     with database.read() as conn:
-        plans = plans_of(conn, lambda: stats.oldest_due(conn, datetime(2026, 1, 5, tzinfo=UTC)), "pending")
-    for plan in plans:
-        assert "SEARCH pending USING PRIMARY KEY (endpoint_id=?)" in plan
-        assert "SCAN pending" not in plan
+        first, *rest = plans_of(conn, lambda: stats.oldest_due(conn, datetime(2026, 1, 5, tzinfo=UTC)), "pending")
+    assert "SEARCH p USING PRIMARY KEY (endpoint_id=? AND event_id=?)" in first
+    assert "SEARCH q USING PRIMARY KEY (endpoint_id=?)" in first
+    assert len(rest) == 1
+    assert "SEARCH pending USING PRIMARY KEY (endpoint_id=?)" in rest[0]
+    for plan in (first, *rest):
+        assert not re.search(r"SCAN (p|q|e|pending|events)\b", plan), plan
 
 
 def plans_of(conn: sa.Connection, work: Any, about: str) -> list[str]:

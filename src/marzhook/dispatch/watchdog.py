@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 
 from marzhook.clock import Clock
 from marzhook.dispatch import health
-from marzhook.errors import MarzhookError
+from marzhook.endpoint import Endpoint
+from marzhook.errors import MarzhookError, NotFoundError
 from marzhook.store import endpoints, stats
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
@@ -68,9 +70,8 @@ class Watchdog:
         now = self._clock.now()
         with self._database.read() as conn:
             ages = stats.oldest_due(conn, now)
-            known = {endpoint.id: endpoint for endpoint in endpoints.all_endpoints(conn)}
-        resting = self._resting()
-        awake = [id_ for id_ in ages if id_ in known and known[id_].enabled and id_ not in resting]
+            awake = endpoints.enabled_ids(conn) & ages.keys()
+        awake -= self._resting()
         moment = self._clock.monotonic()
         if self._was_set(now, moment):
             # By the new time everything may have waited for an hour: all have time to show that they go on.
@@ -78,17 +79,26 @@ class Watchdog:
         self._awake = {id_: self._awake.get(id_, moment) for id_ in awake}
         waited = {id_: min(ages[id_], moment - self._awake[id_]) for id_ in awake}
         late = {id_: ages[id_] for id_, seconds in waited.items() if seconds > self._late}
+        known = self._named(late)
         self.trouble = [
-            f"endpoint {id_} ({known[id_].name}): its oldest due delivery has waited for {age:.0f} s"
-            for id_, age in sorted(late.items())
+            f"endpoint {id_} ({endpoint.name}): its oldest due delivery has waited for {late[id_]:.0f} s"
+            for id_, endpoint in known.items()
         ]
-        fresh = late.keys() - self._told
-        self._told = set(late)
+        fresh = known.keys() - self._told
+        self._told = set(known)
         for id_ in sorted(fresh):
             log.error(health.STALLED, extra={"fields": {"endpoint": id_, "seconds": round(late[id_])}})
             why = f"its oldest due delivery has waited for {late[id_]:.0f} s"
             with self._database.write() as tx:
                 self._outbox.publish(tx, [health.event(health.STALLED, known[id_], now, why)], now=now, except_for=id_)
+
+    def _named(self, ids: Iterable[int]) -> dict[int, Endpoint]:
+        """These endpoints, by id; one that was deleted meanwhile is left out."""
+        found = {}
+        for id_ in sorted(ids):
+            with self._database.read() as conn, suppress(NotFoundError):
+                found[id_] = endpoints.get(conn, id_)
+        return found
 
     def _was_set(self, now: datetime, moment: float) -> bool:
         """Whether somebody set the wall clock since the last look."""

@@ -42,6 +42,11 @@ def all_endpoints(conn: sa.Connection) -> list[Endpoint]:
     return [_read(row, vault) for row in conn.execute(sa.select(_t).where(_alive).order_by(_t.c.id))]
 
 
+def enabled_ids(conn: sa.Connection) -> set[int]:
+    """Those that are sent to."""
+    return set(conn.execute(sa.select(_t.c.id).where(_alive, _t.c.enabled)).scalars())
+
+
 def get(conn: sa.Connection, endpoint_id: int) -> Endpoint:
     """Raises NotFoundError."""
     row = conn.execute(sa.select(_t).where(_t.c.id == endpoint_id, _alive)).one_or_none()

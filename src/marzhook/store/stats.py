@@ -15,6 +15,14 @@ _pending, _settled, _events, _endpoints = schema.pending, schema.settled, schema
 LOOKED_AT = 1000
 """Pending rows looked at for each endpoint: the oldest event is among the first, unless so many wait for a retry."""
 
+# The first that is owed to each endpoint, in one statement: there may be thousands of endpoints, and this is asked often.
+# CROSS JOIN fixes the order of the loops: SQLite would walk through all that is owed.
+_FIRST = sa.text("""
+    SELECT n.id, n.ordered, p.due_at, e.enqueued_at
+    FROM endpoints n CROSS JOIN pending p CROSS JOIN events e
+    WHERE n.deleted_at IS NULL AND p.endpoint_id = n.id
+        AND p.event_id = (SELECT min(q.event_id) FROM pending q WHERE q.endpoint_id = n.id) AND e.id = p.event_id""")
+
 _HEAD = sa.text("""
     SELECT e.username, head.due_at, e.enqueued_at
     FROM (SELECT event_id, due_at FROM pending WHERE endpoint_id = :endpoint ORDER BY event_id LIMIT :limit) head
@@ -34,11 +42,15 @@ def oldest_due(conn: sa.Connection, now: datetime) -> dict[int, float]:
     What waits behind an earlier one of its user is not due, whatever its own row says.
     """
     at = now.timestamp()
-    ordered = conn.execute(sa.select(_endpoints.c.id, _endpoints.c.ordered).where(_endpoints.c.deleted_at.is_(None)))
-    return {
-        endpoint_id: _oldest(conn.execute(_HEAD, {"endpoint": endpoint_id, "limit": LOOKED_AT}).all(), at, in_order)
-        for endpoint_id, in_order in ordered.all()
-    }
+    ages = dict.fromkeys(_living(conn), 0.0)
+    for endpoint_id, in_order, due_at, enqueued_at in conn.execute(_FIRST).all():
+        if due_at is None:
+            # Nothing behind it can have been due for longer.
+            ages[endpoint_id] = max(0.0, at - enqueued_at)
+        else:
+            head = conn.execute(_HEAD, {"endpoint": endpoint_id, "limit": LOOKED_AT}).all()
+            ages[endpoint_id] = _oldest(head, at, in_order)
+    return ages
 
 
 def _oldest(head: Sequence[Any], at: float, in_order: bool) -> float:
