@@ -16,7 +16,9 @@ from typing import Any
 
 from bench.figure import Measured, Options
 
-NAMES = ("throughput", "backlog", "isolation", "latency", "recovery", "ingest", "panel", "review", "both", "https")
+NAMES = (
+    "throughput", "backlog", "isolation", "fairness", "latency", "recovery", "ingest", "panel", "review", "both", "https",
+)  # fmt: skip
 OUT = Path(__file__).parent / "out"
 
 
