@@ -17,7 +17,8 @@ from typing import Any
 from bench.figure import Measured, Options
 
 NAMES = (
-    "throughput", "backlog", "isolation", "fairness", "latency", "recovery", "ingest", "panel", "review", "both", "https",
+    "throughput", "backlog", "isolation", "fairness", "waiting", "latency", "recovery", "ingest", "panel",
+    "review", "both", "https",
 )  # fmt: skip
 OUT = Path(__file__).parent / "out"
 

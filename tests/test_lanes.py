@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import defaultdict
 from datetime import timedelta
 
@@ -238,6 +239,22 @@ def test_a_lane_keeps_a_bounded_number_behind_its_head() -> None:
         lanes.admit([owed(start + i + 1, "busy") for i in range(1000)], lambda _: None)
     assert lanes.held <= KEEP
     assert lanes.ready == 1
+
+
+def test_a_user_who_waits_takes_little_memory() -> None:
+    """Of each of many users whose first event waits for its retry a few hundred bytes are kept, whatever the event holds."""
+    count = 20_000
+    lanes = Lanes()
+    tracemalloc.start()
+    for start in range(1, count, 1000):
+        ids = range(start, start + 1000)
+        events = [Event(i, "user_updated", f"user{i}", 1_800_000_000.0, f'{{"note": "{"x" * 2000}{i}"}}') for i in ids]
+        lanes.admit([Delivery(1, event, 1, 1, NOW) for event in events], lambda _: 3600.0)
+        del events
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert lanes.held == 0
+    assert kept / count < 700
 
 
 def test_other_users_pass_one_who_waits() -> None:
