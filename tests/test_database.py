@@ -302,6 +302,18 @@ def test_a_reader_sees_one_moment(database: Database) -> None:
         assert database.meta(conn, "x") == "1"
 
 
+def test_what_need_not_be_durable_does_not_make_others_less_so(database: Database) -> None:
+    """A commit that does not wait for the disk is seen by everybody at once, and the next one waits as ever."""
+    settings = []
+    for durable in (True, False, True):
+        with database.write(durable=durable) as tx:
+            database.set_meta(tx, "x", str(durable))
+            settings.append(tx.conn.exec_driver_sql("PRAGMA synchronous").scalar())
+        with database.read() as conn:
+            assert database.meta(conn, "x") == str(durable)
+    assert settings == [2, 1, 2]
+
+
 def test_another_processs_commit_is_noticed(database: Database, clock: FakeClock) -> None:
     """A ChangeWatch tells of each commit since its last look, of this process and of others, and of nothing else."""
     with database.write() as tx:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from histories import AGES, DAY, World
-from marzhook import settings
+from marzhook import settings, signals
 from marzhook.dispatch.upkeep import Upkeep
 from marzhook.runtime import Runtime
 from marzhook.store import retention
@@ -124,6 +124,21 @@ def test_the_thread_prunes_by_itself(
     text = metrics.render()[0].decode()
     assert 'marzhook_pruned_total{what="deliveries"} 30.0' in text
     assert 'marzhook_pruned_total{what="events"} 15.0' in text
+
+
+def test_the_log_stays_short_during_a_long_pass(world: World, upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nobody else writes, a pass over a long history does not let the log grow with it."""
+    monkeypatch.setattr("marzhook.dispatch.upkeep.COPIED_AFTER", 10)
+    monkeypatch.setattr("marzhook.dispatch.upkeep.LOG_KEPT", 400_000)
+    log = world.database.path.with_name(world.database.path.name + "-wal")
+    world.live(3000, detail="d" * 800)
+    world.database.checkpoint(keep=0)
+    world.clock.advance(31 * DAY)
+    longest = []
+    with signals.listening("prune.after_commit", lambda: longest.append(log.stat().st_size)):
+        upkeep.pass_once()
+    assert world.counts() == [0, 0, 0]
+    assert max(longest) < 2_000_000
 
 
 def test_the_thread_survives_a_locked_database(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,8 @@ CHECK: Final = 10.0
 """Seconds between two looks at how long the log is, and after which a pass that failed is tried again."""
 LOG_KEPT: Final = 16 * 2**20
 """Bytes of the log that need not be given back: it grows to some megabytes with any work."""
+COPIED_AFTER: Final = 100
+"""Steps of a pass after which the log is copied into the file."""
 PAUSE: Final = 0.002
 """Seconds between two steps, at the least."""
 SHARE: Final = 3
@@ -56,8 +58,11 @@ class Upkeep:
         """
         removed: Counter[str] = Counter()
         try:
-            for step in self._retention.steps(self._clock.now()):
+            for number, step in enumerate(self._retention.steps(self._clock.now()), start=1):
                 removed.update(step.removed)
+                if number % COPIED_AFTER == 0:
+                    # Its steps leave that to others, and there may be none.
+                    self._database.checkpoint(LOG_KEPT)
                 if self._stopping.wait(max(PAUSE, SHARE * step.held)):
                     break
         finally:

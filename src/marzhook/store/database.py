@@ -65,7 +65,10 @@ class Database:
         )
         sa.event.listen(self._engine, "connect", _prepare)
         sa.event.listen(self._engine, "begin", _begin)
-        self._write_engine = self._engine.execution_options(marzhook_begin="BEGIN IMMEDIATE")
+        self._write_engine, self._lazy_engine = (
+            self._engine.execution_options(marzhook_begin="BEGIN IMMEDIATE", marzhook_pragmas=pragmas)
+            for pragmas in (_DURABLE, _LAZY)
+        )
 
     # -- transactions
 
@@ -76,10 +79,14 @@ class Database:
             yield conn
 
     @contextmanager
-    def write(self) -> Iterator[Transaction]:
-        """All or nothing, on disk when the block has ended. Raises StoreBusyError when it could not be written."""
+    def write(self, *, durable: bool = True) -> Iterator[Transaction]:
+        """All or nothing, on disk when the block has ended. Raises StoreBusyError when it could not be written.
+
+        `durable` False: on disk with the next durable one, and the log is not copied into the file. So the others do not
+        wait for the disk; a power failure in between undoes it, as a whole.
+        """
         with _explained(self.path):
-            with self._turn(), self._write_engine.begin() as conn:
+            with self._turn(), (self._write_engine if durable else self._lazy_engine).begin() as conn:
                 tx = Transaction(conn)
                 yield tx
             for callback in tx._after:
@@ -294,6 +301,10 @@ def _path_of(url: str) -> Path:
     return Path(database).resolve()
 
 
+_DURABLE = ("PRAGMA synchronous=FULL", "PRAGMA wal_autocheckpoint=1000")
+_LAZY = ("PRAGMA synchronous=NORMAL", "PRAGMA wal_autocheckpoint=0")
+
+
 def _prepare(connection: Any, _record: object) -> None:
     # isolation_level None: the driver begins no transactions of its own; `_begin` does.
     connection.isolation_level = None
@@ -309,7 +320,11 @@ def _prepare(connection: Any, _record: object) -> None:
 def _begin(conn: sa.Connection) -> None:
     # Writers take the lock at once: one that reads first and writes later can find that its view is out of date, and
     # SQLite then refuses without waiting.
-    statement = conn.get_execution_options().get("marzhook_begin", "BEGIN")
+    options = conn.get_execution_options()
+    statement = options.get("marzhook_begin", "BEGIN")
+    # Each time: they stay with the connection, which is another's later.
+    for pragma in options.get("marzhook_pragmas", ()):
+        conn.connection.execute(pragma)
     if statement is not None:
         conn.exec_driver_sql(statement)
 

@@ -64,13 +64,18 @@ DEAD = sa.text("""
         AND k.endpoint_id = :endpoint AND k.event_id > :after AND k.event_id <= :last
     ORDER BY k.event_id LIMIT :limit""")
 
+# Neither gives rows back: for each one, the driver would ask for the interpreter's lock, and wait for whoever computes, while
+# it holds up the writers. So the attempts go first, of those deliveries of which the same then holds.
+FORGET_ATTEMPTS = sa.text("""
+    DELETE FROM attempts
+    WHERE endpoint_id = :endpoint AND event_id IN (
+        SELECT s.event_id FROM json_each(:ids) j
+        CROSS JOIN settled s ON s.endpoint_id = :endpoint AND s.event_id = j.value
+        WHERE s.settled_at < :before AND (s.state = 'dead') = :dead)""")
 FORGET_SETTLED = sa.text("""
     DELETE FROM settled
     WHERE endpoint_id = :endpoint AND event_id IN (SELECT value FROM json_each(:ids))
-        AND settled_at < :before AND (state = 'dead') = :dead
-    RETURNING event_id""")
-FORGET_ATTEMPTS = sa.text("""
-    DELETE FROM attempts WHERE endpoint_id = :endpoint AND event_id IN (SELECT value FROM json_each(:ids))""")
+        AND settled_at < :before AND (state = 'dead') = :dead""")
 # A delivery that was tried very often goes bit by bit, its oldest attempts first, unless it was replayed meanwhile.
 FORGET_SOME_ATTEMPTS = sa.text("""
     DELETE FROM attempts
@@ -182,11 +187,9 @@ class Retention:
                 weights[event_id] -= step.removed["attempts"]
         for batch in self._batches(weights):
             with self._batch() as (tx, step):
-                ids = tx.conn.execute(FORGET_SETTLED, {**which, "ids": json.dumps(batch)}).scalars().all()
-                attempts = tx.conn.execute(
-                    FORGET_ATTEMPTS, {"endpoint": which["endpoint"], "ids": json.dumps(list(ids))}
-                )
-                step.removed = {"deliveries": len(ids), "attempts": attempts.rowcount}
+                values = {**which, "ids": json.dumps(batch)}
+                attempts, deliveries = (tx.conn.execute(query, values) for query in (FORGET_ATTEMPTS, FORGET_SETTLED))
+                step.removed = {"deliveries": deliveries.rowcount, "attempts": attempts.rowcount}
             yield step
         yield Step()
 
@@ -264,9 +267,12 @@ class Retention:
             if mode != 2 or surplus <= 0:
                 return
             with self._batch() as (tx, step):
+                until = self._monotonic() + WORK
                 for _ in range(min(surplus, self._limit)):
                     # One page a call: the driver takes a single step of a statement that returns no columns.
                     tx.conn.exec_driver_sql("PRAGMA incremental_vacuum(1)")
+                    if self._monotonic() > until:
+                        break
             yield step
 
     # -- how a step is done
@@ -279,7 +285,8 @@ class Retention:
     def _batch(self) -> Iterator[tuple[Transaction, Step]]:
         """A write transaction and the step that it is; the next ones are smaller where this one took too long."""
         step = Step()
-        with self._database.write() as tx:
+        # What a power failure brings back, the next pass removes again.
+        with self._database.write(durable=False) as tx:
             # From here on, and not from when it began to wait for its turn.
             began = self._monotonic()
             yield tx, step
