@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from marzhook import signals
 from marzhook.errors import AlreadyRunningError, DatabaseError, DatabaseNewerError, StoreBusyError
 from marzhook.event import NewEvent
-from marzhook.store import endpoints
+from marzhook.store import driver, endpoints
 from marzhook.store.database import ChangeWatch, Database
 from marzhook.store.outbox import Outbox
 from marzhook.testing import FakeClock
@@ -347,3 +347,12 @@ def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert modes == {"m.db": 0o600, "m.db-wal": 0o600, "m.db-shm": 0o600, "m.db.lock": 0o600, "m.db.key": 0o600}
+
+
+def test_a_statement_past_sqlalchemy_fails_as_its_own_do(database: Database) -> None:
+    """Who tells a busy database from a refused row does so everywhere, and no value gets into a message."""
+    with database.write() as tx, pytest.raises(sa.exc.IntegrityError) as refused:
+        driver.execute(tx.conn, "INSERT INTO meta (key, value) VALUES ('instance', ?)", ("hidden",))
+    with database.write() as tx, pytest.raises(sa.exc.OperationalError, match="no such table"):
+        driver.executemany(tx.conn, "INSERT INTO nowhere VALUES (?)", [("hidden",)])
+    assert "hidden" not in str(refused.value)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -19,6 +19,7 @@ from marzhook.sources import user_fields
 from marzhook.sources.user_changes import UserChanges
 from marzhook.store import admins, users
 from marzhook.store.database import Database, Transaction
+from marzhook.store.driver import Row
 from marzhook.store.outbox import Outbox
 from marzhook.store.users import UserQuery
 from marzhook.telemetry import Metrics
@@ -113,7 +114,7 @@ class Registry:
     def expired(self, after: datetime | None, before: datetime | None, by: Admin | None) -> Sequence[str]:
         """Names of users whose time ended in [after, before] (None: ever; until now)."""
         with self._database.read() as conn:
-            return [row.username for row in self._ended(conn, after, before, by)]
+            return [row["username"] for row in self._ended(conn, after, before, by)]
 
     def delete_expired(self, after: datetime | None, before: datetime | None, by: Admin | None) -> Sequence[str]:
         """Delete them; return their names."""
@@ -227,7 +228,7 @@ class Registry:
 
     def _in_chunks(
         self,
-        rows_after: Callable[[sa.Connection, int, int], Sequence[sa.Row[Any]]],
+        rows_after: Callable[[sa.Connection, int, int], Sequence[Row]],
         step: Callable[[User, datetime], User],
         by: Admin | None,
     ) -> int:
@@ -240,7 +241,7 @@ class Registry:
                 done += self._changes.record_each(tx, rows, taken, now=now, by=by)
             if len(rows) < CHUNK:
                 return done
-            last_id = rows[-1].id
+            last_id = rows[-1]["id"]
 
     def _step(self, step: Callable[[User, datetime], User], now: datetime, user: User) -> User:
         return assessed(step(user, now), now, self._thresholds)
@@ -252,7 +253,7 @@ class Registry:
         before: datetime | None,
         by: Admin | None,
         limit: int = -1,
-    ) -> Sequence[sa.Row[Any]]:
+    ) -> Sequence[Row]:
         return users.ended(
             conn,
             since=after.timestamp() if after else None,

@@ -13,9 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
-
-import sqlalchemy as sa
+from typing import Final
 
 from marzhook import signals
 from marzhook.clock import Clock
@@ -23,6 +21,7 @@ from marzhook.errors import StoreBusyError
 from marzhook.sources.user_changes import UserChanges
 from marzhook.store import users
 from marzhook.store.database import Database
+from marzhook.store.driver import Row
 from marzhook.store.outbox import Outbox
 from marzhook.telemetry import Metrics, fields
 from marzhook.user import Thresholds, User, assessed, is_forgotten
@@ -102,7 +101,7 @@ class Review:
                     # Only now: a start that was cut short begins again.
                     self._database.set_meta(tx, "thresholds", wanted)
             if rows:
-                last_id = rows[-1].id
+                last_id = rows[-1]["id"]
             yield len(rows)
 
     def _step(self, now: datetime, user: User) -> User | None:
@@ -138,7 +137,7 @@ class Review:
         return min(POLL, max(0.0, wait))
 
 
-def _readable(row: sa.Row[Any]) -> User | None:
+def _readable(row: Row) -> User | None:
     try:
         return users.read(row)
     except Exception:

@@ -6,13 +6,14 @@ import logging
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from marzhook.admin import Admin
 from marzhook.store import users
 from marzhook.store.database import Transaction
+from marzhook.store.driver import Row
 from marzhook.store.outbox import Outbox
 from marzhook.telemetry import Metrics, fields
 from marzhook.user import Thresholds, User, changes
@@ -60,7 +61,7 @@ class UserChanges:
     def record_each(
         self,
         tx: Transaction,
-        rows: Iterable[sa.Row[Any]],
+        rows: Iterable[Row],
         step: Callable[[User], User | None],
         *,
         now: datetime,
@@ -77,7 +78,7 @@ class UserChanges:
                 before = users.read(row)
                 made.append((before, step(before)))
             except Exception:
-                self._skip(tx, row.id, row.username, now)
+                self._skip(tx, row["id"], row["username"], now)
         try:
             with tx.conn.begin_nested():
                 self.record(tx, made, now=now, by=by)

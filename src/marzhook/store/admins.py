@@ -17,7 +17,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from marzhook.admin import MAX_NAME, MAX_PASSWORD, Admin
 from marzhook.clock import from_unix
 from marzhook.errors import ConflictError, InvalidUserError, NotFoundError, StoreBusyError
-from marzhook.store import schema
+from marzhook.store import driver, schema
 from marzhook.store.database import Database, Transaction
 from marzhook.store.vault import Vault, vault_of
 
@@ -25,7 +25,7 @@ _t, _users = schema.admins, schema.users
 
 MIN_PASSWORD = 1
 
-# What every API call asks, as the driver takes it: to build the same construct for each call costs ten times the query.
+# What every API call asks.
 _TOKEN_KEY = "SELECT value FROM meta WHERE key = 'token_key'"
 _BY_NAME = f"SELECT {', '.join(_t.c.keys())} FROM admins WHERE username = ?"  # noqa: S608 - our own names
 
@@ -46,7 +46,7 @@ _READABLE = "abcdefghjkmnpqrstuvwxyz23456789"
 
 def get(conn: sa.Connection, username: str) -> Admin:
     """Raises NotFoundError."""
-    row = conn.execute(sa.select(_t).where(_t.c.username == username)).one_or_none()
+    row = driver.first(conn, _BY_NAME, (username,))
     if row is None:
         raise NotFoundError("Admin not found", code="admin_not_found")
     return _read(row)
@@ -59,7 +59,7 @@ def find(
     query = sa.select(_t).order_by(_t.c.id).offset(offset).limit(-1 if limit is None else limit)
     if username:
         query = query.where(_t.c.username.icontains(username, autoescape=True))
-    return [_read(row) for row in conn.execute(query)]
+    return [_read(row) for row in conn.execute(query).mappings()]
 
 
 def authenticate(database: Database, username: str, password: str) -> Admin | None:
@@ -71,9 +71,9 @@ def authenticate(database: Database, username: str, password: str) -> Admin | No
         raise StoreBusyError("too many logins at once; try again in a second", code="too_many_logins")
     try:
         with database.read() as conn:
-            row = conn.execute(sa.select(_t).where(_t.c.username == username)).one_or_none()
+            row = driver.first(conn, _BY_NAME, (username,))
         # Outside the transaction: nobody's checkpoint has to wait for a hash.
-        right = _verifies(_NOBODY if row is None else row.password_hash, password)
+        right = _verifies(_NOBODY if row is None else row["password_hash"], password)
         return _read(row) if row is not None and right else None
     finally:
         _logins.release()
@@ -139,14 +139,14 @@ def delete(tx: Transaction, username: str) -> None:
 
 def ensure_sudo(tx: Transaction, username: str, password: str, now: datetime) -> None:
     """Make the environment's admin what the settings say. His tokens stay valid unless the password changed."""
-    row = tx.conn.execute(sa.select(_t).where(_t.c.username == username)).one_or_none()
+    row = driver.first(tx.conn, _BY_NAME, (username,))
     if row is None:
         create(tx, username=username, password_hash=hash_password(password), is_sudo=True, now=now)
         return
     values: dict[str, Any] = {}
-    if not row.is_sudo:
+    if not row["is_sudo"]:
         values["is_sudo"] = True
-    if not _verifies(row.password_hash, password):
+    if not _verifies(row["password_hash"], password):
         values["password_hash"] = hash_password(password)
     change(tx, username, values, now=now)
 
@@ -187,15 +187,15 @@ def issue_token(admin: Admin, key: str, *, now: datetime, minutes: int) -> str:
 
 def admin_of_token(conn: sa.Connection, token: str, *, now: datetime) -> Admin | None:
     """The admin to whom this token was issued, if it is genuine and not expired, and he is still here."""
-    stored = conn.exec_driver_sql(_TOKEN_KEY).scalar_one()
+    [stored] = driver.execute(conn, _TOKEN_KEY).fetchone()
     try:
         username, issued_at, expires_at = _claims(token, stored, vault_of(conn))
     except (jwt.InvalidTokenError, TypeError, ValueError):
         return None
-    row = conn.exec_driver_sql(_BY_NAME, (username,)).one_or_none()
+    row = driver.first(conn, _BY_NAME, (username,))
     if row is None or expires_at <= now.timestamp():
         return None
-    if issued_at < max(row.password_reset_at or 0.0, row.created_at):
+    if issued_at < max(row["password_reset_at"] or 0.0, row["created_at"]):
         return None
     return _read(row)
 
@@ -227,9 +227,9 @@ def _bytes(password: str) -> bytes:
     return password.encode("utf-8", "surrogatepass")
 
 
-def _read(row: sa.Row[Any]) -> Admin:
+def _read(row: driver.Row) -> Admin:
+    reset_at = row["password_reset_at"]
     return Admin(
-        # Plain SQL on SQLite gives 0 and 1.
-        row.id, row.username, bool(row.is_sudo), row.telegram_id, row.discord_webhook, row.users_usage,
-        None if row.password_reset_at is None else from_unix(row.password_reset_at),
+        row["id"], row["username"], bool(row["is_sudo"]), row["telegram_id"], row["discord_webhook"],
+        row["users_usage"], None if reset_at is None else from_unix(reset_at),
     )  # fmt: skip

@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 
 from marzhook import signals
 from marzhook.errors import AlreadyRunningError, DatabaseError, DatabaseNewerError, StoreBusyError
-from marzhook.store import migrations, schema
+from marzhook.store import driver, migrations, schema
 from marzhook.store.vault import OPTION, SEALED_META, Vault, vault_of
 
 BUSY_TIMEOUT = 10.0
@@ -326,7 +326,7 @@ def _begin(conn: sa.Connection) -> None:
     for pragma in options.get("marzhook_pragmas", ()):
         conn.connection.execute(pragma)
     if statement is not None:
-        conn.exec_driver_sql(statement)
+        driver.execute(conn, statement)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from marzhook import signing
 from marzhook.clock import from_unix
 from marzhook.endpoint import REMOVED, Endpoint, masked_url
 from marzhook.errors import ConflictError, NotFoundError
-from marzhook.store import schema
+from marzhook.store import driver, schema
 from marzhook.store.database import Transaction
 from marzhook.store.outbox import CANCEL_ALL_OF_ENDPOINT
 from marzhook.store.vault import SEALED, Vault, vault_of
@@ -157,7 +157,7 @@ def still(conn: sa.Connection, endpoint: Endpoint) -> bool:
 
 def revisions(conn: sa.Connection) -> dict[int, int]:
     """Each endpoint's revision, to see cheaply what changed."""
-    rows = conn.exec_driver_sql("SELECT id, revision FROM endpoints WHERE deleted_at IS NULL")
+    rows = driver.execute(conn, "SELECT id, revision FROM endpoints WHERE deleted_at IS NULL")
     return {row[0]: row[1] for row in rows}
 
 

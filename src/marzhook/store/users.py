@@ -17,8 +17,9 @@ from marzhook.admin import Admin
 from marzhook.clock import from_unix
 from marzhook.errors import ConflictError, InvalidError
 from marzhook.event import JSON
-from marzhook.store import schema
+from marzhook.store import driver, schema
 from marzhook.store.database import Transaction
+from marzhook.store.driver import Row
 from marzhook.user import MAX_TRAFFIC, NextPlan, Thresholds, User, next_review_at, next_review_traffic
 
 _t, _admins, _counters, _traffic = schema.users, schema.admins, schema.counters, schema.traffic
@@ -33,6 +34,7 @@ _PLAIN: Final = (
 )  # fmt: skip
 _OBJECTS: Final = ("proxies", "inbounds", "excluded_inbounds")
 _COUNTERS: Final = ("used_traffic", "lifetime_used_traffic", "online_at")
+_AS_STORED: Final = (*_PLAIN, "used_traffic", "lifetime_used_traffic")
 _ADMIN: Final = ("id", "username", "is_sudo", "telegram_id", "discord_webhook", "users_usage")
 
 _COLUMNS: Final = (
@@ -60,7 +62,7 @@ _SELECT = sa.select(
     _t.outerjoin(_counters, _counters.c.user_id == _t.c.id).outerjoin(_admins, _admins.c.id == _t.c.admin_id)
 )
 
-# What API calls ask all the time, as text: to build and hash the same construct for each call costs more than the query.
+# What API calls ask all the time.
 _BY_NAME = f"{_SELECT.compile()} WHERE users.username_key = ?"
 
 SORTS: Final = ("username", "used_traffic", "data_limit", "expire", "created_at")
@@ -107,13 +109,13 @@ class UserQuery:
 
 def get(conn: sa.Connection, username: str) -> User | None:
     """The user of this name, in any case of its letters."""
-    row = conn.exec_driver_sql(_BY_NAME, (username.lower(),)).one_or_none()
+    row = driver.first(conn, _BY_NAME, (username.lower(),))
     return None if row is None else read(row)
 
 
 def identify(conn: sa.Connection, username: str) -> User | None:
     """As `get`, but only id, name, and owner: works for a row whose JSON is broken, too."""
-    row = conn.exec_driver_sql(_BY_NAME, (username.lower(),)).one_or_none()
+    row = driver.first(conn, _BY_NAME, (username.lower(),))
     return None if row is None else read_identity(row)
 
 
@@ -122,7 +124,7 @@ def find(conn: sa.Connection, query: UserQuery) -> tuple[list[User], int]:
     conditions = _conditions(query)
     order = _order(query.sort)
     page = _SELECT.where(*conditions).order_by(*order).limit(-1 if query.limit is None else query.limit)
-    users = [read(row) for row in conn.execute(page.offset(query.offset or 0))]
+    users = [read(row) for row in conn.execute(page.offset(query.offset or 0)).mappings()]
     if query.limit is None and not query.offset:
         return users, len(users)
     total = conn.execute(sa.select(sa.func.count()).select_from(_t).where(*conditions)).scalar_one()
@@ -131,7 +133,7 @@ def find(conn: sa.Connection, query: UserQuery) -> tuple[list[User], int]:
 
 def after(
     conn: sa.Connection, last_id: int, limit: int, *, statuses: Sequence[str] = (), admin_id: int | None = None
-) -> Sequence[sa.Row[Any]]:
+) -> Sequence[Row]:
     """Rows behind `last_id`, by id: how bulk work walks through all users in chunks."""
     query = _SELECT.where(_t.c.id > last_id).order_by(_t.c.id).limit(limit)
     if statuses:
@@ -139,24 +141,24 @@ def after(
         query = query.where(sa.literal_column("+users.status").in_(statuses))
     if admin_id is not None:
         query = query.where(_t.c.admin_id == admin_id)
-    return conn.execute(query).all()
+    return conn.execute(query).mappings().all()
 
 
 def ended(
     conn: sa.Connection, *, since: float | None, until: float, admin_id: int | None, limit: int = -1
-) -> Sequence[sa.Row[Any]]:
+) -> Sequence[Row]:
     """Rows of users who are limited or expired and whose `expire` (Unix seconds) lies in [since, until], by id."""
     query = _SELECT.where(_t.c.status.in_(("expired", "limited")), _t.c.expire <= until).order_by(_t.c.id).limit(limit)
     if since is not None:
         query = query.where(_t.c.expire >= since)
     if admin_id is not None:
         query = query.where(_t.c.admin_id == admin_id)
-    return conn.execute(query).all()
+    return conn.execute(query).mappings().all()
 
 
-def due(conn: sa.Connection, now: datetime, limit: int) -> Sequence[sa.Row[Any]]:
+def due(conn: sa.Connection, now: datetime, limit: int) -> Sequence[Row]:
     """Rows of users whom time has changed, the longest due first. `read` them one by one: a row can be broken."""
-    return conn.execute(DUE, {"now": now.timestamp(), "limit": limit}).all()
+    return conn.execute(DUE, {"now": now.timestamp(), "limit": limit}).mappings().all()
 
 
 def next_due(conn: sa.Connection) -> datetime | None:
@@ -165,29 +167,27 @@ def next_due(conn: sa.Connection) -> datetime | None:
     return None if at is None else from_unix(at)
 
 
-def by_ids(conn: sa.Connection, ids: Sequence[int]) -> Sequence[sa.Row[Any]]:
+def by_ids(conn: sa.Connection, ids: Sequence[int]) -> Sequence[Row]:
     wanted = sa.text("SELECT value FROM json_each(:ids)").bindparams(ids=json.dumps(ids)).columns(sa.column("value"))
-    return conn.execute(_SELECT.where(_t.c.id.in_(wanted))).all()
+    return conn.execute(_SELECT.where(_t.c.id.in_(wanted))).mappings().all()
 
 
-def read(row: sa.Row[Any]) -> User:
+def read(row: Row) -> User:
     """A row as a User. Raises ValueError or TypeError when the row is broken."""
-    got = row._mapping
-    values: dict[str, Any] = {name: got[name] for name in _PLAIN}
-    values["used_traffic"], values["lifetime_used_traffic"] = got["used_traffic"], got["lifetime_used_traffic"]
+    values: dict[str, Any] = {name: row[name] for name in _AS_STORED}
     for name in (*_TIMES, "online_at"):
-        at = got[name]
+        at = row[name]
         values[name] = None if at is None else from_unix(at)
     for name in _OBJECTS:
-        values[name] = _object(name, got[name])
-    if got["next_plan"] is not None:
-        values["next_plan"] = NextPlan(**_object("next_plan", got["next_plan"]))
-    return User(id=got["id"], links=tuple(json.loads(got["links"])), admin=_owner(row), **values)
+        values[name] = _object(name, row[name])
+    if row["next_plan"] is not None:
+        values["next_plan"] = NextPlan(**_object("next_plan", row["next_plan"]))
+    return User(id=row["id"], links=tuple(json.loads(row["links"])), admin=_owner(row), **values)
 
 
-def read_identity(row: sa.Row[Any]) -> User:
+def read_identity(row: Row) -> User:
     """Id, name, status and owner of a row, which may be broken otherwise."""
-    return User(row.username, from_unix(row.created_at), id=row.id, status=row.status, admin=_owner(row))
+    return User(row["username"], from_unix(row["created_at"]), id=row["id"], status=row["status"], admin=_owner(row))
 
 
 # -- writing
@@ -195,10 +195,11 @@ def read_identity(row: sa.Row[Any]) -> User:
 
 def insert(tx: Transaction, user: User, thresholds: Thresholds) -> int:
     """Return the new user's id. Raises ConflictError when there is one of this name."""
-    new_id: int | None = tx.conn.exec_driver_sql(_INSERT, _row(user, thresholds)).scalar_one_or_none()
-    if new_id is None:
+    new = driver.first(tx.conn, _INSERT, _row(user, thresholds))
+    if new is None:
         raise ConflictError("User already exists", code="user_exists")
-    tx.conn.exec_driver_sql(_INSERT_COUNTERS, (*_counted(user, thresholds), new_id))
+    new_id: int = new["id"]
+    driver.execute(tx.conn, _INSERT_COUNTERS, (*_counted(user, thresholds), new_id))
     return new_id
 
 
@@ -292,13 +293,11 @@ def _counted(user: User, thresholds: Thresholds) -> tuple[Any, ...]:
     return user.used_traffic, user.lifetime_used_traffic, _unix(user.online_at), traffic
 
 
-def _owner(row: sa.Row[Any]) -> Admin | None:
-    got = row._mapping
-    if got["admin__id"] is None:
+def _owner(row: Row) -> Admin | None:
+    if row["admin__id"] is None:
         return None
-    values = {name: got[f"admin__{name}"] for name in _ADMIN}
-    # Plain text SQL on SQLite gives 0 and 1.
-    return Admin(**values | {"is_sudo": bool(values["is_sudo"])})
+    id_, username, is_sudo, *others = (row[f"admin__{name}"] for name in _ADMIN)
+    return Admin(id_, username, bool(is_sudo), *others)
 
 
 def _unix(at: datetime | None) -> float | None:
