@@ -20,7 +20,7 @@ from marzhook.clock import from_unix
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING, Delivery, Settlement
 from marzhook.endpoint import REMOVED
 from marzhook.event import Event, NewEvent, details_json
-from marzhook.store import schema
+from marzhook.store import driver, schema
 from marzhook.store.database import Database, Transaction
 
 _pending, _settled, _events, _endpoints = schema.pending, schema.settled, schema.events, schema.endpoints
@@ -57,6 +57,7 @@ BEHIND = """
     SELECT CAST(j.key AS INTEGER) FROM json_each(:cursors) j
     WHERE EXISTS (SELECT 1 FROM pending p WHERE p.endpoint_id = CAST(j.key AS INTEGER) AND p.event_id > j.value)"""
 
+_LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)"
 _INSERT_EVENTS = "INSERT INTO events (id, action, username, enqueued_at, detail, full_detail) VALUES"
 _INSERT_PENDING = "INSERT INTO pending (endpoint_id, event_id) VALUES"
 _OWED = "SELECT id, actions, detail = 'full' FROM endpoints WHERE deleted_at IS NULL AND disabled_reason IS NOT ?"
@@ -96,7 +97,7 @@ def insert_rows(conn: sa.Connection, insert: str, rows: Sequence[tuple[Any, ...]
         while len(rows) - start >= size:
             one = one or f" ({', '.join('?' * len(rows[0]))})"
             values = tuple(value for row in rows[start : start + size] for value in row)
-            conn.exec_driver_sql(insert + ",".join([one] * size), values)
+            driver.execute(conn, insert + ",".join([one] * size), values)
             start += size
 
 
@@ -145,9 +146,7 @@ class Outbox:
             return []
         conn = tx.conn
         # The write lock is held, so the ids from here on are ours, in commit order.
-        last = conn.exec_driver_sql(
-            "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)"
-        ).scalar_one()
+        [last] = driver.execute(conn, _LAST_ID).fetchone()
         at = now.timestamp()
         owed_to = self._owed_to(conn, only_to)
         full = any(wants_full for _, _, wants_full in owed_to)
@@ -170,7 +169,7 @@ class Outbox:
         """Endpoints, with the actions that they want (None: all) and whether they get credentials."""
         if only_to is not None:
             return [(only_to, None, True)]
-        rows = conn.exec_driver_sql(_OWED, (REMOVED,))
+        rows = driver.execute(conn, _OWED, (REMOVED,))
         return [
             (id_, None if actions is None else frozenset(json.loads(actions)), bool(full))
             for id_, actions, full in rows
