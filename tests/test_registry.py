@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -78,6 +79,14 @@ def test_what_is_stored_is_what_was_said(world: World) -> None:
         "data_limit": 5, "expire": None, "add_remaining_traffic": False, "fire_on_either": False,
     }  # fmt: skip
     assert got.next_plan == made.next_plan
+
+
+def test_a_change_is_stored_to_the_letter(world: World) -> None:
+    """What Python takes for equal (1 and true, another order of keys) is stored as it was sent all the same."""
+    world.add(proxies={"a": 1, "b": 2})
+    for proxies in ({"a": True, "b": 2}, {"b": 2, "a": True}):
+        world.registry.modify("alice", {"proxies": proxies}, None)
+        assert json.dumps(world.registry.get("alice", None).proxies) == json.dumps(proxies)
 
 
 def test_names_differ_by_more_than_case(world: World) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from marzhook.errors import InvalidError
 from marzhook.store import users
+from marzhook.user import Thresholds, next_review_traffic
 
 if TYPE_CHECKING:
     from registries import World
@@ -117,6 +118,44 @@ def test_reports_split_in_any_way_come_to_the_same(world: World, reports: list[l
         assert world.actions(user.username).count("user_limited") == (total[name] >= 100)
         world.registry.delete(user.username, None)
     world.sql("DELETE FROM events")
+
+
+_STEPS = st.one_of(
+    st.tuples(st.just("charge"), st.integers(1, 60)),
+    st.tuples(st.just("limit"), st.integers(0, 120)),
+    st.tuples(st.just("expire"), st.sampled_from((0, 1, 10))),
+    st.tuples(st.just("status"), st.sampled_from(("active", "disabled"))),
+    st.tuples(st.just("reset"), st.just(0)),
+    st.tuples(st.just("time"), st.integers(1, 5)),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(_STEPS, max_size=12))
+def test_no_traffic_passes_a_threshold_unseen(world: World, steps: list[tuple[str, Any]]) -> None:
+    """Whatever happened to a user, the traffic at which his next report is looked at closely is never above the one that
+    changes something, and what was already reached is looked at once, not at every report."""
+    world.add(data_limit=100)
+    for what, value in steps:
+        if what == "charge":
+            world.registry.charge([("alice", value)])
+        elif what == "limit":
+            world.registry.modify("alice", {"data_limit": value}, None)
+        elif what == "expire":
+            world.registry.modify("alice", {"expire": world.at + value if value else 0}, None)
+        elif what == "status":
+            world.registry.modify("alice", {"status": value}, None)
+        elif what == "reset":
+            world.registry.reset("alice", None)
+        else:
+            world.clock.advance(value)
+            world.review.pass_once(world.clock.now())
+        user = world.registry.get("alice", None)
+        exact = next_review_traffic(user, Thresholds())
+        [(stored,)] = world.sql("SELECT review_traffic FROM counters")
+        ahead = stored is not None and user.used_traffic < stored and (exact is None or stored <= exact)
+        assert stored == exact or ahead
+    world.registry.delete("alice", None)
 
 
 def test_the_plans_of_a_reports_queries(world: World) -> None:

@@ -72,7 +72,7 @@ class UserImport:
                 if found.outcome == NEW and after is not None:
                     users.insert(tx, after, self._thresholds)
                 elif found.outcome == DIFFERENT and update and before is not None and after is not None:
-                    changed.append(after)
+                    changed.append((before, after))
             users.update(tx, changed, self._thresholds)
         return results
 

@@ -48,7 +48,7 @@ class UserChanges:
         for before, after in made:
             if before is None and after is not None:
                 users.insert(tx, after, self.thresholds)
-        users.update(tx, [after for before, after in made if before and after], self.thresholds)
+        users.update(tx, [(before, after) for before, after in made if before and after], self.thresholds)
         users.delete(tx, [before.id for before, after in made if before and not after])
         events = [
             event

@@ -249,7 +249,7 @@ counters = Table(
     Column("used_traffic", BigInteger, nullable=False),
     Column("lifetime_used_traffic", BigInteger, nullable=False),
     Column("online_at", Double),
-    # The used_traffic at which the next report changes something; NULL: never.
+    # The used_traffic at which a report has to look what it changes; NULL: it changes nothing else.
     Column("review_traffic", BigInteger),
     CheckConstraint("used_traffic >= 0 AND lifetime_used_traffic >= 0", name="traffic"),
 )

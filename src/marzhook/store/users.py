@@ -6,9 +6,10 @@ Rows that many calls touch at once (review, traffic) go to the driver's own `exe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -37,23 +38,35 @@ _COUNTERS: Final = ("used_traffic", "lifetime_used_traffic", "online_at")
 _AS_STORED: Final = (*_PLAIN, "used_traffic", "lifetime_used_traffic")
 _ADMIN: Final = ("id", "username", "is_sudo", "telegram_id", "discord_webhook", "users_usage")
 
-_COLUMNS: Final = (
-    *_PLAIN, *_TIMES, *_OBJECTS, "links", "next_plan", "admin_id", "username_key", "review_at",
-)  # fmt: skip
+_ATTRIBUTES: Final = (*_PLAIN, *_TIMES, *_OBJECTS, "links", "next_plan", "admin")
+"""What of a `User` is kept in `users`, without what is in `counters`."""
+_values_of = attrgetter(*_ATTRIBUTES)
+_WRITTEN: Final[Mapping[str, Callable[[Any], Any]]] = {
+    **dict.fromkeys(_TIMES, datetime.timestamp),
+    **dict.fromkeys((*_OBJECTS, "links"), json.dumps),
+    "next_plan": lambda plan: json.dumps(plan.shown()),
+    "admin": attrgetter("id"),
+}
+"""How a column has an attribute's value, where not as it is."""
+_COLUMN: Final = {name: name for name in _ATTRIBUTES} | {"admin": "admin_id"}
+
+_COLUMNS: Final = (*_COLUMN.values(), "username_key", "review_at")
 _INSERT = (
     f"INSERT INTO users ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
     " ON CONFLICT (username_key) DO NOTHING RETURNING id"
 )
-_UPDATE = f"UPDATE users SET {', '.join(f'{c} = ?' for c in _COLUMNS)} WHERE id = ?"  # noqa: S608 - our own names
 
 _INSERT_COUNTERS = (
     "INSERT INTO counters (used_traffic, lifetime_used_traffic, online_at, review_traffic, user_id)"
     " VALUES (?, ?, ?, ?, ?)"
 )
-_UPDATE_COUNTERS = (
-    "UPDATE counters SET used_traffic = ?, lifetime_used_traffic = ?, online_at = ?, review_traffic = ?"
-    " WHERE user_id = ?"
-)
+# Only where something differs: most changes leave the counters alone, and then their page stays clean. A threshold that
+# moves up, ahead of the traffic, is left, too: traffic that reaches the old one brings the user here again.
+_UPDATE_COUNTERS = """
+    UPDATE counters SET used_traffic = ?1, lifetime_used_traffic = ?2, online_at = ?3, review_traffic = ?4
+    WHERE user_id = ?5 AND (
+        (used_traffic, lifetime_used_traffic, online_at) IS NOT (?1, ?2, ?3)
+        OR review_traffic IS NOT ?4 AND NOT (coalesce(review_traffic, -1) > ?1 AND coalesce(?4 > review_traffic, TRUE)))"""
 
 _SELECT = sa.select(
     _t, *(_counters.c[name] for name in _COUNTERS), *(_admins.c[name].label(f"admin__{name}") for name in _ADMIN)
@@ -203,11 +216,28 @@ def insert(tx: Transaction, user: User, thresholds: Thresholds) -> int:
     return new_id
 
 
-def update(tx: Transaction, users: Sequence[User], thresholds: Thresholds) -> None:
-    """Write these users whole, and when they need looking at next."""
-    if users:
-        tx.conn.exec_driver_sql(_UPDATE, [(*_row(user, thresholds), user.id) for user in users])
-        tx.conn.exec_driver_sql(_UPDATE_COUNTERS, [(*_counted(user, thresholds), user.id) for user in users])
+def update(tx: Transaction, made: Sequence[tuple[User, User]], thresholds: Thresholds) -> None:
+    """Write what differs between users as they are on disk and as they shall be, and when they need looking at next.
+
+    What does not differ is left out of the statement: for each column in it, its indexes are written anew, changed or not.
+    """
+    rows: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
+    for before, after in made:
+        pairs = zip(_ATTRIBUTES, _values_of(before), _values_of(after), strict=True)
+        # Compared as they are written: to Python, {"a": 1} is {"a": true}.
+        changed = {
+            name: written
+            for name, old, new in pairs
+            if new is not old and (written := _written(name, new)) != _written(name, old)
+        }
+        rows.setdefault(tuple(changed), []).append(
+            (*changed.values(), _unix(next_review_at(after, thresholds)), after.id)
+        )
+    for names, group in rows.items():
+        setters = ", ".join(f"{column} = ?" for column in (*(_COLUMN[name] for name in names), "review_at"))
+        driver.executemany(tx.conn, f"UPDATE users SET {setters} WHERE id = ?", group)  # noqa: S608 - our own names
+    if made:
+        driver.executemany(tx.conn, _UPDATE_COUNTERS, [(*_counted(user, thresholds), user.id) for _, user in made])
 
 
 def refresh_reviews(tx: Transaction, users: Sequence[User], thresholds: Thresholds) -> None:
@@ -277,15 +307,15 @@ def traffic_between(conn: sa.Connection, user_id: int, start: datetime, end: dat
 
 def _row(user: User, thresholds: Thresholds) -> tuple[Any, ...]:
     return (
-        *(getattr(user, name) for name in _PLAIN),
-        *(_unix(getattr(user, name)) for name in _TIMES),
-        *(json.dumps(getattr(user, name)) for name in _OBJECTS),
-        json.dumps(user.links),
-        None if user.next_plan is None else json.dumps(user.next_plan.shown()),
-        None if user.admin is None else user.admin.id,
+        *map(_written, _ATTRIBUTES, _values_of(user)),
         user.username.lower(),
         _unix(next_review_at(user, thresholds)),
     )
+
+
+def _written(name: str, value: Any) -> Any:
+    write = _WRITTEN.get(name)
+    return value if write is None or value is None else write(value)
 
 
 def _counted(user: User, thresholds: Thresholds) -> tuple[Any, ...]:
