@@ -61,7 +61,8 @@ def add_user(fields: NewUser, services: ServicesDep, admin: CurrentAdmin) -> Res
 
 
 @router.get("/user/{username}", responses=_USER)
-def get_user(username: str, services: ServicesDep, admin: CurrentAdmin) -> Response:
+async def get_user(username: str, services: ServicesDep, admin: CurrentAdmin) -> Response:
+    # `async` as the dependencies are, and for their reason: one look-up by key takes less than the trip through a thread.
     return _shown(services.registry.get(username, admin))
 
 
