@@ -20,6 +20,7 @@ from marzhook.sources.user_changes import UserChanges
 from marzhook.store import admins, users
 from marzhook.store.database import Database, Transaction
 from marzhook.store.driver import Row
+from marzhook.store.group_commit import GroupCommit
 from marzhook.store.outbox import Outbox
 from marzhook.store.users import UserQuery
 from marzhook.telemetry import Metrics
@@ -49,6 +50,7 @@ class Registry:
         metrics: Metrics | None = None,
     ) -> None:
         self._database = database
+        self._together = GroupCommit(database)
         self._clock = clock
         self._thresholds = thresholds
         self._changes = UserChanges(outbox, published_actions=published_actions, thresholds=thresholds, metrics=metrics)
@@ -58,11 +60,14 @@ class Registry:
     def create(self, fields: Mapping[str, JSON], by: Admin | None) -> User:
         """A new user, owned by `by`, from fields as the API takes them. Raises InvalidUserError, ConflictError."""
         values = user_fields.for_creation(fields)
-        with self._database.write() as tx:
+
+        def work(tx: Transaction) -> User:
             now = self._clock.now()
             user = assessed(transitions.created(values, now, by), now, self._thresholds)
             self._changes.record(tx, [(None, user)], now=now, by=by)
-        return user
+            return user
+
+        return self._together.write(work)
 
     def get(self, username: str, by: Admin | None) -> User:
         with self._database.read() as conn:
@@ -84,14 +89,19 @@ class Registry:
     def set_owner(self, username: str, admin_username: str, by: Admin | None) -> User:
         """Raises NotFoundError also for an unknown admin, ForbiddenError for who is not sudo."""
         _sudo_only(by)
-        with self._database.write() as tx:
+
+        def work(tx: Transaction) -> User:
             admin = admins.get(tx.conn, admin_username)
             return self._change_in(tx, username, by, lambda user, now: transitions.owned(user, admin, now))
 
+        return self._together.write(work)
+
     def delete(self, username: str, by: Admin | None) -> None:
-        with self._database.write() as tx:
+        def work(tx: Transaction) -> None:
             user = _owned(users.identify(tx.conn, username), by)
             self._changes.record(tx, [(user, None)], now=self._clock.now(), by=by)
+
+        self._together.write(work)
 
     # -- many users
 
@@ -202,8 +212,7 @@ class Registry:
     # -- parts of the above
 
     def _change(self, username: str, by: Admin | None, step: Callable[[User, datetime], User]) -> User:
-        with self._database.write() as tx:
-            return self._change_in(tx, username, by, step)
+        return self._together.write(lambda tx: self._change_in(tx, username, by, step))
 
     def _change_in(
         self, tx: Transaction, username: str, by: Admin | None, step: Callable[[User, datetime], User]

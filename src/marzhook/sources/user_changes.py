@@ -80,8 +80,8 @@ class UserChanges:
             except Exception:
                 self._skip(tx, row["id"], row["username"], now)
         try:
-            with tx.conn.begin_nested():
-                self.record(tx, made, now=now, by=by)
+            with tx.part() as part:
+                self.record(part, made, now=now, by=by)
             return len(made)
         except sa.exc.OperationalError:
             raise  # the database's trouble (busy, disk full), not a user's
@@ -90,8 +90,8 @@ class UserChanges:
 
     def _record_alone(self, tx: Transaction, change: tuple[User, User | None], now: datetime, by: Admin | None) -> bool:
         try:
-            with tx.conn.begin_nested():
-                self.record(tx, [change], now=now, by=by)
+            with tx.part() as part:
+                self.record(part, [change], now=now, by=by)
         except sa.exc.OperationalError:
             raise
         except Exception:

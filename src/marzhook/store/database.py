@@ -40,6 +40,21 @@ class Transaction:
         if callback not in self._after:
             self._after.append(callback)
 
+    @contextmanager
+    def part(self) -> Iterator[Transaction]:
+        """A part that can fail alone: when the block raises, what it wrote is undone; the rest of the transaction stays."""
+        part = Transaction(self.conn)
+        driver.execute(self.conn, "SAVEPOINT part")
+        try:
+            yield part
+        except BaseException:
+            driver.execute(self.conn, "ROLLBACK TO part")
+            driver.execute(self.conn, "RELEASE part")
+            raise
+        driver.execute(self.conn, "RELEASE part")
+        for callback in part._after:
+            self.after_commit(callback)
+
 
 class Database:
     """One SQLite file. Thread-safe; `read` and `write` are the only ways in."""
