@@ -36,13 +36,13 @@ class GroupCommit:
         call = _Call(work)
         self._waiting.append(call)
         with self._turn:
-            if not call.answer.done():  # else it was in the company of the one before
-                self._waiting.remove(call)
-                self._commit([call], self._waiting)
+            while not call.answer.done():  # else it was in the company of an earlier one
+                self._commit(self._waiting)
         result: T = call.answer.result()
         return result
 
-    def _commit(self, calls: list[_Call], waiting: deque[_Call]) -> None:
+    def _commit(self, waiting: deque[_Call]) -> None:
+        calls: list[_Call] = []
         try:
             with self._database.write() as tx:
                 while waiting and len(calls) < MOST:
@@ -52,15 +52,20 @@ class GroupCommit:
                 for call in calls:
                     call.run(tx, alone=len(calls) == 1)
         except BaseException as error:
-            # Unless it came after the commit, nothing is on disk. Not to make one pay for the other, each is done by itself.
+            if not calls:
+                # The writer's turn was not to be had. All who wait are refused together, not each after the other's patience.
+                while waiting:
+                    waiting.popleft().answer.set_exception(error)
+                return
             unsettled = [call for call in calls if not call.answer.done()]
             if not unsettled:
-                raise
+                raise  # it came after the commit
             if len(calls) == 1:
                 calls[0].answer.set_exception(error)
                 return
+            # Nothing is on disk. Not to make one pay for the other, each is done by itself.
             for call in unsettled:
-                self._commit([call], deque())
+                self._commit(deque([call]))
 
 
 class _Call:
