@@ -215,10 +215,11 @@ def test_a_deleted_endpoint_is_sent_nothing_more(house: House, receiver: Receive
 
 def test_an_event_that_cannot_be_rendered_is_dead_and_holds_nobody(house: House, receiver: Receiver) -> None:
     """A broken row becomes a dead letter with the reason; the user's next event goes out."""
-    endpoint = house.endpoint(receiver.url)
+    endpoint = house.endpoint(receiver.url, format="standard")
     first, _ = house.publish(["anna", "anna"], user={"username": "anna"})
     with house.database.write() as tx:
-        tx.conn.exec_driver_sql("UPDATE events SET detail = '{\"user\": broken' WHERE id = ?", (first,))
+        # A time that no calendar has.
+        tx.conn.exec_driver_sql("UPDATE events SET enqueued_at = 1e20 WHERE id = ?", (first,))
     with house.dispatching():
         eventually(lambda: house.states() == {"dead": 1, "delivered": 1})
     assert house.attempts(endpoint, first) == [(1, None, "render")]
