@@ -269,6 +269,30 @@ def test_the_highest_threshold_crossed_is_told_once() -> None:
     assert actions(before, over) == ["user_limited"]
 
 
+def used(user: User, amount: int) -> User:
+    return u.assessed(u.charged(user, amount, NOW), NOW, THRESHOLDS)
+
+
+def test_a_threshold_crossed_while_disabled_is_told_then() -> None:
+    """Late reports of a user who is disabled: told at once, and not again when he is enabled."""
+    before = make(status="disabled", used_traffic=700, data_limit=1000)
+    assert u.next_review_traffic(before, THRESHOLDS) == 800
+    after = used(before, 150)
+    assert actions(before, after) == ["reached_usage_percent"]
+    assert actions(after, put(after, status="active")) == ["user_updated", "user_enabled"]
+
+
+@pytest.mark.parametrize("status", ["limited", "expired"])
+def test_who_comes_back_with_much_used_is_told_anew(status: str) -> None:
+    """A report that went past the threshold and the limit at once tells of the limit alone. With a higher limit, or a later
+    expiry, the user is active again: that he has used 85 % of it is news."""
+    before = make(status=status, used_traffic=850, data_limit=850, expire=AT - 9 if status == "expired" else None)
+    again = put(before, data_limit=1000, expire=None)
+    assert actions(before, again) == ["user_updated", "user_enabled", "reached_usage_percent"]
+    roomy = put(before, data_limit=9000, expire=None)
+    assert actions(before, roomy) == ["user_updated", "user_enabled"]
+
+
 def test_days_left_are_told_once_per_threshold_and_expiry() -> None:
     """At 7 and at 3 days before expiry, and again after a renewal; just announced at 3 days it says 3."""
     user = make(expire=AT + 10 * DAY)

@@ -46,8 +46,8 @@ def changes(
             found.append((event.USER_LIMITED, user))
         elif after.status == EXPIRED:
             found.append((event.USER_EXPIRED, user))
-    if after.status == ACTIVE and any(
-        after.has_used(percent) and not (before and before.has_used(percent)) for percent in thresholds.usage_percents
+    if after.status in (ACTIVE, DISABLED) and any(
+        after.has_used(percent) and not _was_told(before, percent) for percent in thresholds.usage_percents
     ):
         assert after.data_limit
         found.append(
@@ -58,6 +58,12 @@ def changes(
         # A minute's grace: announced at 3 days less a moment, it still says 3.
         found.append((event.REACHED_DAYS_LEFT, user | {"days_left": int(after.expire - now.timestamp() + 60) // DAY}))
     return [NewEvent(action, after.username, detail) for action, detail in found]
+
+
+def _was_told(before: User | None, percent: int) -> bool:
+    """Whether it is known that he has used so much. Who comes back after a limit or an expiry begins anew: he may have
+    crossed it in one step with the limit, or while he was neither active nor disabled, when nothing is said of it."""
+    return before is not None and before.status not in (LIMITED, EXPIRED) and before.has_used(percent)
 
 
 def _announced_more(before: User | None, after: User) -> bool:

@@ -168,7 +168,7 @@ def next_review_traffic(user: User, thresholds: Thresholds) -> int | None:
     """Below this used_traffic, more traffic changes nothing but the counters; None: it never does."""
     if user.status == ON_HOLD:
         return 0
-    if user.data_limit is None or user.status in (DISABLED, LIMITED):
+    if user.data_limit is None or user.status == LIMITED:
         return None
     if user.status == EXPIRED:
         waits_for_limit = user.next_plan is not None and not _is_limited(user)
@@ -177,7 +177,10 @@ def next_review_traffic(user: User, thresholds: Thresholds) -> int | None:
     steps = [
         -(-percent * user.data_limit // 100) for percent in thresholds.usage_percents if not user.has_used(percent)
     ]
-    return min([user.data_limit, *steps])
+    if user.status != DISABLED:
+        # Of a disabled user the thresholds are told, and nothing else becomes of him.
+        steps.append(user.data_limit)
+    return min(steps, default=None)
 
 
 # -- parts of the above
