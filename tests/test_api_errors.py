@@ -182,6 +182,14 @@ def test_health(api: Api) -> None:
     assert "hush" not in metrics.text
 
 
+def test_head_asks_for_the_status_alone(api: Api) -> None:
+    """Monitors that ask with HEAD get the status of GET, and no body."""
+    for path in ("/healthz", "/readyz"):
+        answered = api.call("HEAD", path)
+        assert (answered.status_code, answered.headers["content-type"]) == (200, "application/json")
+    assert api.over(replace(api.services, not_ready=lambda: ["starting"])).call("HEAD", "/readyz").status_code == 503
+
+
 def test_not_ready(api: Api) -> None:
     """While it should be left alone it says why."""
     answered = api.over(replace(api.services, not_ready=lambda: ["starting"])).get("/readyz")

@@ -1,4 +1,7 @@
-"""For machines that watch: is it alive, is it ready, how is it doing. No login; nothing secret is shown."""
+"""For machines that watch: is it alive, is it ready, how is it doing. No login; nothing secret is shown.
+
+Many of them ask with HEAD: the status is all that they want.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,14 @@ from marzhook.api.context import ServicesDep, answer, example
 router = APIRouter(tags=["Health"])
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", summary="Is the process alive?", responses=example({"status": "ok"}))
 async def alive() -> Response:
     """200 as long as it answers at all: a reason to restart it where it does not."""
     return answer({"status": "ok"})
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     summary="Should it get traffic?",
