@@ -283,6 +283,19 @@ def test_cancel_by_filter_and_in_portions(store: Store) -> None:
     assert (store.owed(e), store.owed(other)) == ([], [ids[0], ids[2]])
 
 
+def test_a_filter_by_state_holds_for_what_is_pending_too(store: Store) -> None:
+    """Cancelling the dead cancels nothing, for they are at their end; cancelling what is pending or dead, what is pending."""
+    e = store.endpoint()
+    a, b = store.publish("a", "b")
+    store.settle(store.settlement(store.one(e, a), DEAD))
+    assert store.cancel(states=(DEAD,)) == 0
+    with store.database.write() as tx:
+        assert store.outbox.hasten(tx, DeliveryFilter(states=(DELIVERED,)), now=store.clock.now()) == 0
+    assert store.owed(e) == [b]
+    assert store.cancel(states=(PENDING, DEAD)) == 1
+    assert (store.owed(e), [row[2] for row in store.settled()]) == ([], [DEAD, CANCELLED])
+
+
 def test_times_of_a_filter_are_half_open(store: Store) -> None:
     """An event at `since` is meant, one at `until` is not."""
     e = store.endpoint()

@@ -266,7 +266,7 @@ class Outbox:
     # -- replay and cancel
 
     def cancel(self, tx: Transaction, which: DeliveryFilter, *, now: datetime, limit: int = 5000) -> int:
-        """Owe these no longer; return how many. Call again until it returns 0."""
+        """Owe these no longer; return how many. Call again until it returns 0. What is not pending is not meant."""
         rows = self._matching(tx.conn, _pending, which, limit)
         self._move(tx.conn, rows, _pending, _settled, state=CANCELLED, settled_at=now.timestamp())
         self._touch(tx, rows)
@@ -299,6 +299,10 @@ class Outbox:
     def _matching(
         self, conn: sa.Connection, table: sa.Table, which: DeliveryFilter, limit: int, before: datetime | None = None
     ) -> Sequence[Any]:
+        if table is _pending and which.states is not None:
+            if PENDING not in which.states:
+                return []
+            which = DeliveryFilter(**{**_fields(which), "states": None})
         query = sa.select(table.c.endpoint_id, table.c.event_id, table.c.tries, table.c.attempts)
         query = query.select_from(filtered(table, which, query_events=True)).where(*conditions(table, which))
         if before is not None:
