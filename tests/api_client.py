@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
@@ -32,14 +32,14 @@ class Api:
     services: Services
     clock: FakeClock
 
-    def call(self, method: str, path: str, **values: Any) -> httpx.Response:
-        answered: httpx.Response = self.client.request(method, path, **values)
+    def call(self, method: str, path: str, **values: Any) -> httpx2.Response:
+        answered: httpx2.Response = self.client.request(method, path, **values)
         return answered
 
-    def get(self, path: str, **values: Any) -> httpx.Response:
+    def get(self, path: str, **values: Any) -> httpx2.Response:
         return self.call("GET", path, **values)
 
-    def post(self, path: str, **values: Any) -> httpx.Response:
+    def post(self, path: str, **values: Any) -> httpx2.Response:
         return self.call("POST", path, **values)
 
     def over(self, services: Services) -> Api:
