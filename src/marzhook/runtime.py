@@ -185,7 +185,7 @@ class Runtime:
         """Sources first, so that nothing new comes; then what is on its way; the database last."""
         if self._started:
             self.upkeep.stop()
-            self.watchdog.stop()
+            self.watchdog.stop(30)
             self.review.stop()
             self.dispatcher.stop()
         self.services.database.close()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
 from typing import Final
 
 from marzhook import signals
+from marzhook.background import Background
 from marzhook.clock import Clock
 from marzhook.errors import StoreBusyError
 from marzhook.store.database import Database
@@ -31,25 +31,15 @@ SHARE: Final = 3
 what lets them in at all: who asks again at once for a lock that he has just given back, gets it before those who wait."""
 
 
-class Upkeep:
+class Upkeep(Background):
     """A thread that removes what is too old, and keeps the files short."""
 
     def __init__(self, database: Database, clock: Clock, *, ages: Ages, metrics: Metrics | None = None) -> None:
+        super().__init__("upkeep")
         self._database = database
         self._clock = clock
         self._retention = Retention(database, ages)
         self._metrics = metrics
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, timeout: float | None = None) -> None:
-        """Finish the step at hand, and end; `timeout` in seconds."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
 
     def pass_once(self) -> dict[str, int]:
         """Remove what is too old now, and return how many rows of what; `stop` from another thread ends it early.

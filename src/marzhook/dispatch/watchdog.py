@@ -6,11 +6,11 @@ It looks from outside, at what the database says is due, on a thread of its own:
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 
+from marzhook.background import Background
 from marzhook.clock import Clock
 from marzhook.dispatch import health
 from marzhook.endpoint import Endpoint
@@ -28,8 +28,8 @@ SET = 5.0
 """Seconds by which the wall clock may go another way than the monotonic one before somebody has set it."""
 
 
-class Watchdog:
-    """Start, stop; `trouble` says in words what is late."""
+class Watchdog(Background):
+    """`trouble` says in words what is late."""
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class Watchdog:
         every: float = EVERY,
     ) -> None:
         """`resting`: endpoints that are left alone on purpose; `late` and `every` in seconds."""
+        super().__init__("watchdog")
         self._database = database
         self._outbox = outbox
         self._clock = clock
@@ -53,17 +54,7 @@ class Watchdog:
         """Since when (monotonic) each endpoint is not left alone: one that was away may be behind for a while after."""
         self._set_at: float | None = None
         """The wall clock less the monotonic one at the last look."""
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self.trouble: list[str] = []
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(30)
 
     def look(self) -> None:
         """Compare what is due with what should be; tell once of each endpoint that is late."""

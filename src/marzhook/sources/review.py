@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from datetime import datetime
@@ -16,6 +15,7 @@ from functools import partial
 from typing import Final
 
 from marzhook import signals
+from marzhook.background import Background
 from marzhook.clock import Clock
 from marzhook.errors import StoreBusyError
 from marzhook.sources.user_changes import UserChanges
@@ -36,7 +36,7 @@ RETRY: Final = 1.0
 """Seconds after which a pass that failed as a whole is tried again."""
 
 
-class Review:
+class Review(Background):
     """A thread that expires, reminds, resets and deletes users when their time has come."""
 
     def __init__(
@@ -49,21 +49,11 @@ class Review:
         thresholds: Thresholds,
         metrics: Metrics | None = None,
     ) -> None:
+        super().__init__("review")
         self._database = database
         self._clock = clock
         self._thresholds = thresholds
         self._changes = UserChanges(outbox, published_actions=published_actions, thresholds=thresholds, metrics=metrics)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="review", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, timeout: float | None = None) -> None:
-        """Finish the batch at hand, and end; `timeout` in seconds."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
 
     def pass_once(self, now: datetime) -> int:
         """Review everybody who is due at `now`; return how many were."""

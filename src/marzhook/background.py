@@ -1,0 +1,26 @@
+"""Threads that do something in the background until they are told to stop."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+
+
+class Background(ABC):
+    """Start, stop. What it does is `_run`, which ends soon after `_stopping` is set."""
+
+    def __init__(self, name: str) -> None:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Finish the piece of work at hand, and end; `timeout` in seconds. Does nothing where it was never started."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    @abstractmethod
+    def _run(self) -> None: ...
