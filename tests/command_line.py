@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from marzhook.cli.main import app
 from marzhook.settings import SETTINGS
+from marzhook.store.database import Database
 
 _NAMES = {setting.name for setting in SETTINGS}
 _MARZHOOK = [sys.executable, "-m", "marzhook"]
@@ -30,6 +31,13 @@ def environment(**settings: str) -> dict[str, str]:
     """This process's environment without Marzhook's settings, and with these."""
     kept = {k: v for k, v in os.environ.items() if k not in _NAMES and not k.startswith("MARZHOOK_")}
     return {**kept, "COLUMNS": "80", **settings}
+
+
+def made(folder: Path) -> None:
+    """The database that the first start of a service makes."""
+    database = Database(f"sqlite:///{folder}/marzhook.db")
+    database.upgrade()
+    database.close()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import Running, as_json, marzhook
+from command_line import Running, as_json, made, marzhook
 from receivers import Receiver
 from tls_server import certificate, server_context, tls_receiver
 
@@ -25,6 +25,28 @@ def test_all_well_sends_nothing_unless_asked(tmp_path: Path) -> None:
         assert "sesame" not in asked
         [record] = receiver.seen()
         assert '"marzhook_test"' in record["body"]
+
+
+def test_a_folder_without_a_database_stays_so(tmp_path: Path) -> None:
+    """Before the first start, or in the wrong folder: the addresses are checked, no database is made, and it says so."""
+    with Receiver() as receiver:
+        checked = marzhook(tmp_path, "check", WEBHOOK_ADDRESS=receiver.url).stdout
+        assert f"there is no database at {tmp_path / 'marzhook.db'} yet" in checked
+        assert "All is well" in checked
+        assert as_json(tmp_path, "check", WEBHOOK_ADDRESS=receiver.url)["database"]["exists"] is False
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_key_is_named(tmp_path: Path) -> None:
+    """Where there is a database, the check names the key that its backups need, and says so where it is gone."""
+    made(tmp_path)
+    with Receiver() as receiver:
+        checked = marzhook(tmp_path, "check", WEBHOOK_ADDRESS=receiver.url).stdout
+        assert f"{tmp_path / 'marzhook.db.key'}; no backup can be used without it" in checked
+        (tmp_path / "marzhook.db.key").unlink()
+        locked_out = marzhook(tmp_path, "check", expect=2, WEBHOOK_ADDRESS=receiver.url).stderr
+    assert "is missing: restore" in locked_out
+    assert "docs/reference.md" in locked_out
 
 
 def test_refusal_is_explained(tmp_path: Path) -> None:

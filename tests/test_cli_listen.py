@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from command_line import Running, as_json, marzhook
+from command_line import Running, as_json, made, marzhook
 from marzhook import signing
 from marzhook.testing import eventually
 
@@ -169,6 +169,7 @@ def test_attached_listener_is_an_endpoint_while_it_runs(tmp_path: Path) -> None:
 
 def test_attached_listener_outlives_a_service_that_starts(tmp_path: Path) -> None:
     """A service that starts later, whose settings do not name the listener, delivers to it all the same."""
+    made(tmp_path)
     with Running(tmp_path, "listen", "--port", "0", "--attach") as listener:
         listener.line("This is an endpoint")
         with Running(tmp_path, "run", UVICORN_PORT="0") as service:

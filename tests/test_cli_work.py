@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import Running, as_json, marzhook
+from command_line import Running, as_json, made, marzhook
 from marzhook.delivery import DEAD, Attempt, Settlement
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
@@ -17,6 +17,11 @@ from receivers import Receiver, events_of
 
 URL = "http://127.0.0.1:9/hook?key=hidden"
 """Nobody sends here: no service runs."""
+
+
+@pytest.fixture(autouse=True)
+def _database(tmp_path: Path) -> None:
+    made(tmp_path)
 
 
 def published(folder: Path, count: int = 1, url: str = URL) -> None:
@@ -122,11 +127,16 @@ def test_what_is_not_there_is_one_line(tmp_path: Path, args: tuple[str, ...]) ->
     assert marzhook(tmp_path, *args, expect=1).stderr.count("\n") == 1
 
 
-def test_wrong_folder_is_noticed(tmp_path: Path) -> None:
-    """A list in a folder without a database does not make one: it says where it looked."""
-    ended = marzhook(tmp_path, "endpoints", "list", expect=2)
-    assert str(tmp_path / "marzhook.db") in ended.stderr
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(
+    "args", [["endpoints", "list"], ["send", "user_updated", "alice"], ["users", "create", "alice"]], ids=lambda a: a[0]
+)
+def test_wrong_folder_is_noticed(tmp_path: Path, args: list[str]) -> None:
+    """In a folder without a database no command makes one, where nothing would ever be sent: it says where it looked."""
+    (tmp_path / "elsewhere").mkdir()
+    ended = marzhook(tmp_path / "elsewhere", *args, expect=2, WEBHOOK_ADDRESS=URL)
+    assert str(tmp_path / "elsewhere" / "marzhook.db") in ended.stderr
+    assert "make run" in ended.stderr
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 # -- deliveries and replay

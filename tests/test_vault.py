@@ -17,11 +17,14 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marzhook import settings, signals
+from marzhook import settings, signals, signing
+from marzhook.endpoint import Endpoint
 from marzhook.errors import DatabaseError, SettingError
+from marzhook.event import NewEvent
 from marzhook.store import admins, endpoints, schema
 from marzhook.store.database import Database
 from marzhook.store.endpoints import Wanted
+from marzhook.store.outbox import Outbox
 from marzhook.store.vault import SEALED, Vault
 from marzhook.testing import FakeClock
 from service import Service, marzhook
@@ -417,3 +420,40 @@ def test_a_malformed_key_is_refused_and_not_shown(value: str) -> None:
     loaded = settings.load({"MARZHOOK_SECRET_KEY": f"{OLD}, {NEW}"}, None)
     assert loaded.secret_keys == (OLD, NEW)
     assert OLD not in repr(loaded)
+
+
+def test_what_the_reference_says_of_a_lost_key_works(opened: Open, tmp_path: Path) -> None:
+    """With the statements of the documentation a database whose key is lost starts again; its endpoint is the same one, with
+    the secret of the settings, and what it is owed is still there."""
+    url = "http://127.0.0.1:9000/"
+    database = opened()
+    wanted = [Wanted("webhook", url, {"secret": "hush", "secret_mode": "plain"})]
+    with database.write() as tx:
+        endpoints.sync_environment(tx, wanted, now=CLOCK.now())
+        Outbox(database).publish(tx, [NewEvent("user_updated", "anna")], now=CLOCK.now())
+    (before,) = all_of(database)
+    database.close()
+    database.vault.key_file.unlink()
+    with pytest.raises(DatabaseError, match="A lost key"):
+        opened()
+    reference = (Path(__file__).parent.parent / "docs/reference.md").read_text()
+    statements = reference.split("### A lost key")[1].split("```sql")[1].split("```")[0]
+    with closing(sqlite3.connect(database.path)) as connection:
+        connection.executescript(statements)
+    database = opened()
+    with database.write() as tx:
+        database.vault.rotate(tx.conn)
+        endpoints.sync_environment(tx, wanted, now=CLOCK.now())
+    (after,) = all_of(database)
+    assert (after.id, after.url, after.secret, after.enabled) == (before.id, url, "hush", True)
+    assert after.signing_secret != before.signing_secret
+    assert len(signing.key_of(after.signing_secret)) >= 24
+    assert [owed.event.username for owed in Outbox(database).window(after.id, after=0, limit=9)] == ["anna"]
+    with database.read() as conn:
+        assert database.meta(conn, "token_key")
+        assert conn.exec_driver_sql("SELECT url FROM endpoints").scalar_one() != url
+
+
+def all_of(database: Database) -> list[Endpoint]:
+    with database.read() as conn:
+        return endpoints.all_endpoints(conn)

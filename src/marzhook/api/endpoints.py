@@ -168,7 +168,8 @@ def disable(services: ServicesDep, _caller: Manager, endpoint_id: Id) -> Respons
     responses=example(_ONCE, "The new signing secret is shown this once"),
 )
 def rotate_secret(services: ServicesDep, _caller: Manager, endpoint_id: Id) -> Response:
-    """For 24 hours requests carry the signatures of both secrets, so that the receiver can change over."""
+    """For 24 hours requests carry the signatures of both secrets, so that the receiver can change over. A second rotation
+    within that time ends the older one's at once: who has lost two secrets does not want the first to live on."""
     with services.database.write() as tx:
         after = endpoints.rotate_secret(tx, endpoint_id, now=services.clock.now())
         tx.after_commit(services.outbox.wake)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from marzhook.cli import output
-from marzhook.cli.open import Opened, opened
+from marzhook.cli.open import Opened, nowhere, opened
 from marzhook.endpoint import REMOVED, Endpoint, masked_url
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check the settings, the database, and whether every endpoint can be reached. Sends nothing unless asked."""
-    with opened(create=True) as o:
+    with opened(trial=True) as o:
         o.sync_endpoints()
         found = _found(o)
         reaches = _reaches(o, found)
@@ -40,7 +40,7 @@ def check(
         output.json_document(
             {
                 "ok": ok,
-                "database": {"path": str(o.database.path), "service": holder},
+                "database": {"path": str(o.path), "exists": not o.trial, "service": holder},
                 "remarks": remarks,
                 "endpoints": [
                     _endpoint_shown(e, r, results.get(e.id)) for e, r in zip(found, reaches, strict=True)
@@ -49,9 +49,13 @@ def check(
         )  # fmt: skip
     else:
         output.line("ok   settings")
-        output.line(
-            f"ok   database {o.database.path}, " + (f"held by {holder}" if holder else "no service is running on it")
-        )
+        if o.trial:
+            output.line(f"     {nowhere(o.path)}")
+        else:
+            output.line(
+                f"ok   database {o.path}, " + (f"held by {holder}" if holder else "no service is running on it")
+            )
+            output.line(f"ok   {_key(o)}")
         for remark in remarks:
             output.line(f"     note: {remark}")
         for endpoint, reached in zip(found, reaches, strict=True):
@@ -172,6 +176,13 @@ def _remarks(o: Opened, holder: str | None) -> list[str]:
         if wanted != running:
             found.append("the running service has other addresses than these settings: restart it to take them over")
     return found
+
+
+def _key(o: Opened) -> str:
+    """Where the key to the database's secrets is, which its backups need too."""
+    if o.settings.secret_keys:
+        return "key to its secrets: MARZHOOK_SECRET_KEY; no backup can be used without it"
+    return f"key to its secrets: {o.database.vault.key_file}; no backup can be used without it"
 
 
 def _endpoint_shown(endpoint: Endpoint, reached: Reach, result: ProbeResult | None) -> dict[str, Any]:

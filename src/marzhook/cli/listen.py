@@ -86,7 +86,7 @@ def attached(inbox: Inbox, secret: str | None) -> Iterator[Checks]:
     from marzhook.store import endpoints
 
     url = inbox.url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-    with opened(create=True) as o:
+    with opened() as o:
         with o.database.write() as tx:
             known = next((e for e in endpoints.all_endpoints(tx.conn) if e.url == url), None)
             ours = known is None or known.disabled_reason == REMOVED

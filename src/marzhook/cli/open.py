@@ -6,9 +6,11 @@ Commands write to the database themselves. A running service notices another pro
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from marzhook.errors import DatabaseError, SettingError
@@ -30,6 +32,10 @@ class Opened:
     clock: Clock
     database: Database
     outbox: Outbox
+    path: Path
+    """Where the settings say that the database is."""
+    trial: bool = False
+    """There is none yet: this one is to try with, and gone afterwards."""
 
     def registry(self) -> Registry:
         from marzhook.sources.registry import Registry
@@ -66,12 +72,21 @@ class Opened:
             endpoints.sync_environment(tx, wanted, now=self.clock.now())
 
 
+def nowhere(path: Path) -> str:
+    """What to do where there is no database."""
+    return (
+        f"there is no database at {path} yet; start the service with `make run`, or go to the folder in which it runs, or"
+        " set MARZHOOK_DATABASE_URL"
+    )
+
+
 @contextmanager
-def opened(*, create: bool = False) -> Iterator[Opened]:
+def opened(*, trial: bool = False) -> Iterator[Opened]:
     """Load the settings and open their database, brought to this version's schema.
 
-    `create`: make the database where there is none yet; else that raises DatabaseError, because an empty list from a
-    fresh file in the wrong folder would mislead. Raises SettingError, DatabaseError, DatabaseNewerError, StoreBusyError.
+    Where there is none yet DatabaseError is raised: an empty list from a fresh file in the wrong folder would mislead, and
+    what is published into one would never be sent. `trial`: then work on a database that is gone afterwards instead.
+    Raises SettingError, DatabaseError, DatabaseNewerError, StoreBusyError.
     """
     from marzhook import settings as marzhook_settings
     from marzhook.clock import SystemClock
@@ -80,16 +95,18 @@ def opened(*, create: bool = False) -> Iterator[Opened]:
 
     settings = marzhook_settings.load()
     database = Database(settings.database_url, secret_keys=settings.secret_keys)
-    try:
-        if not create and not database.path.exists():
-            raise DatabaseError(
-                f"there is no database at {database.path} yet; start the service with `make run`,"
-                " or go to the folder in which it runs, or set MARZHOOK_DATABASE_URL"
-            )
+    with ExitStack() as stack:
+        stack.callback(database.close)
+        path = database.path
+        there = path.exists()
+        if not there and not trial:
+            raise DatabaseError(nowhere(path))
+        if not there:
+            folder = stack.enter_context(TemporaryDirectory(prefix="marzhook-"))
+            database = Database(f"sqlite:///{folder}/marzhook.db")
+            stack.callback(database.close)
         database.upgrade()
-        yield Opened(settings, SystemClock(), database, Outbox(database))
-    finally:
-        database.close()
+        yield Opened(settings, SystemClock(), database, Outbox(database), path, trial=not there)
 
 
 def time_option(name: str, text: str | None) -> datetime | None:

@@ -24,7 +24,7 @@ def send(
 ) -> None:
     """Publish an event. A running service delivers it within a second; else the next one does."""
     event = NewEvent(check_action(action), check_username(username), parsed(data))
-    with opened(create=True) as o:
+    with opened() as o:
         o.sync_endpoints()
         with o.database.write() as tx:
             [event_id] = o.outbox.publish(tx, [event], now=o.clock.now())

@@ -81,7 +81,7 @@ def create(
 ) -> None:
     """Create a user."""
     fields = {"username": username, "data_limit": parsed_size(data_limit), "note": note}
-    with opened(create=True) as o:
+    with opened() as o:
         fields["expire"] = parsed_expiry(expire, o.clock.now())
         user = o.registry().create(fields, o.by())
     _print(user, as_json)

@@ -166,7 +166,7 @@ class Vault:
     def _locked_out(self, *, missing: bool) -> DatabaseError:
         advice = (
             f"restore {self.key_file} (it was made together with the database and belongs to its backups), or set"
-            " MARZHOOK_SECRET_KEY to what it was"
+            " MARZHOOK_SECRET_KEY to what it was (where it is lost for good: docs/reference.md, A lost key)"
         )
         if missing:
             text = f"the key to the secrets in {self._database} is missing: {advice}"
