@@ -195,7 +195,7 @@ class Outbox:
         if not cursors:
             return []
         with self._database.read() as conn:
-            return list(conn.exec_driver_sql(BEHIND, {"cursors": json.dumps(cursors)}).scalars())
+            return [row[0] for row in driver.execute(conn, BEHIND, {"cursors": json.dumps(cursors)})]
 
     def following(self, endpoint_id: int, lanes: Sequence[tuple[str, int]], *, limit: int) -> list[Delivery]:
         """For each (username, event id): the next `limit` deliveries of that user behind that event."""
@@ -207,8 +207,7 @@ class Outbox:
 
     def _deliveries(self, query: str, **values: Any) -> list[Delivery]:
         with self._database.read() as conn:
-            # The driver's own tuples: Core's rows are for people, and cost as much again.
-            rows = conn.exec_driver_sql(query, values).cursor.fetchall()
+            rows = driver.execute(conn, query, values).fetchall()
         signals.emit("window.read")
         endpoint = values["endpoint"]
         return [
