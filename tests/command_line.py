@@ -9,6 +9,7 @@ import queue
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from dataclasses import dataclass
@@ -56,6 +57,31 @@ def marzhook(folder: Path, *args: str, text: str = "", expect: int = 0, **settin
         raise result.exception
     assert result.exit_code == expect, (result.exit_code, result.stdout, result.stderr)
     return Ended(result.stdout, result.stderr)
+
+
+def on_a_terminal(folder: Path, *args: str, answer: str, ask: str, **settings: str) -> str:
+    """Run a command on a terminal of 80 columns, type `answer` when it shows `ask`; it must end well.
+    Returns what was shown."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(ours, (24, 80))
+    with subprocess.Popen(
+        [*_MARZHOOK, *args], cwd=folder, env=environment(**settings), stdin=theirs, stdout=theirs, stderr=theirs
+    ) as command:
+        os.close(theirs)
+        shown = b""
+        try:
+            # At its end the terminal is gone, which is an error of input and output.
+            while data := os.read(ours, 4096):
+                shown += data
+                if answer and ask.encode() in shown:
+                    os.write(ours, answer.encode())
+                    answer = ""
+        except OSError:
+            pass
+        finally:
+            os.close(ours)
+    assert command.returncode == 0, shown
+    return shown.decode()
 
 
 def marzhook_process(folder: Path, *args: str, **settings: str) -> Ended:

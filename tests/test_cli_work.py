@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import Running, as_json, made, marzhook
+from command_line import Running, as_json, made, marzhook, on_a_terminal
 from marzhook.delivery import DEAD, Attempt, Settlement
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
@@ -34,7 +34,7 @@ def died(folder: Path) -> None:
     database = Database(f"sqlite:///{folder}/marzhook.db")
     outbox = Outbox(database)
     now = datetime.now(UTC)
-    tried = Attempt(1, now - timedelta(seconds=2), 0.25, 503, None, "", "\x1b[2Jtry later")
+    tried = Attempt(1, now - timedelta(seconds=2), 0.25, 503, None, "", "\x1b[2Jtry later", "standard")
     owed = outbox.window(1, after=0, limit=10_000)
     outbox.settle([Settlement(delivery, tried, DEAD, 1) for delivery in owed], now=now - timedelta(seconds=1))
     database.close()
@@ -106,6 +106,29 @@ def test_endpoints_show_state_and_no_secret(tmp_path: Path) -> None:
     assert as_json(tmp_path, "endpoints", "show", "1")["enabled"]
 
 
+def test_enabling_sends_what_was_kept_or_skips_it(tmp_path: Path) -> None:
+    """Where nobody can be asked, what was kept is sent; --backlog skip cancels it, and it can be replayed."""
+    published(tmp_path, 3)
+    for choice, words, pending in (((), "3 deliveries owed", 3), (("--backlog", "skip"), "3 deliveries cancelled", 0)):
+        marzhook(tmp_path, "endpoints", "disable", "1")
+        assert words in marzhook(tmp_path, "endpoints", "enable", "1", *choice, text="n\n").stdout
+        assert as_json(tmp_path, "endpoints", "show", "1")["pending"] == pending
+    assert "enabled already" in marzhook(tmp_path, "endpoints", "enable", "1", "--backlog", "skip").stdout
+    assert "3 deliveries" in marzhook(tmp_path, "replay", "--endpoint", "1", "--state", "cancelled").stdout
+    assert "send, skip" in marzhook(tmp_path, "endpoints", "enable", "1", "--backlog", "some", expect=2).stderr
+
+
+@pytest.mark.parametrize(("answer", "pending"), [("\n", 2), ("n\n", 0)])
+def test_on_a_terminal_enabling_asks(tmp_path: Path, answer: str, pending: int) -> None:
+    """On a terminal it says how many were kept, and asks whether they are to be sent; Enter sends them."""
+    published(tmp_path, 2)
+    marzhook(tmp_path, "endpoints", "disable", "1")
+    shown = on_a_terminal(tmp_path, "endpoints", "enable", "1", answer=answer, ask="[Y/n]")
+    assert "2 deliveries were kept for it." in shown
+    assert as_json(tmp_path, "endpoints", "show", "1")["pending"] == pending
+    assert as_json(tmp_path, "endpoints", "show", "1")["enabled"]
+
+
 def test_endpoints_test_shows_the_answer(tmp_path: Path) -> None:
     """A test event goes out at once; its answer is shown, and a refusal is exit 1 with its meaning."""
     with Receiver() as receiver:
@@ -166,6 +189,7 @@ def test_delivery_shows_each_attempt_harmlessly(tmp_path: Path) -> None:
     assert "dead" in text
     assert "503" in text
     assert "\\x1b[2Jtry later" in text
+    assert "MARZHOOK_RETRY_SCHEDULE" in text
     assert as_json(tmp_path, "deliveries", "show", "1", "1")["attempt_list"][0]["response"] == "\x1b[2Jtry later"
 
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from marzhook.cli import output
 from marzhook.cli.open import choice_options, opened
-from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING, STATES, Attempt
+from marzhook.delivery import (
+    CANCELLED,
+    DEAD,
+    DELIVERED,
+    OUTAGE,
+    PENDING,
+    REJECTED,
+    SPLIT,
+    STANDARD,
+    STATES,
+    Attempt,
+)  # fmt: skip
 from marzhook.endpoint import masked_url
 from marzhook.errors import ConflictError
 from marzhook.event import check_action
@@ -86,6 +97,7 @@ def show(endpoint_id: EndpointId, event_id: EventId, as_json: AsJson = False) ->
             ("time", output.local_time(row.event.time, milliseconds=True)),
             ("state", _state_in_words(row)),
             ("failed tries", row.tries),
+            *((("schedule", IN_WORDS[attempts[-1].schedule]),) if attempts and attempts[-1].schedule else ()),
         )
     )
     if not attempts:
@@ -93,9 +105,9 @@ def show(endpoint_id: EndpointId, event_id: EventId, as_json: AsJson = False) ->
         return
     output.line("")
     output.table(
-        ("try", "time", "took", "result", "reason"),
+        ("try", "time", "took", "result", "schedule", "reason"),
         [
-            (a.number, output.brief_time(a.at), output.duration(a.duration), a.status or a.error, reason(a))
+            (a.number, output.brief_time(a.at), output.duration(a.duration), a.status or a.error, a.schedule, reason(a))
             for a in attempts
         ],
         right=("try", "took"),
@@ -169,6 +181,13 @@ def attempt_shown(attempt: Attempt) -> dict[str, Any]:
     }  # fmt: skip
 
 
+IN_WORDS: Final = {
+    STANDARD: "standard: tried again after a while, then after longer ones (MARZHOOK_RETRY_SCHEDULE)",
+    REJECTED: "rejected: the receiver refuses this event and accepts others (MARZHOOK_REJECTED_SCHEDULE)",
+    OUTAGE: "outage: its endpoint accepts nothing; it goes out as a probe, and no tries are counted",
+    SPLIT: "split: its batch was refused, and is sent again in halves",
+}
+"""What decided when a failed delivery is tried again."""
 SHOWN_RESPONSE = 300
 """Characters of a response in a table; --json shows all that was kept."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from marzhook.cli import output
-from marzhook.cli.open import opened
+from marzhook.cli.deliveries import warn_when_nobody_sends
+from marzhook.cli.open import choice_options, opened
 from marzhook.endpoint import REMOVED, Endpoint, masked_url
 from marzhook.errors import ConflictError
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Endpoints: where events go.")
 
 Id = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**62, help="The endpoint's number, as `list` shows it.")]
+BACKLOG: Final = ("send", "skip")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -59,7 +62,7 @@ def show(endpoint_id: Id, as_json: AsJson = False) -> None:
             ("kind", endpoint.kind),
             ("url", masked_url(endpoint.url)),
             ("state", state(endpoint)),
-            ("owed", output.counted(pending, "delivery", "deliveries")),
+            ("owed", _deliveries(pending)),
             ("format", endpoint.format),
             ("secret", secret_in_words(endpoint)),
             ("detail", endpoint.detail),
@@ -92,20 +95,57 @@ def send_test(endpoint_id: Id, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def enable(endpoint_id: Id) -> None:
-    """Send to it again; what it was owed meanwhile goes first."""
+def enable(
+    endpoint_id: Id,
+    backlog: Annotated[
+        str | None,
+        typer.Option(
+            metavar="send|skip",
+            help="What becomes of what was kept for it: sent first, or cancelled. [default: ask on a terminal, else send]",
+        ),
+    ] = None,
+) -> None:
+    """Send to it again, beginning with what was kept for it."""
     from marzhook.store import endpoints
 
-    with opened() as o, o.database.write() as tx:
-        endpoint = endpoints.get(tx.conn, endpoint_id)
+    choice_options("--backlog", [backlog] if backlog else None, BACKLOG)
+    with opened() as o:
+        with o.database.read() as conn:
+            endpoint, waiting = endpoints.get(conn, endpoint_id), owed(conn, endpoint_id)
         if endpoint.disabled_reason == REMOVED:
             raise ConflictError(
                 f"endpoint {endpoint_id} is no longer in the settings; put it back into WEBHOOK_ADDRESS or"
                 " DISCORD_WEBHOOK_URL and restart the service"
             )
-        endpoints.enable(tx, endpoint_id)
-        pending = owed(tx.conn, endpoint_id)
-    output.line(f"Endpoint {endpoint_id} is enabled; {output.counted(pending, 'delivery', 'deliveries')} owed to it.")
+        if endpoint.enabled:
+            output.line(f"Endpoint {endpoint_id} is enabled already; {_deliveries(waiting)} owed to it.")
+            return
+        if backlog is None:
+            # Asked before the write: nobody is to wait for an answer.
+            backlog = _asked(waiting) if waiting and sys.stdin.isatty() and sys.stdout.isatty() else "send"
+        with o.database.write() as tx:
+            endpoints.enable(tx, endpoint_id)
+            waiting = owed(tx.conn, endpoint_id)
+            if backlog == "skip":
+                endpoints.cancel_all(tx, endpoint_id, now=o.clock.now())
+        holder = o.database.holder()
+    if backlog == "skip":
+        output.line(f"Endpoint {endpoint_id} is enabled; {_deliveries(waiting)} cancelled.")
+        if waiting:
+            output.note(f"`marzhook replay --endpoint {endpoint_id} --state cancelled` owes them again.")
+        return
+    output.line(f"Endpoint {endpoint_id} is enabled; {_deliveries(waiting)} owed to it.")
+    if waiting:
+        warn_when_nobody_sends(holder)
+
+
+def _asked(waiting: int) -> str:
+    typer.echo(f"{_deliveries(waiting)} {'was' if waiting == 1 else 'were'} kept for it.")
+    return "send" if typer.confirm("Send them first? (no: they are cancelled)", default=True) else "skip"
+
+
+def _deliveries(count: int) -> str:
+    return output.counted(count, "delivery", "deliveries")
 
 
 @app.command()
