@@ -59,7 +59,7 @@ def marzhook(folder: Path, *args: str, text: str = "", expect: int = 0, **settin
     return Ended(result.stdout, result.stderr)
 
 
-def on_a_terminal(folder: Path, *args: str, answer: str, ask: str, **settings: str) -> str:
+def on_a_terminal(folder: Path, *args: str, answer: str = "", ask: str = "", **settings: str) -> str:
     """Run a command on a terminal of 80 columns, type `answer` when it shows `ask`; it must end well.
     Returns what was shown."""
     ours, theirs = os.openpty()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from command_line import on_a_terminal
 from marzhook import __version__, errors
 from marzhook.cli.main import COMMANDS, LazyGroup, app, exit_code
 from marzhook.cli.run import command_line_of
@@ -44,25 +44,8 @@ def test_config_shows_value_and_source(tmp_path: Path) -> None:
 
 def test_config_fits_a_terminal(tmp_path: Path) -> None:
     """On a terminal of 80 columns no line is longer, and names are whole."""
-    main, child = pty.openpty()
-    environ = ENVIRONMENT | {
-        "COLUMNS": "80", "TERM": "dumb", "WEBHOOK_ADDRESS": "http://127.0.0.1:9000/,http://127.0.0.1:9001/",
-    }  # fmt: skip
-    command = [sys.executable, "-m", "marzhook", "config"]
-    with subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=child, stdin=child) as process:
-        os.close(child)
-        output = b""
-        while True:
-            try:
-                chunk = os.read(main, 65536)
-            except OSError:  # Linux says so when the other end is closed
-                break
-            if not chunk:
-                break
-            output += chunk
-        assert process.wait(60) == 0
-    os.close(main)
-    lines = output.decode().replace("\r", "").split("\n")
+    addresses = "http://127.0.0.1:9000/,http://127.0.0.1:9001/"
+    lines = on_a_terminal(tmp_path, "config", TERM="dumb", WEBHOOK_ADDRESS=addresses).replace("\r", "").split("\n")
     assert max(len(line) for line in lines) <= 80
     assert any(line.startswith("NOTIFY_IF_DATA_USAGE_PERCENT_REACHED ") for line in lines)
 
