@@ -24,7 +24,6 @@ from service import Service
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Where a registry is, with one sudo admin of the panel's name."""
-    marzhook(tmp_path, "send", "user_updated", "nobody", WEBHOOK_ADDRESS="http://127.0.0.1:9/")
     database = Database(f"sqlite:///{tmp_path}/marzhook.db")
     database.upgrade()
     from marzhook.store import admins

@@ -291,7 +291,8 @@ class Outbox:
         if which.states is None:
             which = DeliveryFilter(**{**_fields(which), "states": (DEAD, CANCELLED)})
         rows = self._matching(tx.conn, _settled, which, limit, settled_before)
-        self._move(tx.conn, rows, _settled, _pending)
+        # Due from now on, not since its event: it did not wait all that time.
+        self._move(tx.conn, rows, _settled, _pending, due_at=settled_before.timestamp())
         self._touch(tx, rows)
         return len(rows)
 
