@@ -95,7 +95,7 @@ def _paced(folder: Path, quiet: Sink, seconds: int, *, busy: bool) -> list[float
 
 
 def _pending(path: Path) -> Sequence[int]:
-    database = Database(f"sqlite:///{path}")
+    database = Database.open(f"sqlite:///{path}")
     with database.read() as conn:
         counts = stats.pending_counts(conn)
     database.close()

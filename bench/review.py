@@ -35,7 +35,7 @@ def measure(options: Options) -> Measured:
         for turn in range(options.rounds):
             for _ in range(5):
                 none.append(_pass(services, review, 0) * 1000)
-            _let_expire(services.database.path, turn, count)
+            _let_expire(Path(services.database.name), turn, count)
             each.append(_pass(services, review, CROSSING) * 1000 / CROSSING)
         services.database.close()
     return Measured(

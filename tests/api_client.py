@@ -1,4 +1,4 @@
-"""The API over a real database file, without a network: fixtures for the tests named test_api_*.
+"""The API over a real database, without a network: fixtures for the tests named test_api_*.
 
 A test module asks for them with `pytest_plugins = ["api_client"]`.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -80,9 +79,8 @@ class Api:
 
 
 @pytest.fixture
-def services(tmp_path: Path, clock: FakeClock) -> Iterator[Services]:
-    environ = {"MARZHOOK_DATABASE_URL": f"sqlite:///{tmp_path}/marzhook.db"}
-    services = build_services(settings.load(environ, env_file=None), clock=clock)
+def services(database_settings: dict[str, str], clock: FakeClock) -> Iterator[Services]:
+    services = build_services(settings.load(database_settings, env_file=None), clock=clock)
     yield services
     services.database.close()
 

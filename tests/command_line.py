@@ -36,7 +36,7 @@ def environment(**settings: str) -> dict[str, str]:
 
 def made(folder: Path) -> None:
     """The database that the first start of a service makes."""
-    database = Database(f"sqlite:///{folder}/marzhook.db")
+    database = Database.open(f"sqlite:///{folder}/marzhook.db")
     database.upgrade()
     database.close()
 

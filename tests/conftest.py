@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import base64
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from dispatching import House
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
 from marzhook.testing import FakeClock
+from postgresql import Server
 from receivers import Receiver
 
 # How fast an example is made or passes says something about the machine, and nothing about the product.
@@ -26,12 +28,70 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+BACKENDS = ("sqlite", "postgresql")
+SECRET_KEY = base64.b64encode(bytes(32)).decode()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for backend in BACKENDS:
+        config.addinivalue_line("markers", f"{backend}: about this one itself; other tests of the store run on both")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        alone = [name for name in BACKENDS if metafunc.definition.get_closest_marker(name)]
+        metafunc.parametrize("backend", alone or BACKENDS)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A server for the whole run."""
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def template(postgresql: Server) -> Iterator[str]:
+    """The name of a database that was migrated, to be copied."""
+    with postgresql.database() as name:
+        database = Database.open(postgresql.url(name), secret_keys=[SECRET_KEY])
+        database.upgrade()
+        database.close()
+        yield name
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path}/marzhook.db")
+def database_settings(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """What a service's environment says of a database of the test's own."""
+    if backend == "sqlite":
+        yield {"MARZHOOK_DATABASE_URL": f"sqlite:///{tmp_path}/marzhook.db"}
+        return
+    server: Server = request.getfixturevalue("postgresql")
+    with server.database(request.getfixturevalue("template")) as name:
+        yield {"MARZHOOK_DATABASE_URL": server.url(name), "MARZHOOK_SECRET_KEY": SECRET_KEY}
+
+
+@pytest.fixture
+def reopen(database_settings: dict[str, str]) -> Iterator[Callable[..., Database]]:
+    """Open the test's database once more, as another process would."""
+    opened: list[Database] = []
+
+    def reopen(**values: float) -> Database:
+        keys = [SECRET_KEY] if "MARZHOOK_SECRET_KEY" in database_settings else []
+        opened.append(Database.open(database_settings["MARZHOOK_DATABASE_URL"], secret_keys=keys, **values))
+        return opened[-1]
+
+    yield reopen
+    for database in opened:
+        database.close()
+
+
+@pytest.fixture
+def database(reopen: Callable[..., Database]) -> Database:
+    database = reopen()
     database.upgrade()
-    yield database
-    database.close()
+    return database
 
 
 @pytest.fixture

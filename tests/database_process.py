@@ -1,15 +1,16 @@
-"""Run as a script: another process on a database. `VERB PATH`; says what it did on its standard output, then waits for the
-end of its standard input where it holds something."""
+"""Run as a script: another process on the database of its environment. `VERB`; says what it did on its standard output, then
+waits for the end of its standard input where it holds something."""
 
 from __future__ import annotations
 
 import os
 import resource
 import signal
-import sqlite3
 import sys
 from datetime import UTC, datetime
 
+from holding import held
+from marzhook import settings
 from marzhook.errors import MarzhookError
 from marzhook.event import NewEvent
 from marzhook.store.database import Database
@@ -25,19 +26,18 @@ def publish(database: Database, name: str) -> None:
         Outbox(database).publish(tx, [NewEvent("user_created", name, {"x": "y" * 10_000})], now=datetime.now(UTC))
 
 
-def main(verb: str, path: str) -> None:
-    database = Database(f"sqlite:///{path}")
+def main(verb: str) -> None:
+    loaded = settings.load(env_file=None)
+    database = Database.open(loaded.database_url, secret_keys=loaded.secret_keys)
     match verb:
         case "claim":
             database.claim()
             say("claimed")
             sys.stdin.read()
         case "hold":
-            connection = sqlite3.connect(path, isolation_level=None)
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("INSERT INTO meta VALUES ('held', '1')")
-            say("holding")
-            sys.stdin.read()
+            with held(database):
+                say("holding")
+                sys.stdin.read()
         case "publish":
             publish(database, "u")
             say("published")

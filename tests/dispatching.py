@@ -69,7 +69,7 @@ class House:
         finally:
             dispatcher.stop(timeout=1)
 
-    def count(self, table: str, where: str = "1") -> int:
+    def count(self, table: str, where: str = "true") -> int:
         with self.database.read() as conn:
             return int(conn.exec_driver_sql(f"SELECT count(*) FROM {table} WHERE {where}").scalar_one())
 

@@ -80,4 +80,5 @@ class World:
         assert not self.sql("""
             SELECT * FROM settled s WHERE s.state <> 'cancelled' AND s.attempts <> (
                 SELECT count(*) FROM attempts a WHERE (s.endpoint_id, s.event_id) = (a.endpoint_id, a.event_id))""")
-        assert self.sql("PRAGMA integrity_check") == [("ok",)]
+        if self.database.kind == "SQLite":
+            assert self.sql("PRAGMA integrity_check") == [("ok",)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,11 +13,12 @@ SCRIPT = Path(__file__).with_name("database_process.py")
 
 
 @contextmanager
-def process(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """What it says is on its standard output; it is gone when the block ends."""
+def process(verb: str, settings: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """`settings` name its database. What it says is on its standard output; it is gone when the block ends."""
     child = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, str(SCRIPT), verb],
+        env=os.environ | settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
     try:
         yield child
     finally:

@@ -1,18 +1,21 @@
-"""Run as a script: another process that prunes. `PATH NOW POINT NTH`: dies when it passes the point for the nth time."""
+"""Run as a script: another process that prunes. `NOW POINT NTH`: dies when it passes the point for the nth time. The database
+is that of its environment."""
 
 from __future__ import annotations
 
 import sys
 from datetime import timedelta
 
+from marzhook import settings
 from marzhook.clock import from_unix
 from marzhook.store.database import Database
 from marzhook.store.retention import Ages, Retention
 from marzhook.testing import kill_point
 
 
-def main(path: str, now: str, point: str, nth: str) -> None:
-    database = Database(f"sqlite:///{path}")
+def main(now: str, point: str, nth: str) -> None:
+    loaded = settings.load(env_file=None)
+    database = Database.open(loaded.database_url, secret_keys=loaded.secret_keys)
     retention = Retention(database, Ages(timedelta(days=30), timedelta(days=90)))
     with kill_point(point, int(nth)):
         for _ in retention.steps(from_unix(float(now))):

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
 
+from holding import held
 from marzhook import errors
 from marzhook.api.errors import MAX_BODY, MAX_BODY_OF, status_of
 from marzhook.store import schema
@@ -154,17 +154,12 @@ def test_unexpected_error_shows_nothing(api: Api, caplog: pytest.LogCaptureFixtu
     assert "the inner thing" in caplog.text
 
 
-def test_busy_database(api: Api) -> None:
+def test_busy_database(api: Api, reopen: Callable[..., Database]) -> None:
     """While another program holds the database, a write is a 503 that says when to come back."""
-    database = Database(f"sqlite:///{api.services.database.path}", busy_timeout=0.05)
+    database = reopen(busy_timeout=0.05)
     hurried = api.over(replace(api.services, database=database, outbox=Outbox(database)))
-    holder = sqlite3.connect(database.path, isolation_level=None)
-    holder.execute("BEGIN IMMEDIATE")
-    try:
+    with held(database):
         answered = hurried.post("/api/v1/events", json={"username": "alice", "action": "user_created"})
-    finally:
-        holder.close()
-        database.close()
 
     assert (answered.status_code, answered.json()["code"]) == (503, "store_busy")
     assert answered.headers["Retry-After"] == "1"

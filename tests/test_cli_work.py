@@ -31,7 +31,7 @@ def published(folder: Path, count: int = 1, url: str = URL) -> None:
 
 def died(folder: Path) -> None:
     """Everything that is owed to endpoint 1 has failed for the last time, with an answer that would drive a terminal."""
-    database = Database(f"sqlite:///{folder}/marzhook.db")
+    database = Database.open(f"sqlite:///{folder}/marzhook.db")
     outbox = Outbox(database)
     now = datetime.now(UTC)
     tried = Attempt(1, now - timedelta(seconds=2), 0.25, 503, None, "", "\x1b[2Jtry later", "standard")

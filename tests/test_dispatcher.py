@@ -156,13 +156,14 @@ def test_what_is_on_the_wire_verifies_with_the_public_library(house: House, rece
     standardwebhooks.Webhook(endpoint.signing_secret).verify(record["body"], headers)
 
 
+@pytest.mark.sqlite
 def test_a_locked_database_delays_settling_and_loses_nothing(house: House, receiver: Receiver) -> None:
     """While another program holds the write lock, sending goes on, readiness says why, and all is settled after."""
     house.endpoint(receiver.url)
-    impatient = Database(f"sqlite:///{house.database.path}", busy_timeout=0.05)
+    impatient = Database.open(f"sqlite:///{house.database.name}", busy_timeout=0.05)
     house = House(impatient, Outbox(impatient))
     house.publish([f"user{i}" for i in range(20)])
-    other = sqlite3.connect(house.database.path, isolation_level=None)
+    other = sqlite3.connect(house.database.name, isolation_level=None)
     with house.dispatching() as dispatcher:
         eventually(lambda: house.count("pending") == 0)
         other.execute("BEGIN IMMEDIATE")
@@ -219,7 +220,7 @@ def test_an_event_that_cannot_be_rendered_is_dead_and_holds_nobody(house: House,
     first, _ = house.publish(["anna", "anna"], user={"username": "anna"})
     with house.database.write() as tx:
         # A time that no calendar has.
-        tx.conn.exec_driver_sql("UPDATE events SET enqueued_at = 1e20 WHERE id = ?", (first,))
+        tx.conn.exec_driver_sql(f"UPDATE events SET enqueued_at = 1e20 WHERE id = {first}")
     with house.dispatching():
         eventually(lambda: house.states() == {"dead": 1, "delivered": 1})
     assert house.attempts(endpoint, first) == [(1, None, "render")]

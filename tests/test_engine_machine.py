@@ -33,7 +33,7 @@ class EngineMachine(RuleBasedStateMachine):
     def begin(self, form: str) -> None:
         self.folder = tempfile.mkdtemp()
         self.clock = FakeClock()
-        self.database = Database(f"sqlite:///{self.folder}/marzhook.db")
+        self.database = Database.open(f"sqlite:///{self.folder}/marzhook.db")
         self.database.upgrade()
         self.outbox = Outbox(self.database)
         with self.database.write() as tx:

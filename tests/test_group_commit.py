@@ -15,7 +15,11 @@ from marzhook.errors import DatabaseError, StoreBusyError
 from marzhook.store import driver
 from marzhook.store.database import Database, Transaction
 from marzhook.store.group_commit import MOST, GroupCommit
+from marzhook.store.sqlite import SQLiteDatabase
 from marzhook.testing import eventually
+
+# They hold the writer's turn, of which there is one on SQLite only.
+TURNS = pytest.mark.sqlite
 
 
 @pytest.fixture
@@ -60,6 +64,7 @@ def at_once(
     return futures
 
 
+@TURNS
 def test_calls_at_once_share_a_transaction(database: Database, group: GroupCommit, pool: ThreadPoolExecutor) -> None:
     """All who wait for the writer's turn are on disk with one commit, and each has its own answer."""
     conns: set[Any] = set()
@@ -75,6 +80,7 @@ def test_calls_at_once_share_a_transaction(database: Database, group: GroupCommi
     assert len(conns) == 1
 
 
+@TURNS
 def test_a_failure_undoes_its_own_work_only(database: Database, group: GroupCommit, pool: ThreadPoolExecutor) -> None:
     """Who raises after he wrote gets his exception, and leaves nothing behind; the others of his transaction are on disk."""
     commits: list[str] = []
@@ -92,6 +98,7 @@ def test_a_failure_undoes_its_own_work_only(database: Database, group: GroupComm
     assert stored(database) == ["test1", "test2"]
 
 
+@TURNS
 def test_a_failed_transaction_is_paid_for_by_nobody_else(
     database: Database, group: GroupCommit, pool: ThreadPoolExecutor
 ) -> None:
@@ -111,6 +118,7 @@ def test_a_failed_transaction_is_paid_for_by_nobody_else(
     assert len(tries) == 2
 
 
+@TURNS
 def test_nothing_is_done_twice_after_the_commit(
     database: Database, group: GroupCommit, pool: ThreadPoolExecutor
 ) -> None:
@@ -129,7 +137,7 @@ def test_nothing_is_done_twice_after_the_commit(
     assert failed == ["after the commit"]  # of the one that had the turn
 
 
-class Impatient(Database):
+class Impatient(SQLiteDatabase):
     """Counts the write transactions that were asked for."""
 
     asked = 0
@@ -139,9 +147,10 @@ class Impatient(Database):
         return super().write(**how)
 
 
+@TURNS
 def test_a_locked_database_refuses_all_together(database: Database, pool: ThreadPoolExecutor) -> None:
     """While another program writes, those who wait are told so at once, not each after the other; then it goes on."""
-    impatient = Impatient(f"sqlite:///{database.path}", busy_timeout=1.0)
+    impatient = Impatient(f"sqlite:///{database.name}", busy_timeout=1.0)
     group = GroupCommit(impatient)
     with database.write():
         futures = [pool.submit(group.write, put(f"test{n}")) for n in range(12)]

@@ -175,6 +175,7 @@ LISTS = {
 }  # fmt: skip
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("name", LISTS)
 def test_plans_of_delivery_lists(database: Database, lived: list[DeliveryRow], name: str) -> None:
     """Each stream of a list comes out of an index in order: nothing is scanned, nothing is sorted."""
@@ -187,6 +188,7 @@ def test_plans_of_delivery_lists(database: Database, lived: list[DeliveryRow], n
         assert not re.search(r"SCAN (d|k|e|a|settled|pending|events|attempts)\b|TEMP B-TREE", plan), plan
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
@@ -203,6 +205,7 @@ def test_plans_of_event_lists(database: Database, lived: list[DeliveryRow], valu
     assert all("TEMP B-TREE" not in plan for plan in plans)
 
 
+@pytest.mark.sqlite
 def test_plan_of_count(database: Database, lived: list[DeliveryRow]) -> None:
     """A replay's dry run looks at the few undelivered ones only."""
     with database.read() as conn:
@@ -210,6 +213,7 @@ def test_plan_of_count(database: Database, lived: list[DeliveryRow]) -> None:
     assert "settled USING COVERING INDEX ix_settled_undelivered" in plan
 
 
+@pytest.mark.sqlite
 def test_plan_of_oldest_due(database: Database, lived: list[DeliveryRow]) -> None:
     """The oldest is looked for at the head of each endpoint's queue only, and in more than its first one where that waits."""
     with database.write() as tx:

@@ -24,7 +24,7 @@ from service import Service
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Where a registry is, with one sudo admin of the panel's name."""
-    database = Database(f"sqlite:///{tmp_path}/marzhook.db")
+    database = Database.open(f"sqlite:///{tmp_path}/marzhook.db")
     database.upgrade()
     from marzhook.store import admins
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def registered(folder: Path) -> dict[str, User]:
-    database = Database(f"sqlite:///{folder}/marzhook.db")
+    database = Database.open(f"sqlite:///{folder}/marzhook.db")
     database.upgrade()
     try:
         with database.read() as conn:

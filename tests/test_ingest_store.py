@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import timedelta
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -164,6 +165,7 @@ def test_what_was_rejected_is_kept_for_a_while(database: Database, clock: FakeCl
     assert max(sum(step.removed.values()) for step in steps) <= retention.BATCH
 
 
+@pytest.mark.sqlite
 def test_a_fingerprint_is_found_by_its_index(database: Database) -> None:
     """Recognising a retry costs a look-up, however many events came before."""
     with database.read() as conn:

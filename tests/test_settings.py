@@ -259,10 +259,18 @@ def test_errors_keep_secrets(name: str, value: str) -> None:
 
 
 def test_other_databases() -> None:
-    """MySQL is refused for good, PostgreSQL for now, each in words of its own."""
-    assert "in a file of its own" in refused("MARZHOOK_DATABASE_URL", "mysql+pymysql://u:p@h/db")
-    assert "in a file of its own" in refused("MARZHOOK_DATABASE_URL", "mariadb://u:p@h/db")
-    assert "comes with a later release" in refused("MARZHOOK_DATABASE_URL", "postgresql://u:p@h/db")
+    """MySQL and MariaDB are refused with what to take instead; PostgreSQL's URLs are libpq's own, with several hosts too."""
+    for url in ("mysql+pymysql://u:p@h/db", "mariadb://u:p@h/db"):
+        assert "is not needed: Marzhook keeps its data in a file" in refused("MARZHOOK_DATABASE_URL", url)
+    for url in (
+        "postgresql://u:hunter2@h/db?sslpassword=hunter2&password=hunter2",
+        "postgresql://u:p@h/db",
+        "postgres://h1:5432,h2/db?target_session_attrs=read-write",
+    ):
+        settings = load({"MARZHOOK_DATABASE_URL": url}, None)
+        assert settings.database_url == url
+        assert "hunter2" not in str(settings.entries) + repr(settings)
+    assert "expected a file" in refused("MARZHOOK_DATABASE_URL", "postgresql:db")
 
 
 def test_values_that_are_taken(tmp_path: Path) -> None:

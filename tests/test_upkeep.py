@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from histories import AGES, DAY, World
+from holding import held
 from marzhook import settings, signals
 from marzhook.dispatch.upkeep import Upkeep
 from marzhook.runtime import Runtime
@@ -24,10 +25,11 @@ def world(database: Database, clock: FakeClock) -> World:
     return World(database, clock)
 
 
+@pytest.mark.sqlite
 def test_the_files_stay_small(world: World) -> None:
     """However often much is published, delivered and pruned, the database is no longer after ten times than after two, and
     gives back what it does not need; the log is emptied."""
-    path = world.database.path
+    path = Path(world.database.name)
     log = path.with_name(path.name + "-wal")
     sizes = []
     for cycle in range(10):
@@ -52,7 +54,7 @@ def test_an_older_file_is_left_as_it_is(tmp_path: Path, clock: FakeClock) -> Non
     with closing(sqlite3.connect(path)) as connection:
         # As a version before made it: in WAL mode from its first page on.
         connection.execute("PRAGMA journal_mode=WAL")
-    database = Database(f"sqlite:///{path}")
+    database = Database.open(f"sqlite:///{path}")
     database.upgrade()
     world = World(database, clock)
     sizes = []
@@ -71,11 +73,12 @@ def test_an_older_file_is_left_as_it_is(tmp_path: Path, clock: FakeClock) -> Non
     database.close()
 
 
+@pytest.mark.sqlite
 def test_a_checkpoint_waits_for_nobody(database: Database) -> None:
     """While a reader looks at an older state, or another process writes, a checkpoint does what it can and returns; later it
     empties the log."""
-    log = database.path.with_name(database.path.name + "-wal")
-    with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+    log = Path(f"{database.name}-wal")
+    with closing(sqlite3.connect(database.name, isolation_level=None)) as other:
         other.execute("BEGIN")
         other.execute("SELECT * FROM meta").fetchall()
         with database.write() as tx:
@@ -126,11 +129,12 @@ def test_the_thread_prunes_by_itself(
     assert 'marzhook_pruned_total{what="events"} 15.0' in text
 
 
+@pytest.mark.sqlite
 def test_the_log_stays_short_during_a_long_pass(world: World, upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where nobody else writes, a pass over a long history does not let the log grow with it."""
     monkeypatch.setattr("marzhook.dispatch.upkeep.COPIED_AFTER", 10)
     monkeypatch.setattr("marzhook.dispatch.upkeep.LOG_KEPT", 400_000)
-    log = world.database.path.with_name(world.database.path.name + "-wal")
+    log = Path(f"{world.database.name}-wal")
     world.live(3000, detail="d" * 800)
     world.database.checkpoint(keep=0)
     world.clock.advance(31 * DAY)
@@ -141,22 +145,21 @@ def test_the_log_stays_short_during_a_long_pass(world: World, upkeep: Upkeep, mo
     assert max(longest) < 2_000_000
 
 
-def test_the_thread_survives_a_locked_database(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another program holds the file nothing is removed, and afterwards the upkeep goes on."""
+def test_the_thread_survives_a_locked_database(
+    world: World, reopen: Callable[..., Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another program holds the database nothing is removed, and afterwards the upkeep goes on."""
     monkeypatch.setattr("marzhook.dispatch.upkeep.CHECK", 0.01)
     world.live(10)
     world.clock.advance(31 * DAY)
-    impatient = Database(f"sqlite:///{world.database.path}", busy_timeout=0.02)
-    upkeep = Upkeep(impatient, world.clock, ages=AGES)
-    with counting("upkeep.done") as done, closing(sqlite3.connect(world.database.path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        upkeep.start()
-        with pytest.raises(TimeoutError):
-            done.wait(timeout=0.3)
-        other.execute("ROLLBACK")
+    upkeep = Upkeep(reopen(busy_timeout=0.02), world.clock, ages=AGES)
+    with counting("upkeep.done") as done:
+        with held(world.database):
+            upkeep.start()
+            with pytest.raises(TimeoutError):
+                done.wait(timeout=0.3)
         done.wait(timeout=10)
     upkeep.stop(10)
-    impatient.close()
     assert world.counts() == [0, 0, 0]
 
 
@@ -175,9 +178,9 @@ def test_a_stop_interrupts_a_long_pass(world: World, upkeep: Upkeep) -> None:
     world.check()
 
 
-def test_the_service_prunes_by_its_settings(world: World) -> None:
+def test_the_service_prunes_by_its_settings(world: World, database_settings: dict[str, str]) -> None:
     """A running service removes what is older than MARZHOOK_RETENTION_DAYS."""
-    kept_for_two_days = {"MARZHOOK_DATABASE_URL": f"sqlite:///{world.database.path}", "MARZHOOK_RETENTION_DAYS": "2"}
+    kept_for_two_days = {**database_settings, "MARZHOOK_RETENTION_DAYS": "2"}
     world.live(5)
     world.clock.advance(1.5 * DAY)
     fresh = world.live(5)

@@ -6,11 +6,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from marzhook.errors import InvalidError
-from marzhook.store import users
+from marzhook.store import traffic
 from marzhook.user import Thresholds, next_review_traffic
 
 if TYPE_CHECKING:
@@ -158,11 +159,12 @@ def test_no_traffic_passes_a_threshold_unseen(world: World, steps: list[tuple[st
     world.registry.delete("alice", None)
 
 
+@pytest.mark.sqlite
 def test_the_plans_of_a_reports_queries(world: World) -> None:
     """Names are found through their index, users through their key: no scan, no sorting."""
     with world.database.read() as conn:
-        named = conn.exec_driver_sql("EXPLAIN QUERY PLAN " + users.NAMED, ("[]",)).all()
-        charge = conn.exec_driver_sql("EXPLAIN QUERY PLAN " + users.CHARGE, (1, 1, 1, 1)).all()
+        named = conn.execute(sa.text(f"EXPLAIN QUERY PLAN {traffic.NAMED.text}"), {"names": "[]"}).all()
+        charge = conn.exec_driver_sql("EXPLAIN QUERY PLAN " + traffic.CHARGE.words.sqlite, (1, 1, 1)).all()
     plan = " | ".join(str(row[-1]) for row in [*named, *charge])
     assert "uq_users_username_key" in plan
     assert "SEARCH counters USING INTEGER PRIMARY KEY" in plan

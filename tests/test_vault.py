@@ -43,7 +43,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
     made: list[Database] = []
 
     def opened(*keys: str, path: Path = tmp_path / "m.db") -> Database:
-        made.append(Database(f"sqlite:///{path}", secret_keys=keys))
+        made.append(Database.open(f"sqlite:///{path}", secret_keys=keys))
         made[-1].upgrade()
         return made[-1]
 
@@ -138,7 +138,7 @@ def test_with_a_key_in_the_settings_no_file_is_made(opened: Open, tmp_path: Path
 
 @pytest.fixture(scope="module")
 def vault(tmp_path_factory: pytest.TempPathFactory) -> Vault:
-    database = Database(f"sqlite:///{tmp_path_factory.mktemp('vault')}/m.db")
+    database = Database.open(f"sqlite:///{tmp_path_factory.mktemp('vault')}/m.db")
     database.upgrade()
     database.close()
     return database.vault
@@ -186,7 +186,7 @@ def test_sealing_that_is_cut_off_changes_nothing(opened: Open, tmp_path: Path) -
     def fail() -> None:
         raise KeyboardInterrupt
 
-    again = Database(f"sqlite:///{tmp_path}/m.db")
+    again = Database.open(f"sqlite:///{tmp_path}/m.db")
     with signals.listening("migrate.before_commit", fail), pytest.raises(KeyboardInterrupt):
         again.upgrade()
     assert stored(tmp_path / "m.db") == plain
@@ -222,7 +222,7 @@ def test_first_starts_at_the_same_time_agree(tmp_path: Path) -> None:
     opened: list[Database] = []
 
     def start() -> None:
-        database = Database(f"sqlite:///{tmp_path}/m.db")
+        database = Database.open(f"sqlite:///{tmp_path}/m.db")
         database.upgrade()
         with database.write() as tx:
             endpoints.create(tx, now=CLOCK.now(), kind="webhook", url=HOOK)
@@ -294,7 +294,7 @@ def test_the_command_line_says_it_in_one_line(opened: Open, tmp_path: Path) -> N
 def test_a_place_for_the_key_that_cannot_be_written(tmp_path: Path) -> None:
     """Where the key file cannot be made, the start is refused, and no database refers to a key that is not there."""
     (tmp_path / "m.db.key.new").mkdir()
-    database = Database(f"sqlite:///{tmp_path}/m.db")
+    database = Database.open(f"sqlite:///{tmp_path}/m.db")
     with pytest.raises(DatabaseError, match=r"m\.db\.key: .*MARZHOOK_SECRET_KEY"):
         database.upgrade()
     (tmp_path / "m.db.key.new").rmdir()
@@ -438,7 +438,7 @@ def test_what_the_reference_says_of_a_lost_key_works(opened: Open, tmp_path: Pat
         opened()
     reference = (Path(__file__).parent.parent / "docs/reference.md").read_text()
     statements = reference.split("### A lost key")[1].split("```sql")[1].split("```")[0]
-    with closing(sqlite3.connect(database.path)) as connection:
+    with closing(sqlite3.connect(database.name)) as connection:
         connection.executescript(statements)
     database = opened()
     with database.write() as tx:

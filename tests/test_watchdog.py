@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 
+import sqlalchemy as sa
+
 from dispatching import House
 from marzhook.dispatch.watchdog import Watchdog
+from marzhook.store import endpoints
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
 from marzhook.testing import FakeClock
@@ -44,10 +47,12 @@ def test_what_waits_on_purpose_is_no_trouble(database: Database, outbox: Outbox,
     broken, disabled, waiting = (house.endpoint(f"http://127.0.0.1:{port}/") for port in (9, 10, 11))
     house.publish(["anna", "anna"])
     with database.write() as tx:
-        tx.conn.exec_driver_sql("UPDATE endpoints SET enabled = 0 WHERE id = ?", (disabled.id,))
-        tx.conn.exec_driver_sql(
-            "UPDATE pending SET due_at = ?, tries = 1, attempts = 1 WHERE endpoint_id = ? AND event_id = 1",
-            ((clock.now() + timedelta(hours=1)).timestamp(), waiting.id),
+        endpoints.disable(tx, disabled.id, "by hand")
+        tx.conn.execute(
+            sa.text(
+                "UPDATE pending SET due_at = :at, tries = 1, attempts = 1 WHERE endpoint_id = :id AND event_id = 1"
+            ),
+            {"at": (clock.now() + timedelta(hours=1)).timestamp(), "id": waiting.id},
         )
     dog = Watchdog(database, outbox, clock, resting=lambda: {broken.id})
     dog.look()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -75,7 +74,7 @@ def build_services(
 ) -> Services:
     """Open the database (creating or upgrading it) and what works on it; starts nothing. Raises StartError."""
     clock = clock or SystemClock()
-    database = Database(settings.database_url, secret_keys=settings.secret_keys)
+    database = Database.open(settings.database_url, secret_keys=settings.secret_keys)
     database.upgrade()
     outbox = Outbox(database)
     metrics = Metrics()
@@ -99,7 +98,7 @@ def build_services(
 
 
 class Runtime:
-    """The service without its faces: dispatcher and review on one database file.
+    """The service without its faces: dispatcher and review on one database.
 
     `start` raises StartError when the database cannot be used or is held by another process.
     """
@@ -108,8 +107,8 @@ class Runtime:
         self._started = False
         self._events_before = 0
         """The newest event that `/metrics` has counted."""
-        # Claimed before anything is written: two services must not upgrade or deliver from one file.
-        claimed = Database(settings.database_url)
+        # Claimed before anything is written: two services must not upgrade or deliver from one database.
+        claimed = Database.open(settings.database_url)
         claimed.claim()
         self._claim = claimed
         try:
@@ -179,7 +178,8 @@ class Runtime:
         self.upkeep.start()
         self.watchdog.start()
         self._started = True
-        log.info("started", extra={"fields": {"database": str(s.database.path), "sqlite": sqlite3.sqlite_version}})
+        database = {"database": s.database.name, s.database.kind.lower(): s.database.version()}
+        log.info("started", extra={"fields": database})
 
     def stop(self) -> None:
         """Sources first, so that nothing new comes; then what is on its way; the database last."""

@@ -219,7 +219,7 @@ def _paced(runtime: Runtime, report: Callable[[], dict[str, Any]]) -> dict[str, 
     for number in range(count):
         time.sleep(max(0.0, begun + number / PACE - time.monotonic()))
         publish(runtime.services, range(number, number + 1))
-    wait_until_drained(runtime.services.database.path)
+    wait_until_drained(Path(runtime.services.database.name))
     latencies = report()["latencies"]
     return {"p50": percentile(latencies, 0.5) * 1000, "p99": percentile(latencies, 0.99) * 1000}
 
@@ -231,7 +231,7 @@ def _drained(folder: Path, sink: Any, events: int) -> dict[str, float]:
     settings = settings_for(folder, sink.url)
     accepted = fill(settings, events)
     with running(folder, sink.url) as runtime:
-        end = wait_until_drained(runtime.services.database.path)
+        end = wait_until_drained(Path(runtime.services.database.name))
     report = sink.report()
     services = build_services(settings)
     commits = []

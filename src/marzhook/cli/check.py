@@ -40,7 +40,7 @@ def check(
         output.json_document(
             {
                 "ok": ok,
-                "database": {"path": str(o.path), "exists": not o.trial, "service": holder},
+                "database": {"path": o.place, "exists": not o.trial, "service": holder},
                 "remarks": remarks,
                 "endpoints": [
                     _endpoint_shown(e, r, results.get(e.id)) for e, r in zip(found, reaches, strict=True)
@@ -50,10 +50,10 @@ def check(
     else:
         output.line("ok   settings")
         if o.trial:
-            output.line(f"     {nowhere(o.path)}")
+            output.line(f"     {nowhere(o.place)}")
         else:
             output.line(
-                f"ok   database {o.path}, " + (f"held by {holder}" if holder else "no service is running on it")
+                f"ok   database {o.place}, " + (f"held by {holder}" if holder else "no service is running on it")
             )
             output.line(f"ok   {_key(o)}")
         for remark in remarks:

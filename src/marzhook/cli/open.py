@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,7 @@ class Opened:
     clock: Clock
     database: Database
     outbox: Outbox
-    path: Path
+    place: str
     """Where the settings say that the database is."""
     trial: bool = False
     """There is none yet: this one is to try with, and gone afterwards."""
@@ -72,10 +71,10 @@ class Opened:
             endpoints.sync_environment(tx, wanted, now=self.clock.now())
 
 
-def nowhere(path: Path) -> str:
+def nowhere(place: str) -> str:
     """What to do where there is no database."""
     return (
-        f"there is no database at {path} yet; start the service with `make run`, or go to the folder in which it runs, or"
+        f"there is no database at {place} yet; start the service with `make run`, or go to the folder in which it runs, or"
         " set MARZHOOK_DATABASE_URL"
     )
 
@@ -94,19 +93,19 @@ def opened(*, trial: bool = False) -> Iterator[Opened]:
     from marzhook.store.outbox import Outbox
 
     settings = marzhook_settings.load()
-    database = Database(settings.database_url, secret_keys=settings.secret_keys)
+    database = Database.open(settings.database_url, secret_keys=settings.secret_keys)
     with ExitStack() as stack:
         stack.callback(database.close)
-        path = database.path
-        there = path.exists()
+        place = database.name
+        there = database.exists()
         if not there and not trial:
-            raise DatabaseError(nowhere(path))
+            raise DatabaseError(nowhere(place))
         if not there:
             folder = stack.enter_context(TemporaryDirectory(prefix="marzhook-"))
-            database = Database(f"sqlite:///{folder}/marzhook.db")
+            database = Database.open(f"sqlite:///{folder}/marzhook.db")
             stack.callback(database.close)
         database.upgrade()
-        yield Opened(settings, SystemClock(), database, Outbox(database), path, trial=not there)
+        yield Opened(settings, SystemClock(), database, Outbox(database), place, trial=not there)
 
 
 def time_option(name: str, text: str | None) -> datetime | None:

@@ -19,7 +19,7 @@ from marzhook.dispatch.settler import Settler
 from marzhook.endpoint import Endpoint
 from marzhook.request import Response
 from marzhook.store import endpoints
-from marzhook.store.database import ChangeWatch, Database
+from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
 from marzhook.telemetry import Metrics, Try, log_deliveries
 from marzhook.transport.http import HttpTransport
@@ -150,7 +150,7 @@ class Dispatcher:
     def _work(self) -> None:
         self._senders, self._active, self._timers, self._timer_of, self._unsettled = {}, {}, [], {}, 0
         self._committed = queue.SimpleQueue()
-        watch = ChangeWatch(self._database)
+        watch = self._database.watch()
         try:
             self._woken = True
             next_watch = self._clock.monotonic()

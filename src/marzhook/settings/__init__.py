@@ -48,6 +48,8 @@ class Setting:
             return [self.shown(item) for item in value]
         if self.secret:
             return f"set ({_count(value)})"
+        if self.parse is parsers.database_url:
+            return parsers.masked_database_url(value)
         return endpoint.masked_url(value) if self.parse in (parsers.url, parsers.urls) else str(value)
 
 
@@ -90,7 +92,7 @@ class Settings:
     retention_days: int
     dead_retention_days: int
     secret_keys: tuple[str, ...]
-    """The first seals the secrets in the database, each may open them; empty: a key file beside the database."""
+    """The first seals the secrets in the database, each may open them; empty: a key file beside the SQLite database."""
     connect_timeout: float
     """Seconds."""
     request_timeout: float
@@ -150,7 +152,8 @@ SETTINGS: Final = (
             "how long an admin's token is valid; 0: for ever"),
     Setting("MARZHOOK_INGEST_SECRET", "ingest_secret", None, parsers.secret,
             "what a panel must send to /ingest/…; unset: WEBHOOK_SECRET", True),
-    Setting("MARZHOOK_DATABASE_URL", "database_url", "sqlite:///marzhook.db", parsers.database_url, "where all is kept"),
+    Setting("MARZHOOK_DATABASE_URL", "database_url", "sqlite:///marzhook.db", parsers.database_url,
+            "where all is kept: a file, or PostgreSQL (postgresql://user:password@host/database)"),
     Setting("MARZHOOK_SECRET_KEY", "secret_keys", "", parsers.secret_keys,
             "encrypts secrets in the database: 32 bytes in base64 (several: the first encrypts, all decrypt); unset: a file",
             True),

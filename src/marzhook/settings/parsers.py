@@ -115,13 +115,22 @@ def host(value: str) -> str:
 def database_url(value: str) -> str:
     family = re.split(r"[:+]", value.lower(), maxsplit=1)[0]
     if family in ("mysql", "mariadb"):
-        raise InvalidError(f"{family}: Marzhook keeps its data in a file of its own, such as sqlite:///marzhook.db")
-    if family in ("postgresql", "postgres"):
-        raise InvalidError(f"{family} comes with a later release; until then, use sqlite:///marzhook.db")
+        raise InvalidError(
+            f"{family} is not needed: Marzhook keeps its data in a file of its own, such as sqlite:///marzhook.db,"
+            " or in PostgreSQL where one machine is not enough: postgresql://user:password@host/database"
+        )
+    if re.match(r"(postgresql|postgres)://.", value):
+        return value
     path = value.removeprefix("sqlite:///")
     if path in (value, "", ":memory:") or path.endswith("/") or "?" in path:
-        raise ValueError("a file, such as sqlite:///marzhook.db or sqlite:////var/lib/marzhook.db")
+        raise ValueError("a file, such as sqlite:///marzhook.db, or postgresql://user:password@host/database")
     return value
+
+
+def masked_database_url(value: str) -> str:
+    """Without its passwords."""
+    value = re.sub(r"^(\w+://[^:@/?]*):.*@", r"\1:…@", value)
+    return re.sub(r"([?&]\w*password=)[^&]*", r"\1…", value)
 
 
 def secret_keys(value: str) -> tuple[str, ...]:

@@ -6,9 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Final
-
-import sqlalchemy as sa
+from typing import Any, Final
 
 from marzhook import user as transitions
 from marzhook.admin import Admin
@@ -17,7 +15,7 @@ from marzhook.errors import ForbiddenError, InvalidError, NotFoundError
 from marzhook.event import JSON
 from marzhook.sources import user_fields
 from marzhook.sources.user_changes import UserChanges
-from marzhook.store import admins, users
+from marzhook.store import admins, traffic, users
 from marzhook.store.database import Database, Transaction
 from marzhook.store.driver import Row
 from marzhook.store.group_commit import GroupCommit
@@ -98,6 +96,7 @@ class Registry:
 
     def delete(self, username: str, by: Admin | None) -> None:
         def work(tx: Transaction) -> None:
+            users.hold(tx, username)
             user = _owned(users.identify(tx.conn, username), by)
             self._changes.record(tx, [(user, None)], now=self._clock.now(), by=by)
 
@@ -119,20 +118,20 @@ class Registry:
         """The user, and the bytes that he used in the hours of [start, end]."""
         with self._database.read() as conn:
             user = _owned(users.get(conn, username), by)
-            return user, users.traffic_between(conn, user.id, start, end)
+            return user, traffic.between(conn, user.id, start, end)
 
     def expired(self, after: datetime | None, before: datetime | None, by: Admin | None) -> Sequence[str]:
         """Names of users whose time ended in [after, before] (None: ever; until now)."""
         with self._database.read() as conn:
-            return [row["username"] for row in self._ended(conn, after, before, by)]
+            return [row["username"] for row in users.ended(conn, **self._span(after, before, by))]
 
     def delete_expired(self, after: datetime | None, before: datetime | None, by: Admin | None) -> Sequence[str]:
         """Delete them; return their names."""
-        before = before or self._clock.now()
+        span = self._span(after, before, by)
         names = []
         while True:
             with self._database.write() as tx:
-                rows = self._ended(tx.conn, after, before, by, limit=CHUNK)
+                rows = users.ended_held(tx, CHUNK, **span)
                 gone = [users.read_identity(row) for row in rows]
                 self._changes.record(tx, [(user, None) for user in gone], now=self._clock.now(), by=by)
             names += [user.username for user in gone]
@@ -185,7 +184,7 @@ class Registry:
         charges: list[tuple[int, int]] = []
         owners: dict[int, int] = {}
         crossing: dict[int, int] = {}
-        for name, id_, admin_id, used, review_traffic in users.named(tx.conn, [*amounts]):
+        for name, id_, admin_id, used, review_traffic in traffic.named(tx, [*amounts]):
             found.add(name)
             amount = amounts[name]
             if not amount:
@@ -195,10 +194,10 @@ class Registry:
                 owners[admin_id] = owners.get(admin_id, 0) + amount
             if review_traffic is not None and used + amount >= review_traffic:
                 crossing[id_] = amount
-        users.charge_admins(tx, owners)
+        traffic.charge_admins(tx, owners)
         # Read before the counters move: what comes of it is decided by the step from before to after.
         rows = users.by_ids(tx.conn, [*crossing]) if crossing else []
-        users.charge(tx, charges, now)
+        traffic.charge(tx, charges, now)
         if rows:
             self._changes.record_each(
                 tx,
@@ -217,6 +216,7 @@ class Registry:
     def _change_in(
         self, tx: Transaction, username: str, by: Admin | None, step: Callable[[User, datetime], User]
     ) -> User:
+        users.hold(tx, username)
         before = _owned(users.get(tx.conn, username), by)
         now = self._clock.now()
         after = assessed(step(before, now), now, self._thresholds)
@@ -237,14 +237,14 @@ class Registry:
 
     def _in_chunks(
         self,
-        rows_after: Callable[[sa.Connection, int, int], Sequence[Row]],
+        rows_after: Callable[[Transaction, int, int], Sequence[Row]],
         step: Callable[[User, datetime], User],
         by: Admin | None,
     ) -> int:
         done = last_id = 0
         while True:
             with self._database.write() as tx:
-                rows = rows_after(tx.conn, last_id, CHUNK)
+                rows = rows_after(tx, last_id, CHUNK)
                 now = self._clock.now()
                 taken = partial(self._step, step, now)
                 done += self._changes.record_each(tx, rows, taken, now=now, by=by)
@@ -255,21 +255,12 @@ class Registry:
     def _step(self, step: Callable[[User, datetime], User], now: datetime, user: User) -> User:
         return assessed(step(user, now), now, self._thresholds)
 
-    def _ended(
-        self,
-        conn: sa.Connection,
-        after: datetime | None,
-        before: datetime | None,
-        by: Admin | None,
-        limit: int = -1,
-    ) -> Sequence[Row]:
-        return users.ended(
-            conn,
-            since=after.timestamp() if after else None,
-            until=(before or self._clock.now()).timestamp(),
-            admin_id=None if _sees_all(by) or by is None else by.id,
-            limit=limit,
-        )
+    def _span(self, after: datetime | None, before: datetime | None, by: Admin | None) -> dict[str, Any]:
+        return {
+            "since": after.timestamp() if after else None,
+            "until": (before or self._clock.now()).timestamp(),
+            "admin_id": None if _sees_all(by) or by is None else by.id,
+        }
 
 
 def _sees_all(by: Admin | None) -> bool:

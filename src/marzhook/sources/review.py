@@ -64,7 +64,7 @@ class Review(Background):
             if due_at is None or due_at > now:
                 break
             with self._database.write() as tx:
-                rows = users.due(tx.conn, now, BATCH)
+                rows = users.due(tx, now, BATCH)
                 self._changes.record_each(tx, rows, partial(self._step, now), now=now, by=None)
             done += len(rows)
         if done:
@@ -84,7 +84,7 @@ class Review(Background):
         last_id, rows_left = 0, True
         while rows_left and not self._stopping.is_set():
             with self._database.write() as tx:
-                rows = users.after(tx.conn, last_id, BATCH)
+                rows = users.after(tx, last_id, BATCH)
                 rows_left = len(rows) == BATCH
                 users.refresh_reviews(tx, [user for row in rows if (user := _readable(row))], self._thresholds)
                 if not rows_left:

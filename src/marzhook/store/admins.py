@@ -17,13 +17,15 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from marzhook.admin import MAX_NAME, MAX_PASSWORD, Admin
 from marzhook.clock import from_unix
 from marzhook.errors import ConflictError, InvalidUserError, NotFoundError, StoreBusyError
-from marzhook.store import driver, schema
+from marzhook.store import driver, schema, users
 from marzhook.store.database import Database, Transaction
 from marzhook.store.vault import Vault, vault_of
 
 _t, _users = schema.admins, schema.users
 
 MIN_PASSWORD = 1
+_ALL = "admins"
+"""Who changes admins locks this name: whether a name is free, or one is the last sudo admin, is a matter of all of them."""
 
 # What every API call asks.
 _TOKEN_KEY = "SELECT value FROM meta WHERE key = 'token_key'"
@@ -56,7 +58,7 @@ def find(
     conn: sa.Connection, *, username: str | None = None, offset: int = 0, limit: int | None = None
 ) -> Sequence[Admin]:
     """Admins whose name contains `username`, by id."""
-    query = sa.select(_t).order_by(_t.c.id).offset(offset).limit(-1 if limit is None else limit)
+    query = sa.select(_t).order_by(_t.c.id).offset(offset).limit(limit)
     if username:
         query = query.where(_t.c.username.icontains(username, autoescape=True))
     return [_read(row) for row in conn.execute(query).mappings()]
@@ -103,6 +105,7 @@ def create(
     """Raises ConflictError when the name is taken (also in other letters' case), InvalidUserError when it is no name."""
     if not 1 <= len(username) <= MAX_NAME or not username.isprintable() or username != username.strip():
         raise InvalidUserError({"username": f"must have 1 to {MAX_NAME} printable characters, no spaces around them"})
+    tx.lock(_ALL)
     taken = sa.select(_t.c.id).where(sa.func.lower(_t.c.username) == username.lower())
     if tx.conn.execute(taken).first() is not None:
         raise ConflictError("Admin already exists", code="admin_exists")
@@ -117,6 +120,7 @@ def create(
 
 def change(tx: Transaction, username: str, values: Mapping[str, Any], *, now: datetime) -> Admin:
     """Change columns; a new `password_hash` voids the tokens issued before. Raises NotFoundError, ConflictError."""
+    tx.lock(_ALL)
     before = get(tx.conn, username)
     if before.is_sudo and values.get("is_sudo") is False:
         _spare_last_sudo(tx, before)
@@ -130,15 +134,20 @@ def change(tx: Transaction, username: str, values: Mapping[str, Any], *, now: da
 
 def delete(tx: Transaction, username: str) -> None:
     """His users stay, without an owner. Raises NotFoundError; ConflictError for the last sudo admin."""
+    tx.lock(_ALL)
     admin = get(tx.conn, username)
     if admin.is_sudo:
         _spare_last_sudo(tx, admin)
+    # First his users, then himself, as a traffic report does.
+    users.hold_owned(tx, admin.id)
+    tx.conn.execute(sa.select(_t.c.id).where(_t.c.id == admin.id).with_for_update())
     tx.conn.execute(sa.update(_users).where(_users.c.admin_id == admin.id).values(admin_id=None))
     tx.conn.execute(sa.delete(_t).where(_t.c.id == admin.id))
 
 
 def ensure_sudo(tx: Transaction, username: str, password: str, now: datetime) -> None:
     """Make the environment's admin what the settings say. His tokens stay valid unless the password changed."""
+    tx.lock(_ALL)
     row = driver.first(tx.conn, _BY_NAME, (username,))
     if row is None:
         create(tx, username=username, password_hash=hash_password(password), is_sudo=True, now=now)
@@ -153,6 +162,7 @@ def ensure_sudo(tx: Transaction, username: str, password: str, now: datetime) ->
 
 def ensure_first(tx: Transaction, now: datetime, *, username: str = "admin") -> tuple[str, str] | None:
     """Where there is no admin at all, make one; return his name and password, which nobody can be told a second time."""
+    tx.lock(_ALL)
     if tx.conn.execute(sa.select(_t.c.id).limit(1)).first() is not None:
         return None
     password = "-".join("".join(secrets.choice(_READABLE) for _ in range(5)) for _ in range(4))

@@ -16,7 +16,8 @@ from marzhook.endpoint import REMOVED, Endpoint, masked_url
 from marzhook.errors import ConflictError, NotFoundError
 from marzhook.store import driver, schema
 from marzhook.store.database import Transaction
-from marzhook.store.outbox import CANCEL_ALL_OF_ENDPOINT
+from marzhook.store.outbox import LEAVING
+from marzhook.store.outbox_sql import CANCEL_ALL
 from marzhook.store.vault import SEALED, Vault, vault_of
 
 ROTATION_OVERLAP = timedelta(hours=24)
@@ -47,9 +48,11 @@ def enabled_ids(conn: sa.Connection) -> set[int]:
     return set(conn.execute(sa.select(_t.c.id).where(_alive, _t.c.enabled)).scalars())
 
 
-def get(conn: sa.Connection, endpoint_id: int) -> Endpoint:
-    """Raises NotFoundError."""
-    row = conn.execute(sa.select(_t).where(_t.c.id == endpoint_id, _alive)).one_or_none()
+def get(conn: sa.Connection, endpoint_id: int, *, held: bool = False) -> Endpoint:
+    """`held`: as it stays until the transaction's end, unless that changes it. Raises NotFoundError."""
+    query = sa.select(_t).where(_t.c.id == endpoint_id, _alive)
+    # Writers take turns on SQLite, which knows no FOR UPDATE, and SQLAlchemy leaves it out there.
+    row = conn.execute(query.with_for_update(key_share=True) if held else query).one_or_none()
     if row is None:
         raise NotFoundError(f"there is no endpoint {endpoint_id}", code="endpoint_not_found")
     return _read(row, vault_of(conn))
@@ -62,6 +65,7 @@ def create(tx: Transaction, *, now: datetime, kind: str, url: str, source: str =
         "concurrency": 32, "enabled": True, "signing_secret": signing.new_secret(), **_columns(values),
         "kind": kind, "url": url, "source": source, "revision": 1, "created_at": now.timestamp(),
     }  # fmt: skip
+    tx.announce()
     new_id = tx.conn.execute(sa.insert(_t).values(_sealed(row, vault_of(tx.conn))).returning(_t.c.id)).scalar_one()
     return get(tx.conn, new_id)
 
@@ -74,6 +78,7 @@ def update(tx: Transaction, endpoint_id: int, **values: Any) -> Endpoint:
     result = tx.conn.execute(
         sa.update(_t).where(_t.c.id == endpoint_id, _alive).values(revision=_t.c.revision + 1, **columns)
     )
+    tx.announce()
     if result.rowcount == 0:
         raise NotFoundError(f"there is no endpoint {endpoint_id}", code="endpoint_not_found")
     return get(tx.conn, endpoint_id)
@@ -96,7 +101,7 @@ def disable(tx: Transaction, endpoint_id: int, reason: str) -> Endpoint:
 
 def rotate_secret(tx: Transaction, endpoint_id: int, *, now: datetime) -> Endpoint:
     """A new signing secret; for ROTATION_OVERLAP requests carry both signatures."""
-    old = get(tx.conn, endpoint_id)
+    old = get(tx.conn, endpoint_id, held=True)
     return update(
         tx,
         endpoint_id,
@@ -108,12 +113,13 @@ def rotate_secret(tx: Transaction, endpoint_id: int, *, now: datetime) -> Endpoi
 
 def delete(tx: Transaction, endpoint_id: int, *, now: datetime) -> None:
     """Cancel what is owed to it and take it off the list. Raises NotFoundError; ConflictError for the environment's."""
-    endpoint = get(tx.conn, endpoint_id)
+    endpoint = get(tx.conn, endpoint_id, held=True)
     if endpoint.source == "environment" and endpoint.disabled_reason != REMOVED:
         raise ConflictError(
             f"endpoint {endpoint_id} comes from the settings; take it out of WEBHOOK_ADDRESS or DISCORD_WEBHOOK_URL instead",
             code="endpoint_from_environment",
         )
+    tx.lock(LEAVING)
     cancel_all(tx, endpoint_id, now=now)
     update(tx, endpoint_id, enabled=False, disabled_reason="deleted")
     tx.conn.execute(sa.update(_t).where(_t.c.id == endpoint_id).values(deleted_at=now.timestamp()))
@@ -121,13 +127,15 @@ def delete(tx: Transaction, endpoint_id: int, *, now: datetime) -> None:
 
 def cancel_all(tx: Transaction, endpoint_id: int, *, now: datetime) -> None:
     """Owe it nothing that it was owed until now; all of it can be replayed."""
-    for statement in CANCEL_ALL_OF_ENDPOINT:
-        tx.conn.execute(statement, {"endpoint": endpoint_id, "now": now.timestamp()})
+    for statement in CANCEL_ALL:
+        driver.execute(tx.conn, statement, {"endpoint": endpoint_id, "now": now.timestamp()})
 
 
 def sync_environment(tx: Transaction, wanted: list[Wanted], *, now: datetime) -> None:
     """Make the environment's endpoints what the settings say. One that is gone from them is disabled, and keeps what it
     is owed; when it comes back, it goes on from there."""
+    tx.conn.execute(sa.select(_t.c.id).order_by(_t.c.id).with_for_update(key_share=True))
+    tx.lock(LEAVING)
     known = {
         (endpoint.kind, endpoint.url): endpoint
         for endpoint in all_endpoints(tx.conn)
@@ -150,8 +158,9 @@ def sync_environment(tx: Transaction, wanted: list[Wanted], *, now: datetime) ->
 
 
 def still(conn: sa.Connection, endpoint: Endpoint) -> bool:
-    """Whether it is as it was read: what was found out about an older one may not hold for the newer."""
-    query = sa.select(_t.c.revision).where(_t.c.id == endpoint.id, _alive)
+    """Whether it is as it was read, and stays so until the transaction's end: what was found out about an older one may not
+    hold for the newer."""
+    query = sa.select(_t.c.revision).where(_t.c.id == endpoint.id, _alive).with_for_update(key_share=True)
     return conn.execute(query).scalar() == endpoint.revision
 
 

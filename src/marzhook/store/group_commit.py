@@ -33,6 +33,11 @@ class GroupCommit:
         `work` runs on any thread, and again where the transaction failed for another's sake: whatever it changes, it
         must change through its transaction.
         """
+        if not self._database.one_writer:
+            # Nothing to share: these writers do not wait for each other, and PostgreSQL has their commits wait for the disk
+            # together. In one transaction they would hold users of whom others wait for some, and those for the rest.
+            with self._database.write() as tx:
+                return work(tx)
         call = _Call(work)
         self._waiting.append(call)
         with self._turn:

@@ -33,6 +33,7 @@ def recall(tx: Transaction, owner: str, key: str, request_hash: bytes, *, now: d
 
     Call it inside the transaction that will do the work: two calls at once then take their turns.
     """
+    tx.lock(f"idempotency {owner} {key}")
     # First the old ones: an expired key is as good as new.
     tx.conn.execute(sa.delete(_t).where(_t.c.created_at <= (now - LIFETIME).timestamp()))
     row = tx.conn.execute(sa.select(_t).where(_t.c.owner == owner, _t.c.key == key)).one_or_none()

@@ -51,6 +51,8 @@ def sift(tx: Transaction, arrivals: Sequence[Arrival], *, now: datetime) -> list
 
     Within a request no event is another's retry: panels send each of their events once in it.
     """
+    # Two requests with the same events take their turns; fingerprints share locks, of which there are not many.
+    tx.lock(*{f"ingested {one.fingerprint[0]}" for one in arrivals if one.fingerprint})
     known = _known(tx.conn, {one.fingerprint for one in arrivals if one.fingerprint is not None})
     # Somebody between the panel and us may send a whole request again as it was. A dated event in it gives that away, for
     # the panel itself never sends an event with the same tries twice.

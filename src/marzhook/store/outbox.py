@@ -1,7 +1,7 @@
 """The outbox: the only writer of deliveries and attempts. Its verbs are the transitions drawn in `marzhook.delivery`.
 
-Set-based: a batch is a handful of statements, however many rows it has. Bulk inserts go to the driver's own
-`executemany` (through Core, each row would cost five times as much).
+Set-based: a batch is a handful of statements, however many rows it has, and they go to the driver itself (through Core, each
+row would cost five times as much).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
+from zlib import crc32
 
 import sqlalchemy as sa
 
@@ -21,84 +22,16 @@ from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING, Delivery, Set
 from marzhook.endpoint import REMOVED
 from marzhook.event import Event, NewEvent, details_json
 from marzhook.store import driver, schema
+from marzhook.store import outbox_sql as sql
 from marzhook.store.database import Database, Transaction
+from marzhook.store.driver import Statement, is_postgresql
+from marzhook.store.statements import as_list
+
+LANE_LOCKS: Final = 1024
+LEAVING: Final = "endpoints"
+"""Who takes an endpoint from those that are owed events locks this name, after the endpoint; who publishes shares it."""
 
 _pending, _settled, _events, _endpoints = schema.pending, schema.settled, schema.events, schema.endpoints
-
-WINDOW = """
-    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
-    FROM pending p JOIN events e ON e.id = p.event_id
-    WHERE p.endpoint_id = :endpoint AND p.event_id > :after
-    ORDER BY p.event_id LIMIT :limit"""
-
-# CROSS JOIN fixes the order of the loops, here and below: from each id straight to its row. Left to itself, SQLite walks
-# through all that is owed to the endpoint and looks each row up among the ids. The ids come sorted, and so does the answer.
-LOAD = """
-    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
-    FROM json_each(:ids) j
-    CROSS JOIN pending p ON p.endpoint_id = :endpoint AND p.event_id = j.value
-    CROSS JOIN events e ON e.id = p.event_id"""
-
-# For each [username, after] the next events owed to the endpoint. CROSS JOIN fixes the order of the loops: names first,
-# and from each name straight into the index on (username, id).
-FOLLOWING = """
-    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
-    FROM json_each(:lanes) lane
-    CROSS JOIN pending p ON p.endpoint_id = :endpoint AND p.event_id IN (
-        SELECT q.event_id FROM events f INDEXED BY ix_events_username_id
-        CROSS JOIN pending q ON q.endpoint_id = :endpoint AND q.event_id = f.id
-        WHERE f.username = lane.value ->> 0 AND f.id > lane.value ->> 1
-        ORDER BY f.id LIMIT :limit)
-    CROSS JOIN events e ON e.id = p.event_id
-    ORDER BY p.event_id"""
-
-# Which endpoints have something behind the event that their window has reached: one probe of the key for each.
-BEHIND = """
-    SELECT CAST(j.key AS INTEGER) FROM json_each(:cursors) j
-    WHERE EXISTS (SELECT 1 FROM pending p WHERE p.endpoint_id = CAST(j.key AS INTEGER) AND p.event_id > j.value)"""
-
-_LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)"
-_INSERT_EVENTS = "INSERT INTO events (id, action, username, enqueued_at, detail, full_detail) VALUES"
-_INSERT_PENDING = "INSERT INTO pending (endpoint_id, event_id) VALUES"
-_OWED = "SELECT id, actions, detail = 'full' FROM endpoints WHERE deleted_at IS NULL AND disabled_reason IS NOT ?"
-_INSERT_SETTLED = "INSERT INTO settled (endpoint_id, event_id, state, tries, attempts, settled_at) VALUES"
-# OR IGNORE: what is settled twice (a commit whose answer was lost) leaves one attempt.
-_INSERT_ATTEMPTS = (
-    "INSERT OR IGNORE INTO attempts (endpoint_id, event_id, number, at, duration, status, error, message, response, schedule)"
-    " VALUES"
-)
-_UPDATE_FAILED = "UPDATE pending SET tries = ?, attempts = ?, due_at = ? WHERE endpoint_id = ? AND event_id = ?"
-_DELETE_SETTLED = """
-    DELETE FROM pending
-    WHERE endpoint_id = :endpoint AND event_id IN (SELECT value FROM json_each(:ids))
-    RETURNING event_id"""
-# The answer of a delivery that was cancelled while it was on its way: the attempt counts, the state stays.
-_COUNT_LATE = "UPDATE settled SET attempts = max(attempts, ?) WHERE endpoint_id = ? AND event_id = ?"
-
-CANCEL_ALL_OF_ENDPOINT = (
-    sa.text("""
-    INSERT INTO settled (endpoint_id, event_id, state, tries, attempts, settled_at)
-    SELECT endpoint_id, event_id, 'cancelled', tries, attempts, :now FROM pending WHERE endpoint_id = :endpoint"""),
-    sa.text("DELETE FROM pending WHERE endpoint_id = :endpoint"),
-)
-
-
-_CHUNKS = (256, 16, 1)
-
-
-def insert_rows(conn: sa.Connection, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """`INSERT … VALUES` and rows, hundreds in one statement.
-
-    The driver's `executemany` gives up the interpreter's lock and asks for it back at every row, and each time another
-    thread that computes keeps it for as long as it may. Few sizes, so that the driver's cache knows all the statements.
-    """
-    start, one = 0, ""
-    for size in _CHUNKS:
-        while len(rows) - start >= size:
-            one = one or f" ({', '.join('?' * len(rows[0]))})"
-            values = tuple(value for row in rows[start : start + size] for value in row)
-            driver.execute(conn, insert + ",".join([one] * size), values)
-            start += size
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,31 +78,42 @@ class Outbox:
         if not new_events:
             return []
         conn = tx.conn
-        # The write lock is held, so the ids from here on are ours, in commit order.
-        [last] = driver.execute(conn, _LAST_ID).fetchone()
+        ids = self._take_ids(tx, new_events)
         at = now.timestamp()
         owed_to = self._owed_to(conn, only_to)
         full = any(wants_full for _, _, wants_full in owed_to)
         rows = []
-        for event_id, new in enumerate(new_events, start=last + 1):
+        for event_id, new in zip(ids, new_events, strict=True):
             shown, whole = details_json(new.detail, full=full)
             rows.append((event_id, new.action, new.username, at, shown or None, whole or None))
-        insert_rows(conn, _INSERT_EVENTS, rows)
+        sql.INSERT_EVENTS(conn, rows)
         for endpoint_id, actions, _ in owed_to:
-            if endpoint_id == except_for:
-                continue
-            ids = [(endpoint_id, row[0]) for row in rows if actions is None or row[1] in actions]
-            if ids:
-                insert_rows(conn, _INSERT_PENDING, ids)
+            if endpoint_id != except_for:
+                sql.INSERT_PENDING(
+                    conn, [(endpoint_id, row[0]) for row in rows if actions is None or row[1] in actions]
+                )
         signals.emit("publish.before_commit")
+        tx.announce()
         tx.after_commit(self._published)
-        return [row[0] for row in rows]
+        return ids
+
+    def _take_ids(self, tx: Transaction, new_events: Sequence[NewEvent]) -> list[int]:
+        if not is_postgresql(tx.conn):
+            # The write lock is held, so the ids from here on are ours, in commit order.
+            [last] = driver.execute(tx.conn, sql.LAST_ID).fetchone()
+            return list(range(last + 1, last + 1 + len(new_events)))
+        # An id is taken when its user is locked, so in commit order within each lane. Names share locks: a transaction
+        # cannot have 10,000 of them.
+        tx.lock(*{f"lane {crc32(new.username.encode()) % LANE_LOCKS}" for new in new_events})
+        # No endpoint goes between our look at who is owed and our commit.
+        tx.lock(LEAVING, shared=True)
+        return [row[0] for row in driver.execute(tx.conn, sql.NEXT_IDS, (len(new_events),))]
 
     def _owed_to(self, conn: sa.Connection, only_to: int | None) -> list[tuple[int, frozenset[str] | None, bool]]:
         """Endpoints, with the actions that they want (None: all) and whether they get credentials."""
         if only_to is not None:
             return [(only_to, None, True)]
-        rows = driver.execute(conn, _OWED, (REMOVED,))
+        rows = driver.execute(conn, sql.OWED, (REMOVED,))
         return [
             (id_, None if actions is None else frozenset(json.loads(actions)), bool(full))
             for id_, actions, full in rows
@@ -188,28 +132,29 @@ class Outbox:
 
     def window(self, endpoint_id: int, *, after: int, limit: int) -> list[Delivery]:
         """What is owed to the endpoint behind event id `after`, oldest first. Writes nothing."""
-        return self._deliveries(WINDOW, endpoint=endpoint_id, after=after, limit=limit)
+        return self._deliveries(sql.WINDOW, endpoint_id, after=after, limit=limit)
 
     def behind(self, cursors: Mapping[int, int]) -> list[int]:
         """Of these endpoints (with the newest event that was read for each), those that are owed newer ones."""
         if not cursors:
             return []
         with self._database.read() as conn:
-            return [row[0] for row in driver.execute(conn, BEHIND, {"cursors": json.dumps(cursors)})]
+            return [row[0] for row in driver.execute(conn, sql.BEHIND, {"cursors": json.dumps(cursors)})]
 
     def following(self, endpoint_id: int, lanes: Sequence[tuple[str, int]], *, limit: int) -> list[Delivery]:
         """For each (username, event id): the next `limit` deliveries of that user behind that event."""
-        return self._deliveries(FOLLOWING, endpoint=endpoint_id, lanes=json.dumps(lanes), limit=limit)
+        return self._deliveries(sql.FOLLOWING, endpoint_id, lanes=json.dumps(lanes), limit=limit)
 
     def load(self, endpoint_id: int, event_ids: Sequence[int]) -> list[Delivery]:
         """These deliveries, those that are still owed."""
-        return self._deliveries(LOAD, endpoint=endpoint_id, ids=json.dumps(sorted(event_ids)))
+        return self._deliveries(sql.LOAD, endpoint_id, ids=sorted(event_ids))
 
-    def _deliveries(self, query: str, **values: Any) -> list[Delivery]:
+    def _deliveries(self, query: Statement, endpoint: int, **values: Any) -> list[Delivery]:
         with self._database.read() as conn:
-            rows = driver.execute(conn, query, values).fetchall()
+            if "ids" in values:
+                values["ids"] = as_list(conn, values["ids"])
+            rows = driver.execute(conn, query, {"endpoint": endpoint, **values}).fetchall()
         signals.emit("window.read")
-        endpoint = values["endpoint"]
         return [
             Delivery(
                 endpoint, Event(id_, action, username, at, detail or "", full or ""), tries, attempts,
@@ -230,37 +175,39 @@ class Outbox:
         signals.emit("settle.after_commit")
 
     def _settle_endpoint(self, conn: sa.Connection, endpoint_id: int, group: list[Settlement], now: float) -> None:
+        late: dict[int, int] = {}
         ended = [s for s in group if s.state != PENDING]
         if ended:
-            ids = json.dumps([s.delivery.event.id for s in ended])
-            removed = set(conn.exec_driver_sql(_DELETE_SETTLED, {"endpoint": endpoint_id, "ids": ids}).scalars())
+            ids = as_list(conn, [s.delivery.event.id for s in ended])
+            gone = driver.execute(conn, sql.DELETE_SETTLED, {"endpoint": endpoint_id, "ids": ids}).fetchall()
+            removed = {row[0] for row in gone}
             rows: list[tuple[Any, ...]] = []
-            late: list[tuple[Any, ...]] = []
             for s in ended:
                 event_id = s.delivery.event.id
                 if event_id in removed:
                     rows.append((endpoint_id, event_id, s.state, s.tries, s.attempt.number, now))
                     removed.discard(event_id)
                 else:
-                    late.append((s.attempt.number, endpoint_id, event_id))
-            if rows:
-                insert_rows(conn, _INSERT_SETTLED, rows)
-            if late:
-                conn.exec_driver_sql(_COUNT_LATE, late)
-        failed: list[tuple[Any, ...]] = [
-            (s.tries, s.attempt.number, s.due_at.timestamp() if s.due_at else None, endpoint_id, s.delivery.event.id)
-            for s in group
-            if s.state == PENDING
-        ]
-        if failed:
-            conn.exec_driver_sql(_UPDATE_FAILED, failed)
-            # Cancelled meanwhile: this try counts there, or the first one after a replay would bear its number.
-            conn.exec_driver_sql(_COUNT_LATE, [(number, endpoint, event) for _, number, _, endpoint, event in failed])
+                    late[event_id] = max(s.attempt.number, late.get(event_id, 0))
+            sql.INSERT_SETTLED(conn, rows)
+        # Of several failures of one delivery, the last one counts.
+        failed = {s.delivery.event.id: s for s in group if s.state == PENDING}
+        sql.UPDATE_FAILED(
+            conn,
+            [
+                (s.tries, s.attempt.number, s.due_at.timestamp() if s.due_at else None, endpoint_id, event_id)
+                for event_id, s in failed.items()
+            ],
+        )
+        # Cancelled meanwhile: this try counts there, or the first one after a replay would bear its number.
+        for event_id, s in failed.items():
+            late[event_id] = max(s.attempt.number, late.get(event_id, 0))
+        sql.COUNT_LATE(conn, [(number, endpoint_id, event_id) for event_id, number in late.items()])
         tries = [
             (endpoint_id, delivery.event.id, number, at.timestamp(), *rest)
             for delivery, (number, at, *rest), *_ in group
         ]
-        insert_rows(conn, _INSERT_ATTEMPTS, tries)
+        sql.INSERT_ATTEMPTS(conn, tries)
 
     # -- replay and cancel
 
@@ -274,11 +221,7 @@ class Outbox:
     def hasten(self, tx: Transaction, which: DeliveryFilter, *, now: datetime, limit: int = 5000) -> int:
         """Try these at once, whatever their schedule says; return how many. Their tries stay counted."""
         rows = self._matching(tx.conn, _pending, which, limit)
-        if rows:
-            tx.conn.exec_driver_sql(
-                "UPDATE pending SET due_at = ? WHERE endpoint_id = ? AND event_id = ?",
-                [(now.timestamp(), row.endpoint_id, row.event_id) for row in rows],
-            )
+        sql.HASTEN(tx.conn, [(now.timestamp(), row.endpoint_id, row.event_id) for row in rows])
         self._touch(tx, rows)
         return len(rows)
 
@@ -314,17 +257,15 @@ class Outbox:
             query = query.where(sa.tuple_(table.c.endpoint_id, table.c.event_id).in_(found))
         alive = sa.select(_endpoints.c.id).where(_endpoints.c.deleted_at.is_(None))
         query = query.where(table.c.endpoint_id.in_(alive))
-        return conn.execute(query.order_by(table.c.event_id).limit(limit)).all()
+        # On PostgreSQL what was found could be settled meanwhile; SQLite knows no FOR UPDATE, and needs none.
+        return conn.execute(query.order_by(table.c.event_id).limit(limit).with_for_update(of=table)).all()
 
     def _move(
         self, conn: sa.Connection, rows: Sequence[Any], source: sa.Table, target: sa.Table, **values: Any
     ) -> None:
         if not rows:
             return
-        conn.exec_driver_sql(
-            f"DELETE FROM {source.name} WHERE endpoint_id = ? AND event_id = ?",  # noqa: S608 - a table's own name
-            [(row.endpoint_id, row.event_id) for row in rows],
-        )
+        sql.REMOVE[source](conn, [(row.endpoint_id, row.event_id) for row in rows])
         # A replayed delivery starts its schedule anew; what it went through before stays counted in `attempts`.
         conn.execute(
             sa.insert(target),
@@ -347,6 +288,7 @@ class Outbox:
             tx.conn.execute(
                 sa.update(_endpoints).where(_endpoints.c.id.in_(ids)).values(revision=_endpoints.c.revision + 1)
             )
+            tx.announce()
             tx.after_commit(self.wake)
 
 

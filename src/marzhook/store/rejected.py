@@ -52,7 +52,7 @@ def keep(tx: Transaction, source: str, items: Sequence[NewRejected], *, now: dat
     rows = [
         {
             "at": now.timestamp(), "source": source, "code": item.code, "reason": item.reason,
-            "body": item.body[:KEPT_BODY], "length": len(item.body),
+            "body": item.body[:KEPT_BODY].replace("\0", "\ufffd"), "length": len(item.body),
         }
         for item in items[-KEPT_ROWS:]
     ]  # fmt: skip

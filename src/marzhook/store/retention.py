@@ -10,7 +10,6 @@ consistent history, so a crash in between leaves nothing to mend: the next pass 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from marzhook.store import history, schema
 from marzhook.store.database import Database, Transaction
 from marzhook.store.idempotency import LIFETIME
 from marzhook.store.ingested import KEPT as INGESTED_KEPT
+from marzhook.store.statements import Many, delete_many, text
 
 BATCH: Final = 100
 """Rows, or pages of long texts beside them, that one transaction removes at the most; a single row may be longer."""
@@ -54,7 +54,8 @@ SETTLED = sa.text("""
     ORDER BY d.event_id LIMIT :limit""")
 
 # Through the small index of the undelivered. SQLite takes it only where it covers all that is asked of `k`.
-DEAD = sa.text("""
+DEAD = text(
+    """
     SELECT k.event_id, CASE WHEN d.settled_at < :before THEN (
         SELECT 1 + count(*) + coalesce(sum(length(a.response) / 4096), 0)
         FROM attempts a WHERE a.endpoint_id = k.endpoint_id AND a.event_id = k.event_id) END
@@ -62,20 +63,47 @@ DEAD = sa.text("""
     CROSS JOIN settled d ON d.endpoint_id = k.endpoint_id AND d.event_id = k.event_id
     WHERE k.state <> 'delivered' AND k.state = 'dead'
         AND k.endpoint_id = :endpoint AND k.event_id > :after AND k.event_id <= :last
-    ORDER BY k.event_id LIMIT :limit""")
+    ORDER BY k.event_id LIMIT :limit""",
+    """
+    SELECT d.event_id, CASE WHEN d.settled_at < :before THEN (
+        SELECT 1 + count(*) + coalesce(sum(length(a.response) / 4096), 0)
+        FROM attempts a WHERE a.endpoint_id = d.endpoint_id AND a.event_id = d.event_id) END
+    FROM settled d
+    WHERE d.state <> 'delivered' AND d.state = 'dead'
+        AND d.endpoint_id = :endpoint AND d.event_id > :after AND d.event_id <= :last
+    ORDER BY d.event_id LIMIT :limit""",
+)
 
 # Neither gives rows back: for each one, the driver would ask for the interpreter's lock, and wait for whoever computes, while
 # it holds up the writers. So the attempts go first, of those deliveries of which the same then holds.
-FORGET_ATTEMPTS = sa.text("""
+FORGET_ATTEMPTS = text(
+    """
     DELETE FROM attempts
     WHERE endpoint_id = :endpoint AND event_id IN (
         SELECT s.event_id FROM json_each(:ids) j
         CROSS JOIN settled s ON s.endpoint_id = :endpoint AND s.event_id = j.value
-        WHERE s.settled_at < :before AND (s.state = 'dead') = :dead)""")
-FORGET_SETTLED = sa.text("""
+        WHERE s.settled_at < :before AND (s.state = 'dead') = :dead)""",
+    # Locked: what is replayed just now would lose its attempts, and stay.
+    """
+    DELETE FROM attempts
+    WHERE endpoint_id = :endpoint AND event_id IN (
+        SELECT event_id FROM settled
+        WHERE endpoint_id = :endpoint AND event_id = ANY (CAST(:ids AS bigint[]))
+            AND settled_at < :before AND (state = 'dead') = :dead
+        FOR UPDATE)""",
+    "ids",
+)
+FORGET_SETTLED = text(
+    """
     DELETE FROM settled
     WHERE endpoint_id = :endpoint AND event_id IN (SELECT value FROM json_each(:ids))
-        AND settled_at < :before AND (state = 'dead') = :dead""")
+        AND settled_at < :before AND (state = 'dead') = :dead""",
+    """
+    DELETE FROM settled
+    WHERE endpoint_id = :endpoint AND event_id = ANY (CAST(:ids AS bigint[]))
+        AND settled_at < :before AND (state = 'dead') = :dead""",
+    "ids",
+)
 # A delivery that was tried very often goes bit by bit, its oldest attempts first, unless it was replayed meanwhile.
 FORGET_SOME_ATTEMPTS = sa.text("""
     DELETE FROM attempts
@@ -88,7 +116,8 @@ FORGET_SOME_ATTEMPTS = sa.text("""
 NEXT_EVENT = sa.text("SELECT id FROM events WHERE id > :after AND id <= :last ORDER BY id LIMIT 1")
 # To what nobody refers now, nobody ever will: publish refers to new events only, replay to what `settled` refers to. The last
 # column is always 1: it reads the index's page, which a removal touches too.
-EVENTS = sa.text("""
+EVENTS = text(
+    """
     SELECT e.id, 1 + (coalesce(length(e.detail), 0) + coalesce(length(e.full_detail), 0)) / 4096, (
         SELECT 1 FROM events f INDEXED BY ix_events_username_id WHERE f.username = e.username AND f.id = e.id)
     FROM events e
@@ -98,20 +127,45 @@ EVENTS = sa.text("""
         UNION ALL
         SELECT p.event_id FROM endpoints n
         CROSS JOIN pending p ON p.endpoint_id = n.id AND p.event_id BETWEEN :first AND :final)
-    ORDER BY e.id""")
-FORGET_EVENTS = sa.text("DELETE FROM events WHERE id IN (SELECT value FROM json_each(:ids))")
+    ORDER BY e.id""",
+    """
+    SELECT e.id, 1 + (coalesce(length(e.detail), 0) + coalesce(length(e.full_detail), 0)) / 4096, 1
+    FROM events e
+    WHERE e.id BETWEEN :first AND :final AND e.enqueued_at < :before AND e.id NOT IN (
+        SELECT s.event_id FROM endpoints n
+        JOIN settled s ON s.endpoint_id = n.id AND s.event_id BETWEEN :first AND :final
+        UNION ALL
+        SELECT p.event_id FROM endpoints n
+        JOIN pending p ON p.endpoint_id = n.id AND p.event_id BETWEEN :first AND :final)
+    ORDER BY e.id""",
+)
+FORGET_EVENTS = text(
+    "DELETE FROM events WHERE id IN (SELECT value FROM json_each(:ids))",
+    "DELETE FROM events WHERE id = ANY (CAST(:ids AS bigint[]))",
+    "ids",
+)
 
 KEYS = sa.text("""
     SELECT owner, key, 1 + length(response) / 4096 FROM idempotency_keys
     WHERE created_at <= :before ORDER BY created_at LIMIT :limit""")
-_FORGET_KEY = "DELETE FROM idempotency_keys WHERE owner = ? AND key = ? AND created_at <= ?"
+_FORGET_KEYS = Many(
+    "DELETE FROM idempotency_keys WHERE owner = ? AND key = ? AND created_at <= ?",
+    "DELETE FROM idempotency_keys AS t"
+    " USING unnest(CAST(? AS text[]), CAST(? AS text[]), CAST(? AS float8[])) AS given (owner, key, before)"
+    " WHERE t.owner = given.owner AND t.key = given.key AND t.created_at <= given.before",
+)
 
 NEXT_USERS = sa.text("SELECT id FROM users WHERE id > :after ORDER BY id LIMIT :limit")
 # The hours have no index of their own, which every report would have to write: each user's oldest are looked for.
-TRAFFIC = sa.text("""
+TRAFFIC = text(
+    """
     SELECT t.user_id, t.hour FROM users u CROSS JOIN traffic t ON t.user_id = u.id AND t.hour < :before
-    WHERE u.id > :after AND u.id <= :last LIMIT :limit""")
-_FORGET_TRAFFIC = "DELETE FROM traffic WHERE user_id = ? AND hour = ?"
+    WHERE u.id > :after AND u.id <= :last LIMIT :limit""",
+    """
+    SELECT t.user_id, t.hour FROM traffic t
+    WHERE t.user_id > :after AND t.user_id <= :last AND t.hour < :before LIMIT :limit""",
+)
+_FORGET_TRAFFIC = delete_many(schema.traffic, ("user_id", "hour"))
 
 # The oldest of a table whose ids grow with time: whether one is too old, and its weight.
 INGESTED = sa.text("SELECT id, seen_at < :before, 2 FROM ingested WHERE id > :after ORDER BY id LIMIT :limit")
@@ -187,7 +241,7 @@ class Retention:
                 weights[event_id] -= step.removed["attempts"]
         for batch in self._batches(weights):
             with self._batch() as (tx, step):
-                values = {**which, "ids": json.dumps(batch)}
+                values = {**which, "ids": batch}
                 attempts, deliveries = (tx.conn.execute(query, values) for query in (FORGET_ATTEMPTS, FORGET_SETTLED))
                 step.removed = {"deliveries": deliveries.rowcount, "attempts": attempts.rowcount}
             yield step
@@ -214,7 +268,7 @@ class Retention:
             rows = self._read(EVENTS, first=first, final=after, before=before.timestamp())
             for batch in self._batches({row[0]: row[1] for row in rows}):
                 with self._batch() as (tx, step):
-                    removed = tx.conn.execute(FORGET_EVENTS, {"ids": json.dumps(batch)})
+                    removed = tx.conn.execute(FORGET_EVENTS, {"ids": batch})
                     step.removed = {"events": removed.rowcount}
                 yield step
             yield Step()
@@ -226,8 +280,7 @@ class Retention:
         while rows := self._read(KEYS, before=limit, limit=LOOKED_AT):
             for batch in self._batches({(owner, key): weight for owner, key, weight in rows}):
                 with self._batch() as (tx, step):
-                    removed = tx.conn.exec_driver_sql(_FORGET_KEY, [(*key, limit) for key in batch])
-                    step.removed = {"idempotency_keys": removed.rowcount}
+                    step.removed = {"idempotency_keys": _FORGET_KEYS(tx.conn, [(*key, limit) for key in batch])}
                 yield step
 
     def _traffic(self, before: datetime) -> Iterator[Step]:
@@ -238,7 +291,7 @@ class Retention:
             while rows := self._read(TRAFFIC, **which):
                 for batch in self._batches(dict.fromkeys(map(tuple, rows), 1)):
                     with self._batch() as (tx, step):
-                        step.removed = {"traffic": tx.conn.exec_driver_sql(_FORGET_TRAFFIC, batch).rowcount}
+                        step.removed = {"traffic": _FORGET_TRAFFIC(tx.conn, batch)}
                     yield step
             after = last
             yield Step()
@@ -256,6 +309,8 @@ class Retention:
                 yield step
 
     def _free_pages(self) -> Iterator[Step]:
+        if self._database.kind != "SQLite":
+            return  # autovacuum does
         while True:
             with self._database.read() as conn:
                 mode, pages, free = (

@@ -34,6 +34,8 @@ metadata = MetaData(
 
 # SQLite numbers rows by itself only where the key is spelt INTEGER; PostgreSQL wants 64 bits.
 Id = BigInteger().with_variant(Integer, "sqlite")
+# Compared byte by byte, whatever the language of the PostgreSQL database: quicker, and in the same order as in SQLite.
+Name = Text().with_variant(Text(collation="C"), "postgresql")
 
 
 def _one_of(column: str, *values: str) -> str:
@@ -54,7 +56,7 @@ events = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("action", Text, nullable=False),
-    Column("username", Text, nullable=False),
+    Column("username", Name, nullable=False),
     Column("enqueued_at", Double, nullable=False),
     # What follows the documented keys, an object in the order of the wire, without credentials; NULL: nothing.
     Column("detail", Text),
@@ -202,7 +204,7 @@ users = Table(
     Column("id", Id, primary_key=True),
     Column("username", Text, nullable=False),
     # The name in lower case: unique, so names differ by more than case.
-    Column("username_key", Text, nullable=False),
+    Column("username_key", Name, nullable=False),
     Column("status", Text, nullable=False),
     Column("proxies", Text, nullable=False),
     Column("inbounds", Text, nullable=False),

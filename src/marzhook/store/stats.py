@@ -8,7 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from marzhook.store import schema
+from marzhook.store import driver, schema
+from marzhook.store.outbox_sql import LAST_ID
 
 _pending, _settled, _events, _endpoints = schema.pending, schema.settled, schema.events, schema.endpoints
 
@@ -66,10 +67,9 @@ def _oldest(head: Sequence[Any], at: float, in_order: bool) -> float:
 
 
 def last_event(conn: sa.Connection) -> int:
-    """The newest event's id, also of one that was pruned; ids have no gaps, so this counts what was ever published."""
-    return int(
-        conn.exec_driver_sql("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)").scalar_one()
-    )
+    """The newest event's id, also of one that was pruned. Ids have no gaps, so this counts what was ever published; on
+    PostgreSQL, what was rolled back, too."""
+    return int(driver.execute(conn, LAST_ID).fetchone()[0])
 
 
 def settled_counts(conn: sa.Connection) -> dict[int, dict[str, int]]:

@@ -1,6 +1,9 @@
-"""Users on disk: rows to `User` and back, the panel's list, and what the review and traffic reports ask for.
+"""Users on disk: rows to `User` and back, the panel's list, and what the review asks for.
 
-Rows that many calls touch at once (review, traffic) go to the driver's own `executemany` and to set-based statements.
+Rows that many calls touch at once go to the driver's own `executemany` and to set-based statements.
+
+Who reads a user in order to write him holds him first (`hold`, and the functions that take a transaction), which on
+PostgreSQL means to lock his row of `counters`. Every change of a user goes that way, so what was read is what there is.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ from marzhook.errors import ConflictError, InvalidError
 from marzhook.event import JSON
 from marzhook.store import driver, schema
 from marzhook.store.database import Transaction
-from marzhook.store.driver import Row
-from marzhook.user import MAX_TRAFFIC, NextPlan, Thresholds, User, next_review_at, next_review_traffic
+from marzhook.store.driver import Row, is_postgresql
+from marzhook.store.statements import Many, delete_many, insert_many, text, update_many
+from marzhook.user import NextPlan, Thresholds, User, next_review_at, next_review_traffic
 
-_t, _admins, _counters, _traffic = schema.users, schema.admins, schema.counters, schema.traffic
+_t, _admins, _counters = schema.users, schema.admins, schema.counters
 
 _TIMES: Final = (
     "created_at", "sub_updated_at", "on_hold_timeout", "edited_at", "status_changed_at", "traffic_reset_at",
@@ -52,21 +56,34 @@ _COLUMN: Final = {name: name for name in _ATTRIBUTES} | {"admin": "admin_id"}
 
 _COLUMNS: Final = (*_COLUMN.values(), "username_key", "review_at")
 _INSERT = (
-    f"INSERT INTO users ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+    f"INSERT INTO users ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - our own names
     " ON CONFLICT (username_key) DO NOTHING RETURNING id"
 )
-
-_INSERT_COUNTERS = (
-    "INSERT INTO counters (used_traffic, lifetime_used_traffic, online_at, review_traffic, user_id)"
-    " VALUES (?, ?, ?, ?, ?)"
+_INSERT_COUNTERS = insert_many(
+    _counters, "used_traffic", "lifetime_used_traffic", "online_at", "review_traffic", "user_id"
 )
 # Only where something differs: most changes leave the counters alone, and then their page stays clean. A threshold that
 # moves up, ahead of the traffic, is left, too: traffic that reaches the old one brings the user here again.
-_UPDATE_COUNTERS = """
+_UPDATE_COUNTERS = Many(
+    """
     UPDATE counters SET used_traffic = ?1, lifetime_used_traffic = ?2, online_at = ?3, review_traffic = ?4
     WHERE user_id = ?5 AND (
         (used_traffic, lifetime_used_traffic, online_at) IS NOT (?1, ?2, ?3)
-        OR review_traffic IS NOT ?4 AND NOT (coalesce(review_traffic, -1) > ?1 AND coalesce(?4 > review_traffic, TRUE)))"""
+        OR review_traffic IS NOT ?4 AND NOT (coalesce(review_traffic, -1) > ?1 AND coalesce(?4 > review_traffic, TRUE)))""",
+    """
+    UPDATE counters c
+    SET used_traffic = g.used, lifetime_used_traffic = g.lifetime, online_at = g.at, review_traffic = g.review
+    FROM unnest(
+        CAST(? AS bigint[]), CAST(? AS bigint[]), CAST(? AS float8[]), CAST(? AS bigint[]), CAST(? AS bigint[])
+    ) AS g (used, lifetime, at, review, id)
+    WHERE c.user_id = g.id AND (
+        (c.used_traffic, c.lifetime_used_traffic, c.online_at) IS DISTINCT FROM (g.used, g.lifetime, g.at)
+        OR c.review_traffic IS DISTINCT FROM g.review AND NOT (
+            coalesce(c.review_traffic, -1) > g.used AND coalesce(g.review > c.review_traffic, TRUE)))""",
+)
+_UPDATE_REVIEW_AT = update_many(_t, ("review_at",), ("id",))
+_UPDATE_REVIEW_TRAFFIC = update_many(_counters, ("review_traffic",), ("user_id",))
+_DELETE = delete_many(_t, ("id",))
 
 _SELECT = sa.select(
     _t, *(_counters.c[name] for name in _COUNTERS), *(_admins.c[name].label(f"admin__{name}") for name in _ADMIN)
@@ -80,26 +97,13 @@ _BY_NAME = f"{_SELECT.compile()} WHERE users.username_key = ?"
 
 SORTS: Final = ("username", "used_traffic", "data_limit", "expire", "created_at")
 
-# Whom a traffic report is about. CROSS JOIN: each name straight into the index. Names only, in an array: an object with
-# their amounts takes json_each twice the time.
-NAMED = """
-    SELECT u.username_key, u.id, u.admin_id, c.used_traffic, c.review_traffic
-    FROM json_each(?) j
-    CROSS JOIN users u ON u.username_key = j.value CROSS JOIN counters c ON c.user_id = u.id"""
-CHARGE = (
-    "UPDATE counters SET used_traffic = min(used_traffic + ?1, ?2),"
-    " lifetime_used_traffic = min(lifetime_used_traffic + ?1, ?2), online_at = ?3 WHERE user_id = ?4"
-)
-_COUNT_TRAFFIC = (
-    "INSERT INTO traffic (user_id, hour, bytes) VALUES (?1, ?2, ?3)"
-    " ON CONFLICT (user_id, hour) DO UPDATE SET bytes = min(bytes + ?3, ?4)"
-)
-
 DUE = (
     _SELECT.where(_t.c.review_at <= sa.bindparam("now", 0.0))
     .order_by(_t.c.review_at)
     .limit(sa.bindparam("limit", 0, sa.Integer))
 )
+_AMONG = text("users.id IN (SELECT value FROM json_each(:ids))", "users.id = ANY (CAST(:ids AS bigint[]))", "ids")
+_HOLD = sa.text("SELECT 1 FROM counters WHERE user_id = (SELECT id FROM users WHERE username_key = :name) FOR UPDATE")
 NEXT_REVIEW = sa.text("SELECT min(review_at) FROM users WHERE review_at IS NOT NULL")
 
 
@@ -136,7 +140,7 @@ def find(conn: sa.Connection, query: UserQuery) -> tuple[list[User], int]:
     """The page that is asked for, and how many there are in all. Raises InvalidError for an unknown sort."""
     conditions = _conditions(query)
     order = _order(query.sort)
-    page = _SELECT.where(*conditions).order_by(*order).limit(-1 if query.limit is None else query.limit)
+    page = _SELECT.where(*conditions).order_by(*order).limit(query.limit)
     users = [read(row) for row in conn.execute(page.offset(query.offset or 0)).mappings()]
     if query.limit is None and not query.offset:
         return users, len(users)
@@ -145,33 +149,43 @@ def find(conn: sa.Connection, query: UserQuery) -> tuple[list[User], int]:
 
 
 def after(
-    conn: sa.Connection, last_id: int, limit: int, *, statuses: Sequence[str] = (), admin_id: int | None = None
+    tx: Transaction, last_id: int, limit: int, *, statuses: Sequence[str] = (), admin_id: int | None = None
 ) -> Sequence[Row]:
     """Rows behind `last_id`, by id: how bulk work walks through all users in chunks."""
     query = _SELECT.where(_t.c.id > last_id).order_by(_t.c.id).limit(limit)
     if statuses:
         # The leading + keeps SQLite on the key: an index on status would have to be sorted for every chunk.
-        query = query.where(sa.literal_column("+users.status").in_(statuses))
+        status = _t.c.status if is_postgresql(tx.conn) else sa.literal_column("+users.status")
+        query = query.where(status.in_(statuses))
     if admin_id is not None:
         query = query.where(_t.c.admin_id == admin_id)
-    return conn.execute(query).mappings().all()
+    return _held(tx, query)
 
 
-def ended(
-    conn: sa.Connection, *, since: float | None, until: float, admin_id: int | None, limit: int = -1
-) -> Sequence[Row]:
+def ended(conn: sa.Connection, *, since: float | None, until: float, admin_id: int | None) -> Sequence[Row]:
     """Rows of users who are limited or expired and whose `expire` (Unix seconds) lies in [since, until], by id."""
-    query = _SELECT.where(_t.c.status.in_(("expired", "limited")), _t.c.expire <= until).order_by(_t.c.id).limit(limit)
+    return conn.execute(_ended(since, until, admin_id)).mappings().all()
+
+
+def ended_held(
+    tx: Transaction, limit: int, *, since: float | None, until: float, admin_id: int | None
+) -> Sequence[Row]:
+    """The first `limit` of `ended`, to be written."""
+    return _held(tx, _ended(since, until, admin_id).limit(limit))
+
+
+def _ended(since: float | None, until: float, admin_id: int | None) -> sa.Select[Any]:
+    query = _SELECT.where(_t.c.status.in_(("expired", "limited")), _t.c.expire <= until).order_by(_t.c.id)
     if since is not None:
         query = query.where(_t.c.expire >= since)
     if admin_id is not None:
         query = query.where(_t.c.admin_id == admin_id)
-    return conn.execute(query).mappings().all()
+    return query
 
 
-def due(conn: sa.Connection, now: datetime, limit: int) -> Sequence[Row]:
+def due(tx: Transaction, now: datetime, limit: int) -> Sequence[Row]:
     """Rows of users whom time has changed, the longest due first. `read` them one by one: a row can be broken."""
-    return conn.execute(DUE, {"now": now.timestamp(), "limit": limit}).mappings().all()
+    return _held(tx, DUE, {"now": now.timestamp(), "limit": limit})
 
 
 def next_due(conn: sa.Connection) -> datetime | None:
@@ -181,8 +195,7 @@ def next_due(conn: sa.Connection) -> datetime | None:
 
 
 def by_ids(conn: sa.Connection, ids: Sequence[int]) -> Sequence[Row]:
-    wanted = sa.text("SELECT value FROM json_each(:ids)").bindparams(ids=json.dumps(ids)).columns(sa.column("value"))
-    return conn.execute(_SELECT.where(_t.c.id.in_(wanted))).mappings().all()
+    return conn.execute(_SELECT.where(_AMONG), {"ids": ids}).mappings().all()
 
 
 def read(row: Row) -> User:
@@ -206,13 +219,40 @@ def read_identity(row: Row) -> User:
 # -- writing
 
 
+def hold(tx: Transaction, username: str) -> None:
+    """Nobody else changes this user until the transaction's end. What is read of him from here on is what there is."""
+    if is_postgresql(tx.conn):
+        tx.conn.execute(_HOLD, {"name": username.lower()})
+
+
+def hold_owned(tx: Transaction, admin_id: int) -> None:
+    """As `hold`, all users of an admin."""
+    if is_postgresql(tx.conn):
+        tx.conn.execute(_hold(sa.select(_t.c.id).where(_t.c.admin_id == admin_id)))
+
+
+def _held(tx: Transaction, query: sa.Select[Any], values: Mapping[str, Any] | None = None) -> Sequence[Row]:
+    """The rows of a query that begins with `_SELECT`, of users who are held."""
+    if not is_postgresql(tx.conn):
+        return tx.conn.execute(query, values).mappings().all()
+    ids = tx.conn.execute(_hold(query.with_only_columns(_t.c.id)), values).scalars().all()
+    # Asked again: while this waited for them, others may have made them such as are not meant any more.
+    return tx.conn.execute(query.where(_AMONG), {**(values or {}), "ids": ids}).mappings().all()
+
+
+def _hold(ids: sa.Select[Any]) -> sa.Select[Any]:
+    # By id everywhere, or two could wait for each other.
+    found = sa.select(_counters.c.user_id).where(_counters.c.user_id.in_(ids))
+    return found.order_by(_counters.c.user_id).with_for_update()
+
+
 def insert(tx: Transaction, user: User, thresholds: Thresholds) -> int:
     """Return the new user's id. Raises ConflictError when there is one of this name."""
     new = driver.first(tx.conn, _INSERT, _row(user, thresholds))
     if new is None:
         raise ConflictError("User already exists", code="user_exists")
     new_id: int = new["id"]
-    driver.execute(tx.conn, _INSERT_COUNTERS, (*_counted(user, thresholds), new_id))
+    _INSERT_COUNTERS(tx.conn, [(*_counted(user, thresholds), new_id)])
     return new_id
 
 
@@ -234,19 +274,14 @@ def update(tx: Transaction, made: Sequence[tuple[User, User]], thresholds: Thres
             (*changed.values(), _unix(next_review_at(after, thresholds)), after.id)
         )
     for names, group in rows.items():
-        setters = ", ".join(f"{column} = ?" for column in (*(_COLUMN[name] for name in names), "review_at"))
-        driver.executemany(tx.conn, f"UPDATE users SET {setters} WHERE id = ?", group)  # noqa: S608 - our own names
-    if made:
-        driver.executemany(tx.conn, _UPDATE_COUNTERS, [(*_counted(user, thresholds), user.id) for _, user in made])
+        update_many(_t, (*(_COLUMN[name] for name in names), "review_at"), ("id",))(tx.conn, group)
+    _UPDATE_COUNTERS(tx.conn, [(*_counted(user, thresholds), user.id) for _, user in made])
 
 
 def refresh_reviews(tx: Transaction, users: Sequence[User], thresholds: Thresholds) -> None:
     """Compute anew when these users need looking at."""
-    if users:
-        times: list[tuple[Any, ...]] = [(_unix(next_review_at(user, thresholds)), user.id) for user in users]
-        tx.conn.exec_driver_sql("UPDATE users SET review_at = ? WHERE id = ?", times)
-        limits: list[tuple[Any, ...]] = [(next_review_traffic(user, thresholds), user.id) for user in users]
-        tx.conn.exec_driver_sql("UPDATE counters SET review_traffic = ? WHERE user_id = ?", limits)
+    _UPDATE_REVIEW_AT(tx.conn, [(_unix(next_review_at(user, thresholds)), user.id) for user in users])
+    _UPDATE_REVIEW_TRAFFIC(tx.conn, [(next_review_traffic(user, thresholds), user.id) for user in users])
 
 
 def postpone(tx: Transaction, user_id: int, until: datetime) -> None:
@@ -257,49 +292,7 @@ def postpone(tx: Transaction, user_id: int, until: datetime) -> None:
 
 def delete(tx: Transaction, ids: Sequence[int]) -> None:
     """With their counters and traffic, which the schema takes along."""
-    if ids:
-        rows: list[tuple[Any, ...]] = [(user_id,) for user_id in ids]
-        tx.conn.exec_driver_sql("DELETE FROM users WHERE id = ?", rows)
-
-
-# -- traffic
-
-
-def named(conn: sa.Connection, names: Sequence[str]) -> Sequence[Any]:
-    """(name, id, admin's id, used_traffic, review_traffic) of the users with these names, which are in lower case; names
-    of nobody are missing. Rows as they come: a report has 10,000 of them."""
-    return conn.exec_driver_sql(NAMED, (json.dumps(names),)).all()
-
-
-def charge(tx: Transaction, amounts: Sequence[tuple[int, int]], now: datetime) -> None:
-    """Add to the traffic of users: (id, bytes), each id once. Their status is not looked at here."""
-    if not amounts:
-        return
-    at = now.timestamp()
-    hour = int(at) // 3600 * 3600
-    # In the order of the tables, so that each page is visited once. The driver's executemany: 3.2 µs a row, where one
-    # UPDATE … FROM json_each took 4.4 by name, 9.8 by id (each value is parsed out of its pair anew).
-    ordered = sorted(amounts)
-    charged: list[tuple[Any, ...]] = [(amount, MAX_TRAFFIC, at, id_) for id_, amount in ordered]
-    tx.conn.exec_driver_sql(CHARGE, charged)
-    counted: list[tuple[Any, ...]] = [(id_, hour, amount, MAX_TRAFFIC) for id_, amount in ordered]
-    tx.conn.exec_driver_sql(_COUNT_TRAFFIC, counted)
-
-
-def charge_admins(tx: Transaction, amounts: Mapping[int, int]) -> None:
-    """Add to what admins' users have used: bytes by admin id."""
-    if amounts:
-        rows: list[tuple[Any, ...]] = [(min(amount, MAX_TRAFFIC), MAX_TRAFFIC, id_) for id_, amount in amounts.items()]
-        tx.conn.exec_driver_sql("UPDATE admins SET users_usage = min(users_usage + ?, ?) WHERE id = ?", rows)
-
-
-def traffic_between(conn: sa.Connection, user_id: int, start: datetime, end: datetime) -> int:
-    """Bytes in the hours that touch [start, end]."""
-    query = sa.select(sa.func.coalesce(sa.func.sum(_traffic.c.bytes), 0)).where(
-        _traffic.c.user_id == user_id,
-        _traffic.c.hour.between(int(start.timestamp()) // 3600 * 3600, int(end.timestamp())),
-    )
-    return int(conn.execute(query).scalar_one())
+    _DELETE(tx.conn, [(user_id,) for user_id in ids])
 
 
 # -- parts of the above

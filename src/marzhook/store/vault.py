@@ -1,7 +1,7 @@
 """Secrets at rest: sealed with a key that is not in the database, so that a copy of the file gives none of them away.
 
 Sealed are what endpoints sign and authenticate with, their URLs (passwords and tokens are in them), and the key of the
-admins' tokens. The key comes from MARZHOOK_SECRET_KEY, or from a file beside the database that the first start makes.
+admins' tokens. The key comes from MARZHOOK_SECRET_KEY, or from a file beside a SQLite database that the first start makes.
 The row `vault` of `meta` is a known word under the key in use: it tells at once whether a key is the right one, and that
 nothing in this database is plain any more.
 
@@ -16,6 +16,7 @@ import binascii
 import logging
 import os
 import re
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from marzhook.errors import DatabaseError
 from marzhook.store import schema
+from marzhook.store.driver import is_postgresql
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +48,9 @@ _endpoints, _meta = schema.endpoints, schema.meta
 class Vault:
     """Seals and reveals the secrets of one database, once `unlock` has found the key to it."""
 
-    def __init__(self, database: Path, given: Sequence[str] = ()) -> None:
-        self.key_file = database.with_name(database.name + ".key")
+    def __init__(self, database: str, given: Sequence[str] = (), key_file: Path | None = None) -> None:
+        """`database`: its name, for people; `given`: keys from the settings; `key_file`: None where many machines share it."""
+        self.key_file = key_file
         self._database = database
         self._given = tuple(given)
         self._ciphers: tuple[AESGCM, ...] = ()
@@ -89,18 +92,23 @@ class Vault:
         return True
 
     def found(self, conn: sa.Connection) -> bool:
-        """Within a write transaction: give the database its key, and seal what an older Marzhook has left plain.
+        """Within a write transaction: give the database its key, make the secrets of its own that it lacks, and seal what an
+        older Marzhook has left plain.
 
         False: another process was first. The key file is on the disk before anything refers to it, and a transaction that
-        fails leaves all as it was.
+        fails leaves all as it was. Raises DatabaseError.
         """
         if _meta_value(conn, _CHECK) is not None:
             return False
         keys = self._keys() or [_decoded(self._make_key_file())]
         cipher = AESGCM(keys[0])
-        # Zeroes over what was plain: a freed cell would keep it.
-        conn.exec_driver_sql("PRAGMA secure_delete=ON")
+        if not is_postgresql(conn):
+            # Zeroes over what was plain: a freed cell would keep it. Nothing was ever plain on PostgreSQL.
+            conn.exec_driver_sql("PRAGMA secure_delete=ON")
         _seal_all(conn, str, cipher)
+        for key in SEALED_META:
+            if _meta_value(conn, key) is None:
+                conn.execute(sa.insert(_meta).values(key=key, value=_sealed(cipher, secrets.token_hex(32))))
         conn.execute(sa.insert(_meta).values(key=_CHECK, value=_sealed(cipher, _WORD)))
         return True
 
@@ -124,6 +132,8 @@ class Vault:
 
     def _keys(self) -> list[bytes]:
         """All that are known, the first one first: those of the settings, then the file's."""
+        if self.key_file is None:
+            return [_decoded(key) for key in self._given]
         try:
             with self.key_file.open(encoding="ascii") as file:
                 if os.fstat(file.fileno()).st_mode & 0o077:
@@ -145,6 +155,12 @@ class Vault:
         return [_decoded(key) for key in (*self._given, text)]
 
     def _make_key_file(self) -> str:
+        if self.key_file is None:
+            raise DatabaseError(
+                f"{self._database} needs MARZHOOK_SECRET_KEY, which encrypts the secrets in it and is the same for every"
+                " process that opens it: make one with `openssl rand -base64 32`, and keep it apart from the backups",
+                code="secret_key_missing",
+            )
         # Whoever comes here holds the database's write lock, so nobody else makes one.
         key = base64.urlsafe_b64encode(os.urandom(32)).decode()
         unfinished = self.key_file.with_name(self.key_file.name + ".new")
@@ -164,16 +180,19 @@ class Vault:
         return key
 
     def _locked_out(self, *, missing: bool) -> DatabaseError:
-        advice = (
-            f"restore {self.key_file} (it was made together with the database and belongs to its backups), or set"
-            " MARZHOOK_SECRET_KEY to what it was (where it is lost for good: docs/reference.md, A lost key)"
-        )
+        advice = "set MARZHOOK_SECRET_KEY to what it was (where it is lost for good: docs/reference.md, A lost key)"
+        if self.key_file is not None:
+            made = "(it was made together with the database and belongs to its backups)"
+            advice = f"restore {self.key_file} {made}, or {advice}"
         if missing:
             text = f"the key to the secrets in {self._database} is missing: {advice}"
             return DatabaseError(text, code="secret_key_missing")
         tried = " or ".join(
-            [*(["MARZHOOK_SECRET_KEY"] if self._given else []), *([str(self.key_file)] if self.key_file.exists() else [])]
-        )  # fmt: skip
+            [
+                *(["MARZHOOK_SECRET_KEY"] if self._given else []),
+                *([str(self.key_file)] if self.key_file is not None and self.key_file.exists() else []),
+            ]
+        )
         text = f"the secrets in {self._database} were sealed with another key than that in {tried}: {advice}"
         return DatabaseError(f"{text}; nothing was changed", code="secret_key_wrong")
 

@@ -1,0 +1,130 @@
+"""What the outbox says to the databases, each statement in the words of both."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from marzhook.store import schema
+from marzhook.store.driver import Statement
+from marzhook.store.statements import Many, delete_many, insert_many, update_many
+
+KEY: Final = ("endpoint_id", "event_id")
+
+# -- publish
+
+LAST_ID = Statement(
+    "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)",
+    # Also of those that were rolled back.
+    "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM events_id_seq",
+)
+# PostgreSQL's writers do not wait for each other: each takes its ids from the sequence.
+NEXT_IDS = Statement("", "SELECT nextval('events_id_seq') FROM generate_series(1, ?)")
+OWED = Statement(
+    "SELECT id, actions, detail = 'full' FROM endpoints WHERE deleted_at IS NULL AND disabled_reason IS NOT ?",
+    "SELECT id, actions, detail = 'full' FROM endpoints WHERE deleted_at IS NULL AND disabled_reason IS DISTINCT FROM ?",
+)
+INSERT_EVENTS = insert_many(schema.events, "id", "action", "username", "enqueued_at", "detail", "full_detail")
+INSERT_PENDING = insert_many(schema.pending, *KEY)
+
+# -- window
+
+WINDOW = Statement("""
+    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
+    FROM pending p JOIN events e ON e.id = p.event_id
+    WHERE p.endpoint_id = :endpoint AND p.event_id > :after
+    ORDER BY p.event_id LIMIT :limit""")
+
+# CROSS JOIN fixes the order of the loops, here and below: from each id straight to its row. Left to itself, SQLite walks
+# through all that is owed to the endpoint and looks each row up among the ids. The ids come sorted, and so does the answer.
+LOAD = Statement(
+    """
+    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
+    FROM json_each(:ids) j
+    CROSS JOIN pending p ON p.endpoint_id = :endpoint AND p.event_id = j.value
+    CROSS JOIN events e ON e.id = p.event_id""",
+    """
+    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
+    FROM pending p JOIN events e ON e.id = p.event_id
+    WHERE p.endpoint_id = :endpoint AND p.event_id = ANY (CAST(:ids AS bigint[]))
+    ORDER BY p.event_id""",
+)
+
+# For each username the next events owed to the endpoint behind the given one. CROSS JOIN fixes the order of the loops: names
+# first, and from each name straight into the index on (username, id); LATERAL does the same on PostgreSQL.
+FOLLOWING = Statement(
+    """
+    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
+    FROM json_each(:lanes) lane
+    CROSS JOIN pending p ON p.endpoint_id = :endpoint AND p.event_id IN (
+        SELECT q.event_id FROM events f INDEXED BY ix_events_username_id
+        CROSS JOIN pending q ON q.endpoint_id = :endpoint AND q.event_id = f.id
+        WHERE f.username = lane.value ->> 0 AND f.id > lane.value ->> 1
+        ORDER BY f.id LIMIT :limit)
+    CROSS JOIN events e ON e.id = p.event_id
+    ORDER BY p.event_id""",
+    """
+    SELECT n.event_id, n.action, n.username, n.enqueued_at, n.detail, n.full_detail, n.tries, n.attempts, n.due_at
+    FROM json_array_elements(CAST(:lanes AS json)) AS lane
+    CROSS JOIN LATERAL (
+        SELECT q.*, f.action, f.username, f.enqueued_at, f.detail, f.full_detail
+        FROM events f JOIN pending q ON q.endpoint_id = :endpoint AND q.event_id = f.id
+        WHERE f.username = lane ->> 0 AND f.id > CAST(lane ->> 1 AS bigint)
+        ORDER BY f.id LIMIT :limit) n
+    ORDER BY n.event_id""",
+)
+
+# Which endpoints have something behind the event that their window has reached: one probe of the key for each.
+BEHIND = Statement(
+    """
+    SELECT CAST(j.key AS INTEGER) FROM json_each(:cursors) j
+    WHERE EXISTS (SELECT 1 FROM pending p WHERE p.endpoint_id = CAST(j.key AS INTEGER) AND p.event_id > j.value)""",
+    """
+    SELECT CAST(j.key AS bigint) FROM json_each_text(CAST(:cursors AS json)) AS j (key, value)
+    WHERE EXISTS (
+        SELECT 1 FROM pending p WHERE p.endpoint_id = CAST(j.key AS bigint) AND p.event_id > CAST(j.value AS bigint))""",
+)
+
+# -- settle
+
+DELETE_SETTLED = Statement(
+    """
+    DELETE FROM pending
+    WHERE endpoint_id = :endpoint AND event_id IN (SELECT value FROM json_each(:ids))
+    RETURNING event_id""",
+    """
+    DELETE FROM pending
+    WHERE endpoint_id = :endpoint AND event_id = ANY (CAST(:ids AS bigint[]))
+    RETURNING event_id""",
+)
+INSERT_SETTLED = insert_many(schema.settled, *KEY, "state", "tries", "attempts", "settled_at")
+# What is settled twice (a commit whose answer was lost) leaves one attempt.
+INSERT_ATTEMPTS = insert_many(
+    schema.attempts, *KEY, "number", "at", "duration", "status", "error", "message", "response", "schedule",
+    conflict="ON CONFLICT DO NOTHING",
+)  # fmt: skip
+UPDATE_FAILED = update_many(schema.pending, ("tries", "attempts", "due_at"), KEY)
+# The answer of a delivery that was cancelled while it was on its way: the attempt counts, the state stays.
+COUNT_LATE = Many(
+    "UPDATE settled SET attempts = max(attempts, ?) WHERE endpoint_id = ? AND event_id = ?",
+    "UPDATE settled AS t SET attempts = greatest(t.attempts, number)"
+    " FROM unnest(CAST(? AS integer[]), CAST(? AS bigint[]), CAST(? AS bigint[])) AS given (number, endpoint_id, event_id)"
+    " WHERE t.endpoint_id = given.endpoint_id AND t.event_id = given.event_id",
+)
+
+# -- replay and cancel
+
+HASTEN = update_many(schema.pending, ("due_at",), KEY)
+REMOVE = {table: delete_many(table, KEY) for table in (schema.pending, schema.settled)}
+# One statement on PostgreSQL, where some of them could be settled between two.
+CANCEL_ALL = (
+    Statement(
+        """
+    INSERT INTO settled (endpoint_id, event_id, state, tries, attempts, settled_at)
+    SELECT endpoint_id, event_id, 'cancelled', tries, attempts, :now FROM pending WHERE endpoint_id = :endpoint""",
+        """
+    WITH gone AS (DELETE FROM pending WHERE endpoint_id = :endpoint RETURNING *)
+    INSERT INTO settled (endpoint_id, event_id, state, tries, attempts, settled_at)
+    SELECT endpoint_id, event_id, 'cancelled', tries, attempts, :now FROM gone""",
+    ),
+    Statement("DELETE FROM pending WHERE endpoint_id = :endpoint"),
+)

@@ -1,0 +1,279 @@
+"""One PostgreSQL database (>= 14), through psycopg: many connections, many processes.
+
+Writers do not take turns here, as they do on SQLite. Each statement of a write transaction sees what was committed before it
+(READ COMMITTED), and who reads in order to write locks first: rows, or names (`Transaction.lock`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+import sqlalchemy as sa
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy.pool import QueuePool
+
+from marzhook.errors import AlreadyRunningError, DatabaseError, InvalidError, MarzhookError, StoreBusyError
+from marzhook.store.database import BUSY_TIMEOUT, ChangeWatch, Database, Transaction
+from marzhook.store.vault import OPTION, Vault
+
+OLDEST: Final = 14
+CHANNEL: Final = "marzhook"
+"""Notified of what dispatchers should look at."""
+SWEEP: Final = 5.0
+"""Seconds after which a watch says that something may have changed although nobody told: notifications can be lost."""
+
+# Advisory locks have two numbers. The first says what kind of thing is locked.
+NAMED: Final = 0x4D5A01
+DELIVERING: Final = 0x4D5A02
+
+# How the driver begins to tell that a connection was not made at all: libpq has no codes for that. And what is in its words
+# where nobody need try again (in English; in other languages that is told as if it could be mended by waiting).
+_NEVER_REACHED = ("connection failed", "failed to resolve", "connection timeout")
+_REFUSED = ("authentication failed", "does not exist", "pg_hba.conf", "permission denied")
+_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_LOCK = "SELECT pg_advisory_xact_lock(%s, name) FROM unnest(CAST(%s AS integer[])) AS name"
+_LOCK_SHARED = _LOCK.replace("_lock(", "_lock_shared(")
+
+
+@dataclass(slots=True)
+class _Transaction(Transaction):
+    _announced: bool = False
+
+    def lock(self, *names: str, shared: bool = False) -> None:
+        if not names:
+            return
+        # In one order everywhere, or two could wait for each other.
+        numbers = sorted({_number(name) for name in names})
+        self.conn.exec_driver_sql(_LOCK_SHARED if shared else _LOCK, (NAMED, numbers))
+
+    def announce(self) -> None:
+        if not self._announced:
+            self._announced = True
+            self.conn.exec_driver_sql("SELECT pg_notify(%s, '')", (CHANNEL,))
+
+
+class PostgreSQLDatabase(Database):
+    kind = "PostgreSQL"
+    one_writer = False
+
+    def __init__(self, url: str, *, busy_timeout: float = BUSY_TIMEOUT, secret_keys: Sequence[str] = ()) -> None:
+        self._parts = _parts_of(url)
+        name = _name_of(self._parts)
+        super().__init__(name, Vault(name, secret_keys))
+        self._claimed: psycopg.Connection[Any] | None = None
+        self._engine = sa.create_engine(
+            "postgresql+psycopg://",
+            # libpq reads the URL itself: it knows several hosts, certificates, services and password files.
+            creator=self.connect,
+            # A failed statement is logged, and its parameters may be secrets.
+            hide_parameters=True,
+            use_native_hstore=False,
+            poolclass=QueuePool,
+            pool_size=10,
+            max_overflow=20,
+            pool_timeout=busy_timeout,
+            # A connection that the server has closed meanwhile (a restart, a failover) is noticed before it is used.
+            pool_pre_ping=True,
+            execution_options={OPTION: self.vault, "marzhook_begin": _READ},
+        )
+        sa.event.listen(self._engine, "begin", _begin)
+        # In one journey. Not options of the session: a pooler would give them to others, or refuse them.
+        begin = f"BEGIN; SET LOCAL lock_timeout = {int(busy_timeout * 1000)}"
+        self._write_engine, self._lazy_engine = (
+            self._engine.execution_options(marzhook_begin=statements)
+            for statements in (begin, f"{begin}; SET LOCAL synchronous_commit = off")
+        )
+
+    def connect(self, **more: str) -> psycopg.Connection[Any]:
+        """A session of its own. It begins no transactions by itself, and prepares no statements: a pooler, which gives each
+        transaction another session, would not find them again."""
+        return psycopg.connect(make_conninfo(**self._parts | more), autocommit=True, prepare_threshold=None)
+
+    def exists(self) -> bool:
+        with self.read() as conn:
+            return sa.inspect(conn).has_table("meta")
+
+    def claim(self) -> None:
+        told = f"marzhook run, process {os.getpid()} on {socket.gethostname()}"[:63]
+        with self._explained():
+            connection = self.connect(application_name=told)
+            # The session holds it: who loses the session, or dies, has let go of it.
+            row = connection.execute("SELECT pg_try_advisory_lock(%s, 0)", (DELIVERING,)).fetchone()
+        if row is None or not row[0]:
+            connection.close()
+            raise AlreadyRunningError(
+                f"{self.name} is held by {self.holder() or 'another process'}; stop that one first, or set"
+                " MARZHOOK_DATABASE_URL to another database"
+            )
+        self._claimed = connection
+
+    def holder(self) -> str | None:
+        with self.read() as conn:
+            return conn.exec_driver_sql(
+                "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
+                " WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objid = 0 AND l.objsubid = 2 AND l.granted"
+                " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+                (DELIVERING,),
+            ).scalar()
+
+    def watch(self) -> ChangeWatch:
+        return _Listener(self)
+
+    def close(self) -> None:
+        self._engine.dispose()
+        if self._claimed is not None:
+            self._claimed.close()
+            self._claimed = None
+
+    def version(self) -> str:
+        with self.read() as conn:
+            return str(conn.exec_driver_sql("SHOW server_version").scalar_one())
+
+    # -- in PostgreSQL's way
+
+    def _reading(self) -> AbstractContextManager[sa.Connection]:
+        return self._engine.begin()
+
+    @contextmanager
+    def _writing(self, durable: bool) -> Iterator[Transaction]:
+        with (self._write_engine if durable else self._lazy_engine).begin() as conn:
+            yield _Transaction(conn)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.TimeoutError as error:
+            raise StoreBusyError(
+                f"all connections to {self.name} are in use; nothing was changed, try again"
+            ) from error
+        except (sa.exc.DBAPIError, psycopg.Error) as error:
+            cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+            explained = _explanation(self.name, cause) if isinstance(cause, psycopg.Error) else None
+            if explained is None:
+                raise
+            raise explained from error
+
+    def _prepare(self) -> None:
+        with self.read() as conn:
+            number = int(conn.exec_driver_sql("SHOW server_version_num").scalar_one())
+            encoding = conn.exec_driver_sql("SHOW server_encoding").scalar_one()
+        if number < OLDEST * 10_000:
+            raise DatabaseError(f"{self.name} is PostgreSQL {number // 10_000}; {OLDEST} or newer is needed")
+        if encoding != "UTF8":
+            raise DatabaseError(f"{self.name} has the encoding {encoding}; create one with ENCODING 'UTF8'")
+
+
+class _Listener(ChangeWatch):
+    """LISTEN on a session of its own, and every SWEEP seconds a look without having been told."""
+
+    def __init__(self, database: PostgreSQLDatabase) -> None:
+        self._database = database
+        self._connection: psycopg.Connection[Any] | None = None
+        self._next_sweep = 0.0
+        with database._explained():
+            self._listen()
+
+    def changed(self) -> bool:
+        try:
+            if self._connection is None:
+                self._listen()
+                return True
+            found = len(list(self._connection.notifies(timeout=0))) > 0
+        except psycopg.Error:
+            # What was told meanwhile is lost: look, and listen anew at the next call.
+            self.close()
+            found = True
+        now = time.monotonic()
+        if found or now >= self._next_sweep:
+            self._next_sweep = now + SWEEP
+            return True
+        return False
+
+    def close(self) -> None:
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                self._connection.close()
+            self._connection = None
+
+    def _listen(self) -> None:
+        connection = self._database.connect()
+        connection.execute(f"LISTEN {CHANNEL}")
+        self._connection = connection
+        self._next_sweep = time.monotonic() + SWEEP
+
+
+def _begin(conn: sa.Connection) -> None:
+    # By the driver's own hand: two statements in one journey need the simple protocol, without parameters.
+    cursor = conn.connection.cursor()
+    cursor.execute(conn.get_execution_options()["marzhook_begin"])
+    cursor.close()
+
+
+def _number(name: str) -> int:
+    """32 bits, signed. Two names that meet in one number wait for each other now and then, and that is all."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), signed=True)
+
+
+def _parts_of(url: str) -> dict[str, str]:
+    try:
+        parts = {key: str(value) for key, value in conninfo_to_dict(url).items() if value is not None}
+    except psycopg.Error as error:
+        # libpq's words could hold the whole URL, and with it the password.
+        raise DatabaseError(
+            "MARZHOOK_DATABASE_URL is not a PostgreSQL URL like postgresql://user:password@host:5432/database"
+        ) from error.with_traceback(None)
+    return {"connect_timeout": "10", "fallback_application_name": "marzhook", **parts, "client_encoding": "utf8"}
+
+
+def _name_of(parts: dict[str, str]) -> str:
+    """The URL without user, password and options."""
+    host, port, database = parts.get("host", ""), parts.get("port", ""), parts.get("dbname", "")
+    if host.startswith("/"):
+        return f"postgresql:///{database}?host={host}"
+    ports = port.split(",") if port else []
+    ports = ports * len(host.split(",")) if len(ports) == 1 else ports
+    hosts = [":".join(filter(None, pair)) for pair in zip(host.split(","), ports, strict=False)] if ports else [host]
+    return f"postgresql://{','.join(hosts)}/{database}"
+
+
+def _explanation(name: str, error: psycopg.Error) -> MarzhookError | None:
+    state = error.sqlstate or ""
+    text = (error.diag.message_primary or str(error)).strip().splitlines()[0][:300]
+    match state:
+        case "40001" | "40P01" | "55P03" | "57014":
+            return StoreBusyError(f"{name} is busy ({text}); nothing was changed, try again")
+        case "53100":
+            return StoreBusyError(f"{name} could not be written ({text}); free some space", code="disk_full")
+        case "25006":
+            return StoreBusyError(f"{name} can only be read just now ({text}); try again when it is the primary")
+        case "42501":
+            return DatabaseError(
+                f"{name} cannot be used ({text}); give its user the rights to create and change tables"
+            )
+        case "22021":
+            return InvalidError("a text contains characters that cannot be kept", code="invalid_text")
+    if not state and text.startswith(_NEVER_REACHED):
+        if any(words in text for words in _REFUSED):
+            return DatabaseError(f"{name} cannot be opened ({text}); check MARZHOOK_DATABASE_URL")
+        return StoreBusyError(
+            f"{name} cannot be reached ({text}); check that it runs, and MARZHOOK_DATABASE_URL",
+            code="database_unreachable",
+        )
+    if state[:2] in ("08", "53", "57") or (not state and isinstance(error, psycopg.OperationalError)):
+        # Where it went away during a commit, nobody knows whether that was done.
+        return StoreBusyError(
+            f"{name} went away ({text}); look whether it was done, or repeat it with the same Idempotency-Key",
+            code="database_unreachable",
+        )
+    if isinstance(error, psycopg.DataError) and "NUL" in text:
+        return InvalidError("a text contains the character NUL, which cannot be kept", code="invalid_text")
+    return None
