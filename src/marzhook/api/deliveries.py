@@ -5,20 +5,19 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
+from marzhook import operations
 from marzhook.api.auth import Manager, Reader
 from marzhook.api.context import MAX_ID, Id, Limit, ServicesDep, Since, Until, answer, example
 from marzhook.api.shown import attempt_shown, delivery_shown, detail_level, instance_of
-from marzhook.delivery import DELIVERED, PENDING, STATES
+from marzhook.delivery import STATES
 from marzhook.endpoint import check_choice
-from marzhook.errors import ConflictError, InvalidError
+from marzhook.errors import InvalidError
 from marzhook.runtime import Services
 from marzhook.store import history
-from marzhook.store.database import Transaction
 from marzhook.store.outbox import DeliveryFilter
 
 router = APIRouter(prefix="/api/v1/deliveries", tags=["Deliveries"])
@@ -33,9 +32,6 @@ _SHOWN = {
     "state": "pending", "tries": 1, "attempts": 1, "due_at": "2026-01-01T00:00:05Z", "settled_at": None,
     "last_attempt": {k: _ATTEMPT[k] for k in ("at", "duration", "status", "error", "message")},
 }  # fmt: skip
-
-# Settled "before" any time that a clock shows: a single delivery's replay is not a loop that could meet itself.
-_AHEAD = timedelta(days=1)
 
 
 @router.get("", summary="List deliveries", responses=example({"deliveries": [_SHOWN], "next_cursor": "AAAA…"}))
@@ -82,40 +78,15 @@ def show(services: ServicesDep, caller: Reader, endpoint_id: Id, event_id: Id) -
 def retry(services: ServicesDep, caller: Manager, endpoint_id: Id, event_id: Id, force: bool = False) -> Response:
     """One that waits for its next try is due at once; a dead or cancelled one is owed again; one that was delivered
     is owed again only with `force=true`, because the receiver would get it twice."""
-    which = DeliveryFilter(endpoint_id=endpoint_id, event_id=event_id)
-    with services.database.write() as tx:
-        state = history.delivery(tx.conn, endpoint_id, event_id).state
-        if state == DELIVERED and not force:
-            raise ConflictError(
-                "this was delivered already; add ?force=true to send it a second time", code="already_delivered"
-            )
-        _again(services, tx, which, state)
+    operations.retry(services, endpoint_id, event_id, force=force)
     return answer(_whole(services, endpoint_id, event_id, detail_level(caller)))
 
 
 @router.post("/{endpoint_id}/{event_id}/cancel", summary="Cancel a delivery", responses=example(_SHOWN))
 def cancel(services: ServicesDep, caller: Manager, endpoint_id: Id, event_id: Id) -> Response:
     """Owe it no longer; the next event of the same user may pass. One that is on its way may still arrive."""
-    which = DeliveryFilter(endpoint_id=endpoint_id, event_id=event_id)
-    with services.database.write() as tx:
-        state = history.delivery(tx.conn, endpoint_id, event_id).state
-        if state != PENDING:
-            raise ConflictError(f"only a pending delivery can be cancelled; this one is {state}", code="not_pending")
-        services.outbox.cancel(tx, which, now=services.clock.now())
+    operations.cancel(services, endpoint_id, event_id)
     return answer(_whole(services, endpoint_id, event_id, detail_level(caller)))
-
-
-def _again(services: Services, tx: Transaction, which: DeliveryFilter, state: str) -> None:
-    now = services.clock.now()
-    if state == PENDING:
-        count = services.outbox.hasten(tx, which, now=now)
-    else:
-        which = DeliveryFilter(endpoint_id=which.endpoint_id, event_id=which.event_id, states=(state,))
-        count = services.outbox.replay(tx, which, settled_before=now + _AHEAD)
-    if not count:
-        raise ConflictError(
-            f"endpoint {which.endpoint_id} was deleted; nothing can be sent to it", code="endpoint_deleted"
-        )
 
 
 def _whole(services: Services, endpoint_id: int, event_id: int, level: str) -> dict[str, Any]:

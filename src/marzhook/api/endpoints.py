@@ -11,30 +11,16 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from marzhook import operations
 from marzhook.api.auth import Manager, Reader
 from marzhook.api.context import Id, ServicesDep, answer, example
-from marzhook.api.shown import endpoint_shown, event_shown, instance_of, name_shown
-from marzhook.endpoint import (
-    DETAILS,
-    FORMATS,
-    KINDS,
-    REMOVED,
-    SECRET_MODES,
-    Endpoint,
-    check_choice,
-    check_url,
-    masked_url,
-)
-from marzhook.errors import ConflictError, InvalidError
-from marzhook.event import TEST_ACTION, NewEvent, check_action
-from marzhook.store import endpoints, history
+from marzhook.api.shown import endpoint_shown, event_shown, instance_of
+from marzhook.endpoint import DETAILS, FORMATS, KINDS, SECRET_MODES
+from marzhook.store import endpoints
 
 router = APIRouter(prefix="/api/v1/endpoints", tags=["Endpoints"])
 
 Backlog = Literal["send", "skip"]
-MAX_NAME = 200
-MAX_SECRET = 1024
-TEST_USERNAME = "marzhook_test"
 
 _SHOWN = {
     "id": 1, "name": "shop", "kind": "webhook", "url": "https://shop.example/hook", "format": "event",
@@ -79,18 +65,9 @@ class NewEndpoint(EndpointChange):
 def create(services: ServicesDep, _caller: Manager, new: NewEndpoint) -> Response:
     """From now on it is owed every event that it wants. It reaches public addresses only, unless the operator
     allows more (MARZHOOK_ALLOW_ADDRESSES)."""
-    kind = check_choice("kind", new.kind, KINDS)
-    url = check_url(new.url)
-    values = _checked(new)
-    del values["url"]
-    values.setdefault("name", masked_url(url))
-    values["enabled"] = new.enabled
-    values.setdefault("concurrency", services.settings.endpoint_concurrency)
-    if not new.enabled:
-        values["disabled_reason"] = "made disabled"
-    with services.database.write() as tx:
-        made = endpoints.create(tx, now=services.clock.now(), kind=kind, url=url, **values)
-        tx.after_commit(services.outbox.wake)
+    made = operations.create_endpoint(
+        services, kind=new.kind, url=new.url, enabled=new.enabled, values=_given(new, apart=("url",))
+    )
     return answer(endpoint_shown(made, full=True) | {"signing_secret": made.signing_secret}, 201)
 
 
@@ -112,54 +89,28 @@ def show(services: ServicesDep, caller: Reader, endpoint_id: Id) -> Response:
 @router.patch("/{endpoint_id}", summary="Change an endpoint", responses=example(_SHOWN))
 def change(services: ServicesDep, _caller: Manager, endpoint_id: Id, change: EndpointChange) -> Response:
     """Change what is given. Endpoints of the settings are changed there."""
-    values = _checked(change)
-    with services.database.write() as tx:
-        before = endpoints.get(tx.conn, endpoint_id)
-        if before.source == "environment":
-            raise ConflictError(
-                f"endpoint {endpoint_id} comes from the settings; change {_settings_of(before)} and restart Marzhook",
-                code="endpoint_from_environment",
-            )
-        after = endpoints.update(tx, endpoint_id, **values) if values else before
-        tx.after_commit(services.outbox.wake)
+    after = operations.change_endpoint(services, endpoint_id, _given(change))
     return answer(endpoint_shown(after, full=True))
 
 
 @router.delete("/{endpoint_id}", summary="Delete an endpoint", status_code=204)
 def delete(services: ServicesDep, _caller: Manager, endpoint_id: Id) -> Response:
     """Cancel what it is owed and take it off the list; its history stays readable."""
-    with services.database.write() as tx:
-        endpoints.delete(tx, endpoint_id, now=services.clock.now())
-        tx.after_commit(services.outbox.wake)
+    operations.delete_endpoint(services, endpoint_id)
     return Response(status_code=204)
 
 
 @router.post("/{endpoint_id}/enable", summary="Enable an endpoint", responses=example(_SHOWN))
 def enable(services: ServicesDep, _caller: Manager, endpoint_id: Id, backlog: Backlog = "send") -> Response:
     """Send again. What was kept for it goes out first; with `backlog=skip` it is cancelled instead, and can be replayed."""
-    with services.database.write() as tx:
-        before = endpoints.get(tx.conn, endpoint_id)
-        if before.disabled_reason == REMOVED:
-            raise ConflictError(
-                f"the settings name endpoint {endpoint_id} no longer; put it back into {_address_setting(before)}",
-                code="endpoint_from_environment",
-            )
-        after = before if before.enabled else endpoints.enable(tx, endpoint_id)
-        if backlog == "skip" and not before.enabled:
-            endpoints.cancel_all(tx, endpoint_id, now=services.clock.now())
-        tx.after_commit(services.outbox.wake)
+    after = operations.enable_endpoint(services, endpoint_id, skip_backlog=backlog == "skip")
     return answer(endpoint_shown(after, full=True))
 
 
 @router.post("/{endpoint_id}/disable", summary="Disable an endpoint", responses=example(_SHOWN))
 def disable(services: ServicesDep, _caller: Manager, endpoint_id: Id) -> Response:
     """Stop sending. What is owed, and what comes meanwhile, is kept for it."""
-    with services.database.write() as tx:
-        before = endpoints.get(tx.conn, endpoint_id)
-        # One that is disabled keeps its reason: "no longer in the settings" must not become "over the API".
-        after = endpoints.disable(tx, endpoint_id, "over the API") if before.enabled else before
-        tx.after_commit(services.outbox.wake)
-    return answer(endpoint_shown(after, full=True))
+    return answer(endpoint_shown(operations.disable_endpoint(services, endpoint_id, "over the API"), full=True))
 
 
 @router.post(
@@ -170,9 +121,7 @@ def disable(services: ServicesDep, _caller: Manager, endpoint_id: Id) -> Respons
 def rotate_secret(services: ServicesDep, _caller: Manager, endpoint_id: Id) -> Response:
     """For 24 hours requests carry the signatures of both secrets, so that the receiver can change over. A second rotation
     within that time ends the older one's at once: who has lost two secrets does not want the first to live on."""
-    with services.database.write() as tx:
-        after = endpoints.rotate_secret(tx, endpoint_id, now=services.clock.now())
-        tx.after_commit(services.outbox.wake)
+    after = operations.rotate_secret(services, endpoint_id)
     return answer(endpoint_shown(after, full=True) | {"signing_secret": after.signing_secret})
 
 
@@ -191,54 +140,14 @@ def rotate_secret(services: ServicesDep, _caller: Manager, endpoint_id: Id) -> R
 )
 def test(services: ServicesDep, _caller: Manager, endpoint_id: Id) -> Response:
     """Publish a `marzhook_test` to this endpoint alone, whatever its filter; GET the delivery to see what came of it."""
-    with services.database.write() as tx:
-        endpoint = endpoints.get(tx.conn, endpoint_id)
-        if not endpoint.enabled:
-            raise ConflictError(
-                f"endpoint {endpoint_id} is disabled ({endpoint.disabled_reason}); enable it first",
-                code="endpoint_disabled",
-            )
-        new = NewEvent(TEST_ACTION, TEST_USERNAME)
-        [event_id] = services.outbox.publish(tx, [new], now=services.clock.now(), only_to=endpoint_id)
-        event = history.event(tx.conn, event_id)
-        instance = instance_of(services, tx.conn)
-    delivery = {"endpoint_id": endpoint_id, "event_id": event_id, "state": "pending"}
+    event = operations.test_endpoint(services, endpoint_id)
+    with services.database.read() as conn:
+        instance = instance_of(services, conn)
+    delivery = {"endpoint_id": endpoint_id, "event_id": event.id, "state": "pending"}
     return answer({"event": event_shown(event, instance), "delivery": delivery}, 202)
 
 
-def _checked(change: EndpointChange) -> dict[str, Any]:
-    """The columns that were given. Raises InvalidError for the first wrong one."""
-    values = {name: getattr(change, name) for name in EndpointChange.model_fields if name in change.model_fields_set}
-    # These mean something as null; for the others null is the same as missing.
-    values = {k: v for k, v in values.items() if v is not None or k in ("secret", "actions", "rate_limit")}
-    if "url" in values:
-        check_url(values["url"])
-    for name, choices in (("format", FORMATS), ("secret_mode", SECRET_MODES), ("detail", DETAILS)):
-        if name in values:
-            check_choice(name, values[name], choices)
-    if "name" in values and (not 1 <= len(values["name"]) <= MAX_NAME or not values["name"].isprintable()):
-        raise InvalidError(f"name must have 1 to {MAX_NAME} printable characters", code="invalid_name")
-    if "name" in values:
-        # Names go to logs and metrics, which anybody may read; URLs may hold tokens.
-        values["name"] = name_shown(values["name"])
-    secret = values.get("secret")
-    if secret is not None and not (1 <= len(secret) <= MAX_SECRET and secret.isascii() and secret.isprintable()):
-        raise InvalidError(
-            f"secret must have 1 to {MAX_SECRET} printable ASCII characters: it travels in a header",
-            code="invalid_secret",
-        )
-    if values.get("actions") is not None:
-        if not values["actions"]:
-            raise InvalidError("actions is empty; null means all of them", code="invalid_action")
-        values["actions"] = frozenset(check_action(action) for action in values["actions"])
-    return values
-
-
-def _address_setting(endpoint: Endpoint) -> str:
-    return "DISCORD_WEBHOOK_URL" if endpoint.kind == "discord" else "WEBHOOK_ADDRESS"
-
-
-def _settings_of(endpoint: Endpoint) -> str:
-    if endpoint.kind == "discord":
-        return "DISCORD_WEBHOOK_URL"
-    return "WEBHOOK_ADDRESS, WEBHOOK_SECRET, WEBHOOK_SECRET_MODE, WEBHOOK_DETAIL or WEBHOOK_FORMAT"
+def _given(change: EndpointChange, *, apart: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The columns that the call names."""
+    names = (name for name in EndpointChange.model_fields if name in change.model_fields_set and name not in apart)
+    return {name: getattr(change, name) for name in names}

@@ -5,19 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from marzhook import operations
 from marzhook.api.auth import Manager
 from marzhook.api.context import MAX_ID, ServicesDep, Time, answer, example
 from marzhook.delivery import CANCELLED, DEAD, SETTLED_STATES
-from marzhook.endpoint import check_choice
-from marzhook.errors import InvalidError
-from marzhook.event import check_action, check_username
-from marzhook.store import endpoints, history
-from marzhook.store.outbox import DeliveryFilter
 
 router = APIRouter(prefix="/api/v1/replay", tags=["Deliveries"])
-
-CHUNK = 5000
-"""Deliveries moved in one transaction: publishing waits for no longer than one of these takes."""
 
 
 class Which(BaseModel):
@@ -41,25 +34,14 @@ def replay(services: ServicesDep, _caller: Manager, which: Which) -> Response:
     Answers `{"replayed": n}`, or with `dry_run` `{"matched": n}`. Deleted endpoints are left out. It works in chunks:
     where it is interrupted, the rest is replayed by the same call.
     """
-    chosen = DeliveryFilter(
+    chosen = operations.replay_filter(
         endpoint_id=which.endpoint_id,
-        states=tuple(check_choice("state", state, SETTLED_STATES) for state in which.states),
-        actions=None if which.actions is None else tuple(check_action(action) for action in which.actions),
-        username=None if which.username is None else check_username(which.username),
+        states=tuple(which.states),
+        actions=None if which.actions is None else tuple(which.actions),
+        username=which.username,
         since=which.since,
         until=which.until,
     )
-    if not chosen.states or chosen.actions == ():
-        raise InvalidError("states and actions must not be empty; leave them out to mean any", code="invalid_filter")
-    with services.database.read() as conn:
-        if which.endpoint_id is not None:
-            endpoints.get(conn, which.endpoint_id)
-        if which.dry_run:
-            return answer({"matched": history.count_settled(conn, chosen)})
-    began, replayed = services.clock.now(), 0
-    while True:
-        with services.database.write() as tx:
-            count = services.outbox.replay(tx, chosen, settled_before=began, limit=CHUNK)
-        replayed += count
-        if count < CHUNK:
-            return answer({"replayed": replayed})
+    if which.dry_run:
+        return answer({"matched": operations.replayable(services, chosen)})
+    return answer({"replayed": sum(operations.replay(services, chosen))})

@@ -12,6 +12,7 @@ from marzhook.api.context import iso
 from marzhook.delivery import Attempt
 from marzhook.endpoint import Endpoint, masked_url
 from marzhook.event import Event
+from marzhook.operations import name_shown
 from marzhook.runtime import Services
 from marzhook.store.history import DeliveryRow
 
@@ -105,11 +106,3 @@ def endpoint_shown(endpoint: Endpoint, *, full: bool) -> dict[str, Any]:
         "previous_secret_expires_at": iso(endpoint.previous_expires_at),
         "created_at": iso(endpoint.created_at),
     }
-
-
-def name_shown(name: str) -> str:
-    """Names that are URLs are masked like URLs."""
-    try:
-        return masked_url(name) if name.startswith(("http://", "https://")) else name
-    except ValueError:
-        return "…"  # no URL that we understand, so nobody knows what in it is secret

@@ -1,0 +1,248 @@
+"""What operators do with endpoints and deliveries, whichever face they do it through; the rules are here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from marzhook.delivery import DELIVERED, PENDING, SETTLED_STATES
+from marzhook.endpoint import (
+    DETAILS,
+    FORMATS,
+    KINDS,
+    REMOVED,
+    SECRET_MODES,
+    Endpoint,
+    check_choice,
+    check_url,
+    masked_url,
+)
+from marzhook.errors import ConflictError, InvalidError
+from marzhook.event import TEST_ACTION, Event, NewEvent, check_action, check_username
+from marzhook.runtime import Services
+from marzhook.store import endpoints, history
+from marzhook.store.database import Transaction
+from marzhook.store.outbox import DeliveryFilter
+
+MAX_NAME: Final = 200
+MAX_SECRET: Final = 1024
+TEST_USERNAME: Final = "marzhook_test"
+
+REPLAY_CHUNK: Final = 5000
+"""Deliveries moved in one transaction: publishing waits for no longer than one of these takes."""
+
+# Settled "before" any time that a clock shows: a single delivery's replay is not a loop that could meet itself.
+_AHEAD: Final = timedelta(days=1)
+
+
+# -- endpoints
+
+
+def checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An endpoint's columns as a person gave them, ready to be stored. Raises InvalidError for the first wrong one.
+
+    None means something as `secret`, `actions` and `rate_limit`; elsewhere it is the same as missing.
+    """
+    found = {k: v for k, v in values.items() if v is not None or k in ("secret", "actions", "rate_limit")}
+    if "url" in found:
+        check_url(found["url"])
+    for name, choices in (("format", FORMATS), ("secret_mode", SECRET_MODES), ("detail", DETAILS)):
+        if name in found:
+            check_choice(name, found[name], choices)
+    if "name" in found:
+        if not 1 <= len(found["name"]) <= MAX_NAME or not found["name"].isprintable():
+            raise InvalidError(f"name must have 1 to {MAX_NAME} printable characters", code="invalid_name")
+        # Names go to logs and metrics, which anybody may read; URLs may hold tokens.
+        found["name"] = name_shown(found["name"])
+    secret = found.get("secret")
+    if secret is not None and not (1 <= len(secret) <= MAX_SECRET and secret.isascii() and secret.isprintable()):
+        raise InvalidError(
+            f"secret must have 1 to {MAX_SECRET} printable ASCII characters: it travels in a header",
+            code="invalid_secret",
+        )
+    if found.get("actions") is not None:
+        if not found["actions"]:
+            raise InvalidError("actions is empty; null means all of them", code="invalid_action")
+        found["actions"] = frozenset(check_action(action) for action in found["actions"])
+    return found
+
+
+def create_endpoint(
+    services: Services, *, kind: str, url: str | None, enabled: bool, values: Mapping[str, Any]
+) -> Endpoint:
+    """From now on it is owed every event that it wants. `values` are further columns. Raises InvalidError."""
+    check_choice("kind", kind, KINDS)
+    address = check_url(url)
+    columns = checked(values) | {"enabled": enabled}
+    columns.setdefault("name", masked_url(address))
+    columns.setdefault("concurrency", services.settings.endpoint_concurrency)
+    if not enabled:
+        columns["disabled_reason"] = "made disabled"
+    with services.database.write() as tx:
+        made = endpoints.create(tx, now=services.clock.now(), kind=kind, url=address, **columns)
+        tx.after_commit(services.outbox.wake)
+    return made
+
+
+def change_endpoint(services: Services, endpoint_id: int, values: Mapping[str, Any]) -> Endpoint:
+    """Change columns. Raises InvalidError, NotFoundError; ConflictError for an endpoint of the settings."""
+    columns = checked(values)
+    with services.database.write() as tx:
+        before = endpoints.get(tx.conn, endpoint_id)
+        if before.source == "environment":
+            raise ConflictError(
+                f"endpoint {endpoint_id} comes from the settings; change {_settings_of(before)} and restart Marzhook",
+                code="endpoint_from_environment",
+            )
+        after = endpoints.update(tx, endpoint_id, **columns) if columns else before
+        tx.after_commit(services.outbox.wake)
+    return after
+
+
+def delete_endpoint(services: Services, endpoint_id: int) -> None:
+    """Cancel what it is owed and take it off the list. Raises as `endpoints.delete`."""
+    with services.database.write() as tx:
+        endpoints.delete(tx, endpoint_id, now=services.clock.now())
+        tx.after_commit(services.outbox.wake)
+
+
+def enable_endpoint(services: Services, endpoint_id: int, *, skip_backlog: bool = False) -> Endpoint:
+    """Send again, what was kept for it first; `skip_backlog` cancels that. ConflictError where the settings dropped it."""
+    with services.database.write() as tx:
+        before = endpoints.get(tx.conn, endpoint_id)
+        if before.disabled_reason == REMOVED:
+            setting = "DISCORD_WEBHOOK_URL" if before.kind == "discord" else "WEBHOOK_ADDRESS"
+            raise ConflictError(
+                f"the settings name endpoint {endpoint_id} no longer; put it back into {setting}",
+                code="endpoint_from_environment",
+            )
+        after = before if before.enabled else endpoints.enable(tx, endpoint_id)
+        if skip_backlog and not before.enabled:
+            endpoints.cancel_all(tx, endpoint_id, now=services.clock.now())
+        tx.after_commit(services.outbox.wake)
+    return after
+
+
+def disable_endpoint(services: Services, endpoint_id: int, reason: str) -> Endpoint:
+    """Stop sending; what is owed, and what comes meanwhile, is kept for it."""
+    with services.database.write() as tx:
+        before = endpoints.get(tx.conn, endpoint_id)
+        # One that is disabled keeps its reason: "no longer in the settings" must not become "over the API".
+        after = endpoints.disable(tx, endpoint_id, reason) if before.enabled else before
+        tx.after_commit(services.outbox.wake)
+    return after
+
+
+def rotate_secret(services: Services, endpoint_id: int) -> Endpoint:
+    """A new signing secret; for 24 hours requests carry the signatures of both."""
+    with services.database.write() as tx:
+        after = endpoints.rotate_secret(tx, endpoint_id, now=services.clock.now())
+        tx.after_commit(services.outbox.wake)
+    return after
+
+
+def test_endpoint(services: Services, endpoint_id: int) -> Event:
+    """Publish a `marzhook_test` to this endpoint alone, whatever its filter. ConflictError where it is disabled."""
+    with services.database.write() as tx:
+        endpoint = endpoints.get(tx.conn, endpoint_id)
+        if not endpoint.enabled:
+            raise ConflictError(
+                f"endpoint {endpoint_id} is disabled ({endpoint.disabled_reason}); enable it first",
+                code="endpoint_disabled",
+            )
+        new = NewEvent(TEST_ACTION, TEST_USERNAME)
+        [event_id] = services.outbox.publish(tx, [new], now=services.clock.now(), only_to=endpoint_id)
+        return history.event(tx.conn, event_id)
+
+
+def _settings_of(endpoint: Endpoint) -> str:
+    if endpoint.kind == "discord":
+        return "DISCORD_WEBHOOK_URL"
+    return "WEBHOOK_ADDRESS, WEBHOOK_SECRET, WEBHOOK_SECRET_MODE, WEBHOOK_DETAIL or WEBHOOK_FORMAT"
+
+
+def name_shown(name: str) -> str:
+    """Names that are URLs are masked like URLs."""
+    try:
+        return masked_url(name) if name.startswith(("http://", "https://")) else name
+    except ValueError:
+        return "…"  # no URL that we understand, so nobody knows what in it is secret
+
+
+# -- deliveries
+
+
+def retry(services: Services, endpoint_id: int, event_id: int, *, force: bool = False) -> None:
+    """Due at once, or owed again where it was settled. ConflictError where it was delivered and not `force`."""
+    with services.database.write() as tx:
+        state = history.delivery(tx.conn, endpoint_id, event_id).state
+        if state == DELIVERED and not force:
+            raise ConflictError(
+                "this was delivered already; add ?force=true to send it a second time", code="already_delivered"
+            )
+        if not _again(services, tx, endpoint_id, event_id, state):
+            raise ConflictError(
+                f"endpoint {endpoint_id} was deleted; nothing can be sent to it", code="endpoint_deleted"
+            )
+
+
+def _again(services: Services, tx: Transaction, endpoint_id: int, event_id: int, state: str) -> int:
+    now = services.clock.now()
+    if state == PENDING:
+        return services.outbox.hasten(tx, DeliveryFilter(endpoint_id, event_id), now=now)
+    return services.outbox.replay(tx, DeliveryFilter(endpoint_id, event_id, (state,)), settled_before=now + _AHEAD)
+
+
+def cancel(services: Services, endpoint_id: int, event_id: int) -> None:
+    """Owe it no longer; one that is on its way may still arrive. ConflictError where it is not pending."""
+    with services.database.write() as tx:
+        state = history.delivery(tx.conn, endpoint_id, event_id).state
+        if state != PENDING:
+            raise ConflictError(f"only a pending delivery can be cancelled; this one is {state}", code="not_pending")
+        services.outbox.cancel(tx, DeliveryFilter(endpoint_id, event_id), now=services.clock.now())
+
+
+def replay_filter(
+    *,
+    endpoint_id: int | None = None,
+    states: tuple[str, ...],
+    actions: tuple[str, ...] | None = None,
+    username: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> DeliveryFilter:
+    """Which settled deliveries are meant; None means any. Raises InvalidError."""
+    chosen = DeliveryFilter(
+        endpoint_id=endpoint_id,
+        states=tuple(check_choice("state", state, SETTLED_STATES) for state in states),
+        actions=None if actions is None else tuple(check_action(action) for action in actions),
+        username=None if username is None else check_username(username),
+        since=since,
+        until=until,
+    )
+    if not chosen.states or chosen.actions == ():
+        raise InvalidError("states and actions must not be empty; leave them out to mean any", code="invalid_filter")
+    return chosen
+
+
+def replayable(services: Services, which: DeliveryFilter) -> int:
+    """How many deliveries a replay would take. Raises NotFoundError for an endpoint that does not exist."""
+    with services.database.read() as conn:
+        if which.endpoint_id is not None:
+            endpoints.get(conn, which.endpoint_id)
+        return history.count_settled(conn, which)
+
+
+def replay(services: Services, which: DeliveryFilter) -> Iterator[int]:
+    """Owe them again, a chunk at each step; yields how many each moved. Where it is left off, the rest stays as it was."""
+    if which.endpoint_id is not None:
+        with services.database.read() as conn:
+            endpoints.get(conn, which.endpoint_id)
+    began = services.clock.now()
+    while True:
+        with services.database.write() as tx:
+            count = services.outbox.replay(tx, which, settled_before=began, limit=REPLAY_CHUNK)
+        yield count
+        if count < REPLAY_CHUNK:
+            return
