@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from holding import held
 from marzhook import errors
-from marzhook.api.errors import MAX_BODY, MAX_BODY_OF, status_of
+from marzhook.api.errors import MAX_BODY, MAX_BODY_OF
 from marzhook.store import schema
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
@@ -44,7 +44,7 @@ def test_every_error_has_its_status(kind: type[errors.MarzhookError]) -> None:
         "store_busy": 503,
         "database_unusable": 503,
     }
-    assert status_of(error) == expected.get(kind.code, 500)
+    assert errors.http_status(error) == expected.get(kind.code, 500)
 
 
 def test_unknown_route_and_method(api: Api) -> None:

@@ -15,11 +15,13 @@
     ├── UnauthorizedError       who are you?                                  (HTTP 401)
     └── ForbiddenError          you may not                                   (HTTP 403)
 
-Each has a machine-readable `code`; its message says what is wrong and what to do. HTTP statuses are mapped in
-`marzhook.api.errors`, exit codes in `marzhook.cli.main`.
+Each has a machine-readable `code`; its message says what is wrong and what to do. HTTP statuses are mapped
+here, for all faces that speak HTTP, exit codes in `marzhook.cli.main`.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 
 class MarzhookError(Exception):
@@ -89,3 +91,24 @@ class UnauthorizedError(MarzhookError):
 
 class ForbiddenError(MarzhookError):
     code = "forbidden"
+
+
+_STATUS: Final[dict[type[MarzhookError], int]] = {
+    InvalidError: 422,
+    NotFoundError: 404,
+    ConflictError: 409,
+    UnauthorizedError: 401,
+    ForbiddenError: 403,
+    StoreBusyError: 503,
+    # The database became unusable while the service runs: nothing that the caller could mend, perhaps later.
+    DatabaseError: 503,
+}
+# Codes whose status is not that of their class.
+_CODE_STATUS: Final = {"malformed_json": 400, "invalid_sort": 400, "body_too_large": 413, "too_many_sign_ins": 429}
+
+
+def http_status(error: MarzhookError) -> int:
+    """The HTTP status of one of our errors; 500 for those that no request should ever meet."""
+    if error.code in _CODE_STATUS:
+        return _CODE_STATUS[error.code]
+    return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)

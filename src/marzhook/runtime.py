@@ -21,7 +21,7 @@ from marzhook.settings import Settings
 from marzhook.sources.ingest import Ingest
 from marzhook.sources.registry import Registry
 from marzhook.sources.review import Review
-from marzhook.store import admins, endpoints, stats, users
+from marzhook.store import admins, endpoints, inbox, stats, users
 from marzhook.store.database import Database, Transaction
 from marzhook.store.outbox import Outbox
 from marzhook.store.retention import Ages
@@ -47,8 +47,8 @@ class Services:
     """Reasons, in words, why the service should get no traffic just now; empty: it is ready."""
 
 
-def environment_endpoints(settings: Settings) -> list[endpoints.Wanted]:
-    """The endpoints that the settings name."""
+def environment_endpoints(settings: Settings, *, inbox_url: str | None = None) -> list[endpoints.Wanted]:
+    """The endpoints that the settings name, and the built-in inbox's where that is one."""
     common = {"detail": settings.webhook_detail, "concurrency": settings.endpoint_concurrency}
     wanted = [
         endpoints.Wanted(
@@ -66,6 +66,8 @@ def environment_endpoints(settings: Settings) -> list[endpoints.Wanted]:
     ]
     if settings.discord_webhook_url:
         wanted.append(endpoints.Wanted("discord", settings.discord_webhook_url, {**common, "name": "Discord"}))
+    if inbox_url:
+        wanted.append(endpoints.Wanted("webhook", inbox_url, {**common, "name": "Inbox"}))
     return wanted
 
 
@@ -165,7 +167,9 @@ class Runtime:
         now = s.clock.now()
         with s.database.write() as tx:
             s.database.vault.rotate(tx.conn)
-            endpoints.sync_environment(tx, environment_endpoints(s.settings), now=now)
+            endpoints.sync_environment(
+                tx, environment_endpoints(s.settings, inbox_url=inbox.address(s.database, tx.conn)), now=now
+            )
             name = s.settings.sudo_username or "admin"
             if s.settings.sudo_password:
                 _ensure_sudo(tx, name, s.settings.sudo_password, now)

@@ -1,4 +1,4 @@
-"""Which error becomes which HTTP status: here, and nowhere else.
+"""Errors as the API answers them; which error has which HTTP status is for `marzhook.errors`.
 
 Every error is `{"detail": …, "code": …}`. `detail` is a text, or for wrong fields an object {field: text}, as the
 panel's API has it; `code` is stable and for programs.
@@ -19,20 +19,6 @@ from marzhook import errors
 from marzhook.api.context import answer
 
 log = logging.getLogger(__name__)
-
-STATUS: Final[dict[type[errors.MarzhookError], int]] = {
-    errors.InvalidError: 422,
-    errors.NotFoundError: 404,
-    errors.ConflictError: 409,
-    errors.UnauthorizedError: 401,
-    errors.ForbiddenError: 403,
-    errors.StoreBusyError: 503,
-    # The database became unusable while the service runs: nothing that the caller could mend, perhaps later.
-    errors.DatabaseError: 503,
-}
-
-CODE_STATUS: Final = {"malformed_json": 400, "invalid_sort": 400, "body_too_large": 413}
-"""Codes whose status is not that of their class."""
 
 HTTP_CODES: Final = {
     400: "malformed_body",
@@ -64,16 +50,9 @@ def install(app: FastAPI) -> None:
     app.add_middleware(LastResort)
 
 
-def status_of(error: errors.MarzhookError) -> int:
-    """The HTTP status of one of our errors; 500 for those that no request should ever meet."""
-    if error.code in CODE_STATUS:
-        return CODE_STATUS[error.code]
-    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
-
-
 async def _ours(_request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.MarzhookError)
-    status = status_of(error)
+    status = errors.http_status(error)
     headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(status)
     if status >= 500:
         log.error("%s: %s", error.code, error)

@@ -166,12 +166,15 @@ def _reaches(o: Opened, found: list[Endpoint]) -> list[Reach]:
 
 def _remarks(o: Opened, holder: str | None) -> list[str]:
     from marzhook.runtime import environment_endpoints
+    from marzhook.store import inbox
 
     found = []
     if o.settings.unused:
         found.append(f"in .env, but the panel's alone and not used here: {', '.join(o.settings.unused)}")
     if holder is not None:
-        wanted = {(one.kind, one.url) for one in environment_endpoints(o.settings)}
+        with o.database.read() as conn:
+            inbox_url = inbox.address(o.database, conn)
+        wanted = {(one.kind, one.url) for one in environment_endpoints(o.settings, inbox_url=inbox_url)}
         running = {(e.kind, e.url) for e in _found(o) if e.source == "environment"}
         if wanted != running:
             found.append("the running service has other addresses than these settings: restart it to take them over")

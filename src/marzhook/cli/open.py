@@ -64,10 +64,10 @@ class Opened:
         if not named or self.database.holder() is not None:
             return
         from marzhook.runtime import environment_endpoints
-        from marzhook.store import endpoints
+        from marzhook.store import endpoints, inbox
 
-        wanted = environment_endpoints(settings)
         with self.database.write() as tx:
+            wanted = environment_endpoints(settings, inbox_url=inbox.address(self.database, tx.conn))
             endpoints.sync_environment(tx, wanted, now=self.clock.now())
 
 

@@ -145,17 +145,28 @@ def id_range(conn: sa.Connection, since: datetime | None, until: datetime | None
 
     Ids grow with time, so a binary search over the key (some twenty look-ups) does what an index on the time would.
     """
-    first, last = conn.execute(
-        sa.select(
-            sa.select(sa.func.min(_events.c.id)).scalar_subquery(),
-            sa.select(sa.func.max(_events.c.id)).scalar_subquery(),
-        )
-    ).one()
+    first, last = _ends(conn)
     if last is None:
         return 1, 0
     low = first if since is None else _first_at(conn, since.timestamp() - CLOCK_SLACK, first, last)
     high = last if until is None else _first_at(conn, until.timestamp() + CLOCK_SLACK, first, last) - 1
     return low, high
+
+
+def first_ids(conn: sa.Connection, times: Sequence[float]) -> list[int]:
+    """For each time (Unix seconds) the least id whose event is not before it, by the clock as it went."""
+    first, last = _ends(conn)
+    if last is None:
+        return [1 for _ in times]
+    return [_first_at(conn, time, first, last) for time in times]
+
+
+def _ends(conn: sa.Connection) -> tuple[int, int | None]:
+    """The least and the greatest id of an event; None: there is none."""
+    # A look-up each: asked for both at once, SQLite walks through all of them.
+    low, high = (sa.select(end(_events.c.id)).scalar_subquery() for end in (sa.func.min, sa.func.max))
+    first, last = conn.execute(sa.select(low, high)).one()
+    return first, last
 
 
 def _first_at(conn: sa.Connection, time: float, first: int, last: int) -> int:

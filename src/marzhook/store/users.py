@@ -148,6 +148,28 @@ def find(conn: sa.Connection, query: UserQuery) -> tuple[list[User], int]:
     return users, total
 
 
+def page(
+    conn: sa.Connection,
+    *,
+    begins: str = "",
+    after: str = "",
+    status: str | None = None,
+    admin_id: int | None = None,
+    limit: int = 50,
+) -> list[User]:
+    """The next users by name behind the name `after`, of those whose name begins with `begins`: straight from the
+    index on names, and so as fast for the last page of a million as for the first."""
+    query = _SELECT.where(_t.c.username_key > after.lower(), _t.c.username_key >= begins.lower())
+    if begins:
+        query = query.where(_t.c.username_key < begins.lower() + "\U0010ffff")
+    # The leading + keeps SQLite on the names: any other index would have to be sorted for every page.
+    if status is not None:
+        query = query.where(sa.literal_column("+users.status") == status)
+    if admin_id is not None:
+        query = query.where(sa.literal_column("+users.admin_id") == admin_id)
+    return [read(row) for row in conn.execute(query.order_by(_t.c.username_key).limit(limit)).mappings()]
+
+
 def after(
     tx: Transaction, last_id: int, limit: int, *, statuses: Sequence[str] = (), admin_id: int | None = None
 ) -> Sequence[Row]:

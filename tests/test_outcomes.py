@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from histories import World
+from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING
+from marzhook.runtime import environment_endpoints
+from marzhook.settings import load
+from marzhook.store import endpoints, inbox, outcomes, users
+from marzhook.store.database import Database
+from marzhook.store.outcomes import Bucket, Owed
+from marzhook.testing import FakeClock
+from marzhook.user import Thresholds, User
+
+
+@pytest.fixture
+def world(database: Database, clock: FakeClock) -> World:
+    return World(database, clock)
+
+
+def test_deliveries_are_counted_by_the_hour_of_their_event(world: World) -> None:
+    """The chart says how the events of each hour fared, at all endpoints together."""
+    began = world.clock.now().timestamp()
+    first = world.publish(4)
+    world.settle(world.one, DELIVERED, first)
+    world.settle(world.two, DEAD, first[:1])
+    world.settle(world.two, CANCELLED, first[1:3])
+    world.clock.advance(3600)
+    world.publish(2)
+    edges = [began, began + 3600, began + 7200, began + 10_800]
+    with world.database.read() as conn:
+        found = outcomes.buckets(conn, edges)
+    assert found == [
+        Bucket(edges[0], edges[1], 4, 1, 1, 2),
+        Bucket(edges[1], edges[2], 0, 4),
+        Bucket(edges[2], edges[3]),
+    ]
+
+
+def test_what_is_owed_is_told_apart_by_how_it_went(world: World) -> None:
+    """Waiting, failing and dead are different things to an operator."""
+    ids = world.publish(5)
+    world.settle(world.one, PENDING, ids[:2])
+    world.settle(world.one, DEAD, ids[2:3])
+    with world.database.read() as conn:
+        assert outcomes.owed(conn) == {world.one: Owed(4, 2, 1), world.two: Owed(5, 0, 0)}
+
+
+def test_latency_is_from_the_event_to_its_delivery(world: World) -> None:
+    """Seconds, in rising order; what was not delivered has none."""
+    for seconds in (3.0, 1.0):
+        ids = world.publish(1)
+        world.clock.advance(seconds)
+        world.settle(world.one, DELIVERED, ids)
+    world.settle(world.one, DEAD, world.publish(1))
+    with world.database.read() as conn:
+        assert outcomes.latencies(conn, world.one) == pytest.approx([1.0, 3.0])
+
+
+def test_the_last_tries_come_newest_first_whatever_became_of_them(world: World) -> None:
+    """Tries of what is still owed and of what is settled, in one list."""
+    ids = world.publish(2)
+    world.settle(world.one, DELIVERED, ids[:1])
+    for _ in range(2):
+        world.clock.advance(5)
+        world.settle(world.one, PENDING, ids[1:])
+    with world.database.read() as conn:
+        tries = outcomes.last_tries(conn, world.one)
+    assert [one.number for one in tries] == [2, 1, 1]
+    assert tries[0].at > tries[1].at > tries[2].at
+
+
+def test_states_of_a_page_of_events(world: World) -> None:
+    """A list of events says where each of them stands, with one question."""
+    ids = world.publish(2)
+    world.settle(world.one, DELIVERED, ids[:1])
+    with world.database.read() as conn:
+        assert outcomes.states_of(conn, ids) == {
+            ids[0]: [(world.one, DELIVERED), (world.two, PENDING)],
+            ids[1]: [(world.one, PENDING), (world.two, PENDING)],
+        }
+
+
+@pytest.mark.parametrize("status", [None, "active"])
+def test_a_page_of_users_is_read_from_the_index_on_names(
+    database: Database, clock: FakeClock, status: str | None
+) -> None:
+    """A million users stay fast: no page is sorted, and none walks through those before it."""
+    with database.write() as tx:
+        for name in ("bob", "Alice", "alan", "carol"):
+            users.insert(tx, User(name, clock.now()), Thresholds())
+    seen: list[str] = []
+
+    def note(conn: object, cursor: object, statement: str, *rest: object) -> None:
+        seen.append(statement)
+
+    with database.read() as conn:
+        sa.event.listen(conn, "before_cursor_execute", note)
+        found = users.page(conn, begins="AL", status=status, limit=5)
+        assert [user.username for user in found] == ["alan", "Alice"]
+        assert [user.username for user in users.page(conn, after="Alice", status=status, limit=1)] == ["bob"]
+        explained = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {seen[0]}", (0,) * seen[0].count("?"))
+        plan = " / ".join(row[3] for row in explained)
+    assert "uq_users_username_key" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+def test_the_inbox_stays_an_endpoint_over_a_restart(database: Database, clock: FakeClock) -> None:
+    """It is no setting's endpoint, and must not be taken for one that was removed from them."""
+    settings = load({}, env_file=None)
+    with database.write() as tx:
+        assert inbox.address(database, tx.conn) is None
+        inbox.remember(database, tx, "http://127.0.0.1:8787")
+        url = inbox.address(database, tx.conn)
+        assert url
+        assert url.startswith("http://127.0.0.1:8787/inbox/")
+        for _ in range(2):
+            wanted = environment_endpoints(settings, inbox_url=inbox.address(database, tx.conn))
+            endpoints.sync_environment(tx, wanted, now=clock.now())
+        [one] = endpoints.all_endpoints(tx.conn)
+    assert (one.url, one.enabled, one.guarded) == (url, True, False)
