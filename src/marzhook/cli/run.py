@@ -7,6 +7,7 @@ import sys
 from marzhook import settings as settings_module
 from marzhook.api.app import create_app
 from marzhook.api.server import Server
+from marzhook.dashboard.site import install
 from marzhook.runtime import Runtime, hold_signals, wait_for_signal
 from marzhook.settings import Settings
 from marzhook.telemetry import configure_logging
@@ -26,12 +27,16 @@ def run() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL)
     runtime = Runtime(settings)
     try:
-        server = Server(create_app(runtime.services), settings.host, settings.port)
+        app = create_app(runtime.services)
+        dashboard = install(app, runtime.services)
+        server = Server(app, settings.host, settings.port)
         runtime.start()
         server.start()
         _greet(settings, server.address, runtime)
         wait_for_signal()
-        # First no new work over the API, then the rest: what was acknowledged is on disk.
+        # First no new work over the API, then the rest: what was acknowledged is on disk. Before that, pages that follow
+        # along let go of their connections, which the server would wait for.
+        dashboard.close()
         server.stop()
     finally:
         runtime.stop()
@@ -46,7 +51,7 @@ def command_line_of(called: str) -> str:
 
 def _greet(settings: Settings, address: str, runtime: Runtime) -> None:
     """What a person wants to know now. On standard output, for people; the log goes to standard error."""
-    lines = [f"Marzhook is ready at {address} (API and its documentation: {address}/docs)"]
+    lines = [f"Marzhook is ready at {address} (the dashboard; the API and its documentation: {address}/docs)"]
     if runtime.new_admin:
         name, password = runtime.new_admin
         lines += [

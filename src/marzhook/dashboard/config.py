@@ -1,0 +1,30 @@
+"""Settings in effect: each one's value, where it came from, and what would change it."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from marzhook.dashboard.visit import Pages, Visit
+from marzhook.event import JSON
+from marzhook.settings import SETTINGS
+
+pages = Pages()
+
+
+@pages.get("/settings")
+def show(visit: Visit) -> Response:
+    settings = visit.services.settings
+    docs = {setting.name: setting.doc for setting in SETTINGS}
+    rows = [(entry, _text(entry.value), docs[entry.name]) for entry in settings.entries]
+    return visit.page("settings.html", rows=rows, unused=settings.unused)
+
+
+def _text(value: JSON) -> str:
+    """The value as one would write it; "" where it is unset."""
+    if value is None or value == []:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,240 @@
+"""Endpoints: the list, one endpoint's page, and making and changing one, with the request that it will get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from marzhook import operations
+from marzhook.dashboard import words
+from marzhook.dashboard.preview import preview
+from marzhook.dashboard.visit import Pages, Visit, number
+from marzhook.endpoint import DETAILS, FORMATS, KINDS, REMOVED, SECRET_MODES, Endpoint
+from marzhook.errors import InvalidError, MarzhookError, http_status
+from marzhook.event import PANEL_ACTIONS
+from marzhook.store import endpoints, history, inbox, outcomes
+from marzhook.store.outbox import DeliveryFilter
+
+pages = Pages()
+
+SHOWN = 20
+"""An endpoint's newest deliveries on its page."""
+
+
+@pages.get("/endpoints")
+def list_(visit: Visit) -> Response:
+    with visit.services.database.read() as conn:
+        owed = outcomes.owed(conn)
+        found = [
+            (
+                one,
+                words.health(visit.language, one, outcomes.last_tries(conn, one.id)),
+                owed.get(one.id, outcomes.Owed()),
+            )
+            for one in endpoints.all_endpoints(conn)
+        ]
+        inbox_used = inbox.address(visit.services.database, conn) is not None
+    return visit.page("endpoints.html", rows=found, inbox_used=inbox_used)
+
+
+@pages.get("/endpoints/{endpoint_id:int}")
+def show(visit: Visit) -> Response:
+    return _page(visit, visit.id("endpoint_id"))
+
+
+@pages.get("/endpoints/new")
+def new(visit: Visit) -> Response:
+    return _form(visit, None, _blank(visit))
+
+
+@pages.post("/endpoints/new")
+def create(visit: Visit) -> Response:
+    try:
+        made = operations.create_endpoint(
+            visit.services, kind=visit.given("kind"), url=visit.given("url"), enabled=True, values=_values(visit, None)
+        )
+    except InvalidError as error:
+        return _form(visit, None, _as_written(visit), error)
+    # In the answer itself: after going on to another page nobody could show it any more.
+    return _page(visit, made.id, secret=made.signing_secret)
+
+
+@pages.get("/endpoints/{endpoint_id:int}/edit")
+def edit(visit: Visit) -> Response:
+    endpoint = _get(visit)
+    return _form(visit, endpoint, _fields_of(endpoint))
+
+
+@pages.post("/endpoints/{endpoint_id:int}/edit")
+def change(visit: Visit) -> Response:
+    endpoint = _get(visit)
+    try:
+        values = _values(visit, endpoint) | {"url": visit.given("url")}
+        operations.change_endpoint(visit.services, endpoint.id, values)
+    except InvalidError as error:
+        return _form(visit, endpoint, _as_written(visit), error)
+    return visit.to(f"/endpoints/{endpoint.id}")
+
+
+@pages.post("/endpoints/preview")
+def preview_fragment(visit: Visit) -> Response:
+    """What the form that is being filled in would send: a part of a page, for the script."""
+    return visit.page("preview.html", shown=_preview_of(visit, visit.given("kind"), _as_written(visit)))
+
+
+@pages.post("/endpoints/{endpoint_id:int}/pause")
+def pause(visit: Visit) -> Response:
+    operations.disable_endpoint(visit.services, visit.id("endpoint_id"), "on the dashboard")
+    return visit.to(f"/endpoints/{visit.id('endpoint_id')}")
+
+
+@pages.post("/endpoints/{endpoint_id:int}/resume")
+def resume(visit: Visit) -> Response:
+    skip = visit.given("backlog") == "skip"
+    operations.enable_endpoint(visit.services, visit.id("endpoint_id"), skip_backlog=skip)
+    return visit.to(f"/endpoints/{visit.id('endpoint_id')}")
+
+
+@pages.post("/endpoints/{endpoint_id:int}/rotate")
+def rotate(visit: Visit) -> Response:
+    after = operations.rotate_secret(visit.services, visit.id("endpoint_id"))
+    return _page(visit, after.id, secret=after.signing_secret)
+
+
+@pages.post("/endpoints/{endpoint_id:int}/test")
+def send_test(visit: Visit) -> Response:
+    event = operations.test_endpoint(visit.services, visit.id("endpoint_id"))
+    return visit.to(f"/events/{event.id}")
+
+
+@pages.post("/endpoints/{endpoint_id:int}/delete")
+def delete(visit: Visit) -> Response:
+    services = visit.services
+    endpoint = _get(visit)
+    with services.database.write() as tx:
+        if endpoint.url == inbox.address(services.database, tx.conn):
+            # It is no setting's: taken out of use here, it may go.
+            inbox.remember(services.database, tx, "")
+            endpoints.disable(tx, endpoint.id, REMOVED)
+    operations.delete_endpoint(services, endpoint.id)
+    return visit.to("/endpoints")
+
+
+# -- parts of the above
+
+
+def _get(visit: Visit) -> Endpoint:
+    with visit.services.database.read() as conn:
+        return endpoints.get(conn, visit.id("endpoint_id"))
+
+
+def _page(visit: Visit, endpoint_id: int, *, secret: str | None = None) -> Response:
+    database = visit.services.database
+    with database.read() as conn:
+        endpoint = endpoints.get(conn, endpoint_id)
+        tries = outcomes.last_tries(conn, endpoint_id)
+        owed = outcomes.owed(conn).get(endpoint_id, outcomes.Owed())
+        rows = history.deliveries(conn, DeliveryFilter(endpoint_id=endpoint_id), limit=SHOWN)
+        is_inbox = endpoint.url == inbox.address(database, conn)
+    return visit.page(
+        "endpoint.html",
+        endpoint=endpoint,
+        health=words.health(visit.language, endpoint, tries),
+        tries=tries[:100],
+        owed=owed,
+        rows=rows,
+        secret=secret,
+        is_inbox=is_inbox,
+        shown=preview(visit, endpoint),
+    )
+
+
+def _form(
+    visit: Visit, endpoint: Endpoint | None, fields: dict[str, Any], error: MarzhookError | None = None
+) -> Response:
+    kind = endpoint.kind if endpoint else fields["kind"]
+    return visit.page(
+        "endpoint_form.html",
+        http_status(error) if error else 200,
+        endpoint=endpoint,
+        fields=fields,
+        problem=visit.problem(error) if error else None,
+        kinds=KINDS,
+        formats=FORMATS,
+        secret_modes=SECRET_MODES,
+        details=DETAILS,
+        actions=PANEL_ACTIONS,
+        shown=_preview_of(visit, kind, fields),
+    )
+
+
+def _blank(visit: Visit) -> dict[str, Any]:
+    return {
+        "kind": "webhook", "url": "", "name": "", "format": "event", "secret_mode": "auto", "detail": "safe",
+        "all_actions": True, "actions": [], "ordered": True, "rate_limit": "",
+        "concurrency": str(visit.services.settings.endpoint_concurrency), "secret": "", "has_secret": False,
+    }  # fmt: skip
+
+
+def _fields_of(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "kind": endpoint.kind, "url": endpoint.url, "name": endpoint.name, "format": endpoint.format,
+        "secret_mode": endpoint.secret_mode, "detail": endpoint.detail, "all_actions": endpoint.actions is None,
+        "actions": sorted(endpoint.actions or ()), "ordered": endpoint.ordered,
+        "rate_limit": "" if endpoint.rate_limit is None else f"{endpoint.rate_limit:g}",
+        "concurrency": str(endpoint.concurrency), "secret": "", "has_secret": endpoint.secret is not None,
+    }  # fmt: skip
+
+
+def _as_written(visit: Visit) -> dict[str, Any]:
+    """The form as it was sent, to be shown again. A secret does not come back."""
+    names = ("kind", "url", "name", "format", "secret_mode", "detail", "rate_limit", "concurrency")
+    return {name: visit.given(name) for name in names} | {
+        "all_actions": visit.given("which") != "some",
+        "actions": visit.given_all("actions"),
+        "ordered": visit.given("ordered") == "yes",
+        "secret": "",
+        "has_secret": bool(visit.given("secret")) or visit.given("keep_secret") == "yes",
+    }
+
+
+def _values(visit: Visit, endpoint: Endpoint | None) -> dict[str, Any]:
+    """The form as columns. Raises InvalidError."""
+    fields = _as_written(visit)
+    concurrency = number(fields["concurrency"], least=1)
+    if concurrency is not None and (concurrency > 1000 or concurrency % 1):
+        raise InvalidError("expected a whole number from 1 to 1000", code="invalid_number")
+    rate = number(fields["rate_limit"])
+    if rate is not None and not 0 < rate <= 100_000:
+        raise InvalidError("expected more than 0, and at most 100000", code="invalid_number")
+    values = {
+        "name": fields["name"] or None,
+        "format": fields["format"] or None,
+        "secret_mode": fields["secret_mode"] or None,
+        "detail": fields["detail"] or None,
+        "actions": None if fields["all_actions"] else fields["actions"],
+        "ordered": fields["ordered"],
+        "concurrency": None if concurrency is None else int(concurrency),
+        "rate_limit": rate,
+    }
+    if visit.given("secret") or not (endpoint and visit.given("keep_secret") == "yes"):
+        values["secret"] = visit.given("secret") or None
+    return values
+
+
+def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
+    """The request that these fields lead to, as far as they make sense already."""
+    return preview(
+        visit,
+        Endpoint(
+            id=0,
+            name="",
+            kind=kind if kind in KINDS else "webhook",
+            url=fields["url"] or "https://…",
+            format=fields["format"] if fields["format"] in FORMATS else "event",
+            secret="…" if fields["has_secret"] else None,
+            secret_mode=fields["secret_mode"] if fields["secret_mode"] in SECRET_MODES else "auto",
+            detail=fields["detail"] if fields["detail"] in DETAILS else "safe",
+        ),
+    )

@@ -1,0 +1,152 @@
+"""The built-in inbox: a receiver that shows what arrives, so that a first delivery is seen without a server of one's own."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from marzhook.clock import Clock
+from marzhook.dashboard.preview import MASKED, SECRET_HEADERS
+from marzhook.dashboard.visit import Pages, Visit
+from marzhook.errors import ConflictError
+from marzhook.runtime import environment_endpoints
+from marzhook.store import endpoints, inbox
+
+if TYPE_CHECKING:
+    from marzhook.dashboard.site import Site
+
+pages = Pages()
+
+KEPT: Final = 50
+"""Requests that are kept, in memory: it is for looking at, not for keeping."""
+MAX_BODY: Final = 16 * 1024
+SHOWN: Final = ("webhook-", "x-webhook-", "content-type", "user-agent")
+"""Headers that are kept begin with one of these."""
+ANSWERS: Final = {200: "OK", 400: "Bad Request", 500: "Internal Server Error"}
+"""What it can be told to answer, so that one sees what then happens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request."""
+
+    number: int
+    at: datetime
+    headers: tuple[tuple[str, str], ...]
+    body: str
+    status: int
+
+    @property
+    def event(self) -> dict[str, Any]:
+        """The event in it, where it is one; of a list, the first."""
+        try:
+            value = json.loads(self.body)
+        except ValueError:
+            return {}
+        value = value[0] if isinstance(value, list) and value else value
+        return value if isinstance(value, dict) else {}
+
+
+class Inbox:
+    """What has arrived since the start, the newest first. Thread-safe."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._numbers = count(1)
+        self._received: deque[Received] = deque(maxlen=KEPT)
+        self.status = 200
+        self.count = 0
+
+    def take(self, headers: tuple[tuple[str, str], ...], body: bytes) -> Received:
+        with self._lock:
+            text = body[:MAX_BODY].decode("utf-8", "replace")
+            got = Received(next(self._numbers), self._clock.now(), headers, text, self.status)
+            self._received.appendleft(got)
+            self.count = got.number
+        return got
+
+    def all(self) -> list[Received]:
+        with self._lock:
+            return [*self._received]
+
+
+def receiver(site: Site) -> Callable[[Request], Awaitable[Response]]:
+    """The route that takes what is sent to the inbox. Its token is all that is asked for, as at any receiver."""
+
+    def token() -> str:
+        with site.services.database.read() as conn:
+            return inbox.token(site.services.database, conn)
+
+    async def received(request: Request) -> Response:
+        if not hmac.compare_digest((await run_in_threadpool(token)).encode(), request.path_params["token"].encode()):
+            raise HTTPException(404)
+        body = await request.body()
+        shown = tuple(
+            (name, MASKED if name in SECRET_HEADERS else value)
+            for name, value in request.headers.items()
+            if name.startswith(SHOWN)
+        )
+        got = site.inbox.take(shown, body)
+        return PlainTextResponse(ANSWERS[got.status], got.status)
+
+    return received
+
+
+@pages.get("/inbox")
+def show(visit: Visit) -> Response:
+    database = visit.services.database
+    with database.read() as conn:
+        address = inbox.address(database, conn)
+        endpoint = next((one for one in endpoints.all_endpoints(conn) if one.url == address), None)
+    return visit.page(
+        "inbox.html",
+        endpoint=endpoint,
+        received=visit.site.inbox.all(),
+        answers=ANSWERS,
+        status_now=visit.site.inbox.status,
+    )
+
+
+@pages.post("/inbox")
+def use(visit: Visit) -> Response:
+    """Make it an endpoint."""
+    services = visit.services
+    # The address under which this very request arrived here: the port may be any free one.
+    host, port = visit.request.scope["server"]
+    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    with services.database.write() as tx:
+        if inbox.address(services.database, tx.conn):
+            raise ConflictError("the inbox is an endpoint already", code="inbox_in_use")
+        inbox.remember(services.database, tx, base)
+        [wanted] = [
+            one
+            for one in environment_endpoints(services.settings, inbox_url=inbox.address(services.database, tx.conn))
+            if one.url == inbox.address(services.database, tx.conn)
+        ]
+        endpoints.create(
+            tx, now=services.clock.now(), kind=wanted.kind, url=wanted.url, source="environment", **wanted.values
+        )
+        tx.after_commit(services.outbox.wake)
+    return visit.to("/inbox")
+
+
+@pages.post("/inbox/answer")
+def answer(visit: Visit) -> Response:
+    """What it answers from now on."""
+    status = visit.given("status")
+    if status in map(str, ANSWERS):
+        visit.site.inbox.status = int(status)
+    return visit.to("/inbox")

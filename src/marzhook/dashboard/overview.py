@@ -1,0 +1,129 @@
+"""The first page: whether events arrive, and what is wrong where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Final
+
+from starlette.responses import Response
+
+from marzhook.dashboard import words
+from marzhook.dashboard.visit import Pages, Visit
+from marzhook.delivery import Attempt
+from marzhook.endpoint import Endpoint
+from marzhook.runtime import Services
+from marzhook.store import endpoints, inbox, outcomes, stats
+from marzhook.store.outcomes import Bucket, Owed
+
+pages = Pages()
+
+HOURS: Final = 24
+KEPT: Final = 0.5
+SHARE: Final = 20
+"""Figures are kept for KEPT seconds, and for SHARE times as long as they took: however many pages are open, and however
+long the history is, they take a twentieth of one core at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One endpoint at a moment."""
+
+    endpoint: Endpoint
+    owed: Owed
+    oldest: float
+    """Seconds for which the longest-waiting delivery has been due."""
+    tries: Sequence[Attempt]
+    latencies: Sequence[float]
+
+    def percentile(self, share: float) -> float | None:
+        return percentile(self.latencies, share)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that the first page shows."""
+
+    at: float
+    buckets: Sequence[Bucket]
+    standings: Sequence[Standing]
+    last_event: int
+
+    def total(self, name: str) -> int:
+        """Deliveries of the last 24 hours' events that are in this state."""
+        return sum(getattr(bucket, name) for bucket in self.buckets)
+
+    def now(self, name: str) -> int:
+        return sum(getattr(standing.owed, name) for standing in self.standings)
+
+    @property
+    def oldest(self) -> float:
+        return max((standing.oldest for standing in self.standings), default=0.0)
+
+    def percentile(self, share: float) -> float | None:
+        return percentile(sorted(seconds for one in self.standings for seconds in one.latencies), share)
+
+    @property
+    def tallest(self) -> int:
+        """Deliveries in the chart's highest column; at least 1."""
+        return max([1, *(b.delivered + b.pending + b.dead + b.cancelled for b in self.buckets)])
+
+
+def percentile(rising: Sequence[float], share: float) -> float | None:
+    """The least value that `share` of all are not above; None where there are none."""
+    return rising[max(0, -(-len(rising) * round(share * 100) // 100) - 1)] if rising else None
+
+
+class Figures:
+    """The newest snapshot, made anew when it is asked for and too old. Thread-safe."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._lock = Lock()
+        self._made: Snapshot | None = None
+        self._until = 0.0
+
+    def get(self) -> tuple[Snapshot, float]:
+        """The snapshot, and after how many seconds it is worth asking again, where it is not fresh; else 0."""
+        monotonic = self._services.clock.monotonic
+        with self._lock:
+            began = monotonic()
+            if self._made is not None and began < self._until:
+                return self._made, self._until - began
+            self._made = _snapshot(self._services)
+            ended = monotonic()
+            self._until = ended + max(KEPT, SHARE * (ended - began))
+            return self._made, 0.0
+
+
+def _snapshot(services: Services) -> Snapshot:
+    now = services.clock.now()
+    hour = now.replace(minute=0, second=0, microsecond=0).timestamp()
+    edges = [hour + 3600 * (i - HOURS + 1) for i in range(HOURS + 1)]
+    with services.database.read() as conn:
+        owed = outcomes.owed(conn)
+        oldest = stats.oldest_due(conn, now)
+        standings = [
+            Standing(
+                endpoint,
+                owed.get(endpoint.id, Owed()),
+                oldest.get(endpoint.id, 0.0),
+                outcomes.last_tries(conn, endpoint.id),
+                outcomes.latencies(conn, endpoint.id),
+            )
+            for endpoint in endpoints.all_endpoints(conn)
+        ]
+        return Snapshot(now.timestamp(), outcomes.buckets(conn, edges), standings, stats.last_event(conn))
+
+
+@pages.get("/")
+def overview(visit: Visit) -> Response:
+    snapshot, again = visit.site.figures.get()
+    with visit.services.database.read() as conn:
+        inbox_used = inbox.address(visit.services.database, conn) is not None
+    rows = [(one, words.health(visit.language, one.endpoint, one.tries)) for one in snapshot.standings]
+    # What needs somebody comes first.
+    order = ("failing", "paused", "new", "well")
+    rows.sort(key=lambda row: (order.index(row[1].kind), row[0].endpoint.id))
+    return visit.page("overview.html", snapshot=snapshot, rows=rows, again=again, inbox_used=inbox_used)

@@ -1,0 +1,73 @@
+"""The request that an endpoint gets for an event, as people look at it and copy it: without what is secret."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import urlsplit
+
+from marzhook.dashboard.visit import Visit
+from marzhook.delivery import Delivery
+from marzhook.destinations import destination
+from marzhook.endpoint import Endpoint, masked_url
+from marzhook.event import Event, detail_json
+from marzhook.signing import new_secret
+
+SECRET_HEADERS: Final = frozenset({"x-webhook-secret", "webhook-signature"})
+MASKED: Final = "***"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A request without its secrets."""
+
+    first_line: str
+    headers: tuple[tuple[str, str], ...]
+    body: str
+    curl: str
+
+
+def preview(visit: Visit, endpoint: Endpoint, event: Event | None = None, tries: int = 0) -> Shown:
+    """What goes out for the event; None: for one that could happen. The URL is masked as everywhere.
+
+    An event's credentials, which an endpoint with the detail `full` is sent, are left out all the same.
+    """
+    event = event or _example(visit)
+    event = event._replace(full_json="")
+    # Never the real secrets: what is not put in cannot come out.
+    masked = replace(
+        endpoint,
+        secret=MASKED if endpoint.secret else None,
+        signing_secret=new_secret(),
+        previous_signing_secret=None,
+    )
+    now = visit.services.clock.now()
+    with visit.services.database.read() as conn:
+        instance = visit.services.database.meta(conn, "instance") or ""
+    target = destination(masked, instance=instance)
+    request = target.request(
+        [target.item(Delivery(endpoint.id, event, tries), now)], [event.id], now, secret_mode=target.secret_mode
+    )
+    headers = tuple((name, MASKED if name in SECRET_HEADERS else value) for name, value in request.headers)
+    url = _masked(endpoint.url)
+    body = request.body.decode()
+    return Shown(f"POST {url}", headers, body, _curl(url, headers, body))
+
+
+def _masked(url: str) -> str:
+    try:
+        return masked_url(url) if urlsplit(url).hostname else "https://…"
+    except ValueError:
+        return "https://…"
+
+
+def _curl(url: str, headers: tuple[tuple[str, str], ...], body: str) -> str:
+    parts = ["curl -i", shlex.quote(url)]
+    parts += [f"-H {shlex.quote(f'{name}: {value}')}" for name, value in headers]
+    return " \\\n  ".join([*parts, f"--data-raw {shlex.quote(body)}"])
+
+
+def _example(visit: Visit) -> Event:
+    detail = {"by": {"username": visit.who.username, "is_sudo": visit.who.is_sudo}, "user": {"status": "active"}}
+    return Event(1, "user_updated", "marzban_test_user", 1680506457.636369, detail_json(detail))

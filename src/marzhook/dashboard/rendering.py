@@ -1,0 +1,71 @@
+"""Templates: escaped throughout, strict about what is missing, and with filters that speak the reader's language."""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from marzhook.clock import from_unix
+from marzhook.dashboard import words
+from marzhook.dashboard.languages import Language
+
+TEMPLATES: Final = Path(__file__).with_name("templates")
+
+# Zero-width joiners belong to Persian; all else of this category (direction overrides, tags …) can make a text lie.
+_KEPT: Final = frozenset("\n\t\u200c\u200d")
+
+
+def harmless(value: Any) -> Any:
+    """What a template puts out. Characters that are seen only by what they do to others are shown by their number."""
+    if value is None:
+        return ""
+    if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(
+        f"⟨U+{ord(c):04X}⟩" if c not in _KEPT and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") else c
+        for c in value
+    )
+
+
+def time_tag(at: datetime | float | None, style: str = "full") -> Markup:
+    """A moment: ISO 8601 for the browser, which writes it as its reader does; without JavaScript, in UTC."""
+    if at is None:
+        return Markup("—")
+    at = (from_unix(at) if isinstance(at, float | int) else at).astimezone(UTC)
+    iso = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    text = at.strftime("%Y-%m-%d %H:%M:%S UTC")
+    return Markup('<time datetime="{}" data-style="{}" dir="ltr">{}</time>').format(iso, style, text)
+
+
+def environment(language: Language) -> Environment:
+    """The templates in one language."""
+    env = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+        extensions=["jinja2.ext.i18n"],
+        finalize=harmless,
+    )
+    env.install_gettext_callables(language.gettext, language.ngettext, newstyle=True)  # type: ignore[attr-defined]
+    env.filters |= {
+        "time": time_tag,
+        "number": language.number,
+        "percent": language.percent,
+        "seconds": language.seconds,
+        "size": language.size,
+        "harmless": harmless,
+        "state": lambda state: words.state(language, state),
+        "action": lambda action: words.action(language, action),
+        "status": lambda status: words.status(language, status),
+        "try_words": lambda attempt: words.attempt(language, attempt),
+    }
+    env.globals |= {"language": language}
+    return env

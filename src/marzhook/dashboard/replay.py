@@ -1,0 +1,155 @@
+"""Dead letters, and replaying many deliveries: counted first, with progress, and to be stopped."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.responses import Response
+
+from marzhook import operations
+from marzhook.dashboard.events import PAGE, endpoint_names, whole
+from marzhook.dashboard.visit import Pages, Visit, moment
+from marzhook.delivery import CANCELLED, DEAD, DELIVERED
+from marzhook.errors import ConflictError, InvalidError, MarzhookError
+from marzhook.event import PANEL_ACTIONS
+from marzhook.runtime import Services
+from marzhook.store import history
+from marzhook.store.outbox import DeliveryFilter
+
+log = logging.getLogger(__name__)
+
+pages = Pages()
+
+CHOICES: Final = (DEAD, CANCELLED, DELIVERED)
+
+
+@dataclass(slots=True)
+class Replay:
+    """One replay, which runs or has run."""
+
+    total: int
+    moved: int = 0
+    running: bool = True
+    stopped: bool = False
+    failed: str = ""
+
+
+class Replays:
+    """At most one replay at a time, on a thread of its own; what it has moved stays moved when it is stopped."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.last: Replay | None = None
+
+    def start(self, which: DeliveryFilter, total: int) -> None:
+        """Raises ConflictError while another one runs."""
+        with self._lock:
+            if self.last is not None and self.last.running:
+                raise ConflictError("a replay is running", code="replay_running")
+            self.last = replay = Replay(total)
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._run, args=(replay, which), name="replay", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def close(self) -> None:
+        """Stop, and wait for the chunk that is being moved."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(10)
+
+    def _run(self, replay: Replay, which: DeliveryFilter) -> None:
+        try:
+            for count in operations.replay(self._services, which):
+                replay.moved += count
+                if self._stop.is_set():
+                    replay.stopped = True
+                    break
+        except MarzhookError as error:
+            replay.failed = str(error)
+        except Exception:
+            log.exception("a replay failed")
+            replay.failed = "internal"
+        finally:
+            replay.running = False
+
+
+@pages.get("/dead")
+def show(visit: Visit) -> Response:
+    """Dead letters; with `count` also how many deliveries a replay with this filter would take."""
+    return _shown(visit, visit.asked, visit.request.query_params.getlist("states"), counted=bool(visit.asked("count")))
+
+
+@pages.post("/dead/replay")
+def start(visit: Visit) -> Response:
+    try:
+        which = _filter(visit.given, visit.given_all("states"))
+        total = operations.replayable(visit.services, which)
+    except InvalidError as error:
+        return _shown(visit, visit.given, visit.given_all("states"), error=error)
+    visit.site.replays.start(which, total)
+    return visit.to("/dead")
+
+
+@pages.post("/dead/stop")
+def stop(visit: Visit) -> Response:
+    visit.site.replays.stop()
+    return visit.to("/dead")
+
+
+def _shown(
+    visit: Visit,
+    field: Callable[[str], str],
+    states: list[str],
+    *,
+    counted: bool = False,
+    error: InvalidError | None = None,
+) -> Response:
+    which = DeliveryFilter(states=(DEAD,))
+    matched: int | None = None
+    try:
+        which = _filter(field, states)
+        if counted:
+            matched = operations.replayable(visit.services, which)
+    except InvalidError as found:
+        error = found
+    with visit.services.database.read() as conn:
+        names = endpoint_names(conn)
+        key = whole(visit.asked("before").partition("-")[0]), whole(visit.asked("before").partition("-")[2])
+        before = (key[0], key[1]) if key[0] and key[1] else None
+        rows = history.deliveries(conn, which, before=before, limit=PAGE)
+    return visit.page(
+        "dead.html",
+        422 if error else 200,
+        rows=rows,
+        older="-".join(map(str, rows[-1].key)) if len(rows) == PAGE else None,
+        names=names,
+        actions=PANEL_ACTIONS,
+        choices=CHOICES,
+        states=which.states or (DEAD,),
+        field=field,
+        matched=matched,
+        replay=visit.site.replays.last,
+        problem=visit.problem(error) if error else None,
+    )
+
+
+def _filter(field: Callable[[str], str], states: list[str]) -> DeliveryFilter:
+    """The filter as it was written. Raises InvalidError."""
+    return operations.replay_filter(
+        endpoint_id=whole(field("endpoint")),
+        states=tuple(state for state in CHOICES if state in states) or (DEAD,),
+        actions=(field("action"),) if field("action") else None,
+        username=field("username") or None,
+        since=moment(field("since")),
+        until=moment(field("until")),
+    )

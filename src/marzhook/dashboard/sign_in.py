@@ -1,0 +1,72 @@
+"""Signing in and out, and how a visitor likes the pages: language and colours."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from marzhook.dashboard import session
+from marzhook.dashboard.languages import NAMES
+from marzhook.dashboard.visit import ANYONE, SIGNED_IN, THEMES, Pages, Visit, local_path
+from marzhook.errors import StoreBusyError, UnauthorizedError, http_status
+from marzhook.store import admins
+
+pages = Pages()
+
+
+@pages.get("/sign-in", who=ANYONE)
+def form(visit: Visit) -> Response:
+    going = local_path(visit.asked("next") or "/")
+    if visit.admin:
+        return visit.to(going)
+    return visit.page("sign_in.html", next=going, username="", problem=None)
+
+
+@pages.post("/sign-in", who=ANYONE)
+def sign_in(visit: Visit) -> Response:
+    going, username = local_path(visit.given("next") or "/"), visit.given("username")
+    try:
+        token = _token(visit, username)
+    except (UnauthorizedError, StoreBusyError) as error:
+        return visit.page(
+            "sign_in.html", http_status(error), next=going, username=username, problem=visit.problem(error)[0]
+        )
+    response = visit.to(going)
+    minutes = visit.services.settings.token_minutes
+    session.set_cookie(response, visit.request, session.SESSION, token, seconds=minutes * 60 if minutes else None)
+    return response
+
+
+def _token(visit: Visit, username: str) -> str:
+    """A new session. Raises UnauthorizedError, StoreBusyError."""
+    services, throttle = visit.services, visit.site.throttle
+    address = visit.request.client.host if visit.request.client else ""
+    if not throttle.allows(address):
+        raise StoreBusyError("too many failed sign-ins from this address", code="too_many_sign_ins")
+    # Not stripped: spaces may be part of a password.
+    password = visit.form.get("password")
+    admin = admins.authenticate(services.database, username, password if isinstance(password, str) else "")
+    if admin is None:
+        throttle.failed(address)
+        raise UnauthorizedError("wrong name or password", code="wrong_password")
+    throttle.succeeded(address)
+    with services.database.read() as conn:
+        key = services.database.meta(conn, "token_key")
+    assert key is not None
+    return admins.issue_token(admin, key, now=services.clock.now(), minutes=services.settings.token_minutes)
+
+
+@pages.post("/sign-out", who=SIGNED_IN)
+def sign_out(visit: Visit) -> Response:
+    response = visit.to("/sign-in")
+    response.delete_cookie(session.SESSION, httponly=True, samesite="lax")
+    return response
+
+
+@pages.get("/look", who=ANYONE)
+def look(visit: Visit) -> Response:
+    """Takes `language` and `theme`, and goes back to where the visitor was. Harms nobody, so it needs no token."""
+    response = visit.to(local_path(visit.asked("next") or "/"))
+    for name, choices in (("language", NAMES), ("theme", THEMES)):
+        if visit.asked(name) in choices:
+            session.set_cookie(response, visit.request, f"marzhook_{name}", visit.asked(name), seconds=session.YEAR)
+    return response

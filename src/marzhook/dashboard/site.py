@@ -1,0 +1,64 @@
+"""The dashboard as a whole: what its pages share, and how it becomes part of the application."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from marzhook.dashboard import (
+    config,
+    endpoints,
+    events,
+    inbox,
+    live,
+    overview,
+    replay,
+    sign_in,
+    static,
+    users,
+)
+from marzhook.dashboard.languages import NAMES, load
+from marzhook.dashboard.rendering import environment
+from marzhook.dashboard.session import Throttle
+from marzhook.dashboard.visit import routes
+from marzhook.runtime import Services
+
+
+class Site:
+    """The pages over these services, which somebody else starts and stops. `close` it before the server stops."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.languages = load()
+        self.names = NAMES
+        self.assets = static.Assets()
+        self.templates = {code: environment(language) for code, language in self.languages.items()}
+        for templates in self.templates.values():
+            templates.globals["asset"] = self.assets.url
+        self.throttle = Throttle(services.clock.monotonic)
+        self.inbox = inbox.Inbox(services.clock)
+        self.pulse = live.Pulse(services.database, also=lambda: self.inbox.count)
+        self.figures = overview.Figures(services)
+        self.replays = replay.Replays(services)
+
+    def routes(self) -> list[Route]:
+        modules = (sign_in, overview, endpoints, events, replay, users, config, inbox)
+        found = routes(self, [page for module in modules for page in module.pages.all])
+        return [
+            *found,
+            Route("/inbox/{token}", inbox.receiver(self), methods=["POST"]),
+            Route("/live", live.stream(self)),
+            Route("/static/{name}", self.assets.serve),
+        ]
+
+    def close(self) -> None:
+        """End the open pages' streams and a replay that is running: a stop need not wait for them."""
+        self.pulse.close()
+        self.replays.close()
+
+
+def install(app: FastAPI, services: Services) -> Site:
+    """Add the dashboard to the application, from `/` on."""
+    site = Site(services)
+    app.router.routes.extend(site.routes())
+    return site

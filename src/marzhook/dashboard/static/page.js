@@ -1,0 +1,11 @@
+// What a page does beyond reading. Nothing here is needed to use it.
+import { localize } from "./times.js";
+import { follow } from "./live.js";
+import { enliven } from "./forms.js";
+
+localize(document);
+enliven(document);
+follow((part) => {
+  localize(part);
+  enliven(part);
+});

@@ -1,0 +1,184 @@
+"""Users: the list, one user with his events, and what an admin does with them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from marzhook.dashboard.visit import SIGNED_IN, Pages, Visit, moment, number
+from marzhook.errors import InvalidError, InvalidUserError, MarzhookError, http_status
+from marzhook.store import history, outcomes, users
+from marzhook.user import RESET_DAYS, STATUSES, User
+
+pages = Pages()
+
+PAGE: Final = 50
+GIB: Final = 1024**3
+EVENTS: Final = 20
+
+
+@pages.get("/users", who=SIGNED_IN)
+def list_(visit: Visit) -> Response:
+    status = visit.asked("status")
+    with visit.services.database.read() as conn:
+        found = users.page(
+            conn,
+            begins=visit.asked("search")[:64],
+            after=visit.asked("after")[:64],
+            status=status if status in STATUSES else None,
+            admin_id=None if visit.who.is_sudo else visit.who.id,
+            limit=PAGE,
+        )
+    following = found[-1].username if len(found) == PAGE else None
+    return visit.page("users.html", users=found, following=following, statuses=STATUSES)
+
+
+@pages.get("/users/new", who=SIGNED_IN)
+def new(visit: Visit) -> Response:
+    return _form(visit, None, {})
+
+
+@pages.post("/users/new", who=SIGNED_IN)
+def create(visit: Visit) -> Response:
+    try:
+        fields = _fields(visit) | {"username": visit.given("username")}
+        made = visit.services.registry.create({k: v for k, v in fields.items() if v is not None}, visit.who)
+    except MarzhookError as error:
+        return _form(visit, None, _as_written(visit), error)
+    return visit.to(f"/user/{made.username}")
+
+
+@pages.get("/user/{username}", who=SIGNED_IN)
+def show(visit: Visit) -> Response:
+    return _page(visit)
+
+
+@pages.get("/user/{username}/edit", who=SIGNED_IN)
+def edit(visit: Visit) -> Response:
+    user = _get(visit)
+    return _form(visit, user, _fields_of(user))
+
+
+@pages.post("/user/{username}/edit", who=SIGNED_IN)
+def change(visit: Visit) -> Response:
+    user = _get(visit)
+    try:
+        fields = _fields(visit)
+        # What is empty here means unlimited; to the registry that is 0, and null is "as it was".
+        fields = {k: 0 if v is None and k in ("data_limit", "expire") else v for k, v in fields.items()}
+        visit.services.registry.modify(user.username, fields, visit.who)
+    except MarzhookError as error:
+        return _form(visit, user, _as_written(visit), error)
+    return visit.to(f"/user/{user.username}")
+
+
+@pages.post("/user/{username}/charge")
+def charge(visit: Visit) -> Response:
+    user = _get(visit)
+    try:
+        amount = number(visit.given("amount"))
+        visit.services.registry.charge([(user.username, round((amount or 0) * GIB))])
+    except InvalidError as error:
+        return _page(visit, error)
+    return visit.to(f"/user/{user.username}")
+
+
+@pages.post("/user/{username}/disable", who=SIGNED_IN)
+def disable(visit: Visit) -> Response:
+    visit.services.registry.modify(_get(visit).username, {"status": "disabled"}, visit.who)
+    return _back(visit)
+
+
+@pages.post("/user/{username}/enable", who=SIGNED_IN)
+def enable(visit: Visit) -> Response:
+    visit.services.registry.modify(_get(visit).username, {"status": "active"}, visit.who)
+    return _back(visit)
+
+
+@pages.post("/user/{username}/reset", who=SIGNED_IN)
+def reset(visit: Visit) -> Response:
+    visit.services.registry.reset(_get(visit).username, visit.who)
+    return _back(visit)
+
+
+@pages.post("/user/{username}/delete", who=SIGNED_IN)
+def delete(visit: Visit) -> Response:
+    visit.services.registry.delete(_get(visit).username, visit.who)
+    return visit.to("/users")
+
+
+# -- parts of the above
+
+
+def _get(visit: Visit) -> User:
+    return visit.services.registry.get(visit.request.path_params["username"], visit.who)
+
+
+def _back(visit: Visit) -> Response:
+    return visit.to(f"/user/{visit.request.path_params['username']}")
+
+
+def _page(visit: Visit, error: MarzhookError | None = None) -> Response:
+    user = _get(visit)
+    events: list[Any] = []
+    # A name may have been somebody else's user before: events are for those who may see all.
+    if visit.who.is_sudo:
+        with visit.services.database.read() as conn:
+            found = history.events(conn, username=user.username, limit=EVENTS)
+            states = outcomes.states_of(conn, [event.id for event in found])
+        events = [(event, states[event.id]) for event in found]
+    return visit.page(
+        "user.html",
+        http_status(error) if error else 200,
+        user=user,
+        events=events,
+        problem=visit.problem(error) if error else None,
+    )
+
+
+def _form(visit: Visit, user: User | None, fields: dict[str, Any], error: MarzhookError | None = None) -> Response:
+    wrong = error.fields if isinstance(error, InvalidUserError) else {}
+    blank = {"username": "", "data_limit": "", "expire": "", "note": "", "data_limit_reset_strategy": "no_reset"}
+    return visit.page(
+        "user_form.html",
+        http_status(error) if error else 200,
+        user=user,
+        fields=blank | fields,
+        wrong=wrong,
+        problem=visit.problem(error) if error and not wrong else None,
+        strategies=[*RESET_DAYS],
+    )
+
+
+def _as_written(visit: Visit) -> dict[str, Any]:
+    names = ("username", "data_limit", "expire", "note", "data_limit_reset_strategy")
+    return {name: visit.given(name) for name in names}
+
+
+def _fields(visit: Visit) -> dict[str, Any]:
+    """The form as the registry takes it; None: left empty. Raises InvalidError."""
+    limit = number(visit.given("data_limit"))
+    until = moment(visit.given("expire"))
+    return {
+        "data_limit": None if limit is None else round(limit * GIB),
+        "expire": None if until is None else int(until.timestamp()),
+        "note": visit.given("note"),
+        "data_limit_reset_strategy": visit.given("data_limit_reset_strategy") or "no_reset",
+    }
+
+
+def _fields_of(user: User) -> dict[str, Any]:
+    return {
+        "username": user.username,
+        "data_limit": "" if user.data_limit is None else f"{user.data_limit / GIB:.10g}",
+        "expire": "" if user.expire is None else _written(user.expire),
+        "note": user.note or "",
+        "data_limit_reset_strategy": user.data_limit_reset_strategy,
+    }
+
+
+def _written(expire: int) -> str:
+    """As a field of the kind `datetime-local` has it."""
+    return datetime.fromtimestamp(expire, UTC).strftime("%Y-%m-%dT%H:%M:%S")

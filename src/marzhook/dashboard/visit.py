@@ -1,0 +1,259 @@
+"""One request for a page: who asks, in which language, with which form; and what every answer has in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from marzhook import errors
+from marzhook.admin import Admin
+from marzhook.dashboard import session, words
+from marzhook.dashboard.languages import Language, choose
+from marzhook.runtime import Services
+from marzhook.store import admins
+
+if TYPE_CHECKING:
+    from marzhook.dashboard.site import Site
+
+log = logging.getLogger(__name__)
+
+MAX_ID: Final = 2**63 - 1
+THEMES: Final = ("auto", "light", "dark")
+ANYONE, SIGNED_IN, SUDO = "anyone", "signed in", "sudo"
+
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self';"
+        " frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+@dataclass(slots=True)
+class Visit:
+    """What a page's function gets."""
+
+    site: Site
+    request: Request
+    language: Language
+    theme: str
+    admin: Admin | None
+    bound_to: str = field(repr=False)
+    """The cookie that this visitor's forms are bound to."""
+    form: FormData
+
+    @property
+    def services(self) -> Services:
+        return self.site.services
+
+    @property
+    def who(self) -> Admin:
+        """Who is signed in. Only for pages that nobody else gets to."""
+        assert self.admin is not None
+        return self.admin
+
+    def id(self, name: str) -> int:
+        """A number of the path. Raises NotFoundError for one that no row can have."""
+        value = int(self.request.path_params[name])
+        if not 1 <= value <= MAX_ID:
+            raise errors.NotFoundError("no row has this number")
+        return value
+
+    # -- what was sent
+
+    def asked(self, name: str) -> str:
+        """A parameter of the query; "" where it is missing."""
+        return self.request.query_params.get(name, "").strip()
+
+    def given(self, name: str) -> str:
+        """A field of the form; "" where it is missing."""
+        value = self.form.get(name)
+        return value.strip() if isinstance(value, str) else ""
+
+    def given_all(self, name: str) -> list[str]:
+        return [value for value in self.form.getlist(name) if isinstance(value, str)]
+
+    # -- answers
+
+    def page(self, template: str, status: int = 200, **values: Any) -> Response:
+        """The template, filled in."""
+        text = self.site.templates[self.language.code].get_template(template).render(visit=self, **values)
+        return HTMLResponse(text, status)
+
+    def to(self, path: str, **query: Any) -> Response:
+        """Go on there (after a form: with GET)."""
+        return RedirectResponse(path + (f"?{urlencode(query)}" if query else ""), HTTPStatus.SEE_OTHER)
+
+    @property
+    def form_token(self) -> str:
+        return session.form_token(self.bound_to)
+
+    @property
+    def here(self) -> str:
+        """This page with its query, to come back to."""
+        return self.request.url.path + (f"?{self.request.url.query}" if self.request.url.query else "")
+
+    def query(self, **changed: Any) -> str:
+        """This page's query with some parameters changed; None takes one away."""
+        items = {**self.request.query_params, **changed}
+        return "?" + urlencode({k: v for k, v in items.items() if v not in (None, "")})
+
+    def problem(self, error: errors.MarzhookError) -> tuple[str, str]:
+        return words.problem(self.language, error)
+
+
+Handler = Callable[[Visit], Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    path: str
+    method: str
+    who: str
+    handler: Handler
+
+
+class Pages:
+    """A module's pages, by path and method."""
+
+    def __init__(self) -> None:
+        self.all: list[Page] = []
+
+    def get(self, path: str, *, who: str = SUDO) -> Callable[[Handler], Handler]:
+        return self._add(path, "GET", who)
+
+    def post(self, path: str, *, who: str = SUDO) -> Callable[[Handler], Handler]:
+        return self._add(path, "POST", who)
+
+    def _add(self, path: str, method: str, who: str) -> Callable[[Handler], Handler]:
+        def added(handler: Handler) -> Handler:
+            self.all.append(Page(path, method, who, handler))
+            return handler
+
+        return added
+
+
+def routes(site: Site, found: list[Page]) -> list[Route]:
+    """Routes for an application. Pages of one path share a route, so that a wrong method is told from a wrong path."""
+    paths: dict[str, dict[str, Page]] = {}
+    for page in found:
+        paths.setdefault(page.path, {})[page.method] = page
+    return [Route(path, _endpoint(site, pages), methods=[*pages]) for path, pages in paths.items()]
+
+
+def _endpoint(site: Site, pages: Mapping[str, Page]) -> Callable[[Request], Any]:
+    async def answered(request: Request) -> Response:
+        page = pages["POST" if request.method == "POST" else "GET"]
+        form = await request.form(max_files=0, max_fields=200) if request.method == "POST" else FormData()
+        return await run_in_threadpool(_answer, site, page, request, form)
+
+    return answered
+
+
+def _answer(site: Site, page: Page, request: Request, form: FormData) -> Response:
+    visit = begin(site, request, form)
+    fresh = not visit.bound_to
+    if fresh:
+        visit.bound_to = session.new_binding()
+    try:
+        response = _handled(visit, page)
+    except errors.MarzhookError as error:
+        response = error_page(visit, error)
+    except Exception:
+        log.exception("%s %s failed", request.method, request.url.path)
+        response = error_page(visit, errors.MarzhookError("see the log", code="internal"))
+    if fresh and page.who == ANYONE:
+        session.set_cookie(response, request, session.FORM, visit.bound_to, seconds=None)
+    # `no-store`, so that the button "back" of a shared computer shows nothing after signing out.
+    response.headers.setdefault("Cache-Control", "no-store")
+    response.headers.update(HEADERS)
+    return response
+
+
+def _handled(visit: Visit, page: Page) -> Response:
+    if page.who != ANYONE and visit.admin is None:
+        path = visit.here if visit.request.method in ("GET", "HEAD") else "/"
+        return visit.to("/sign-in", **({"next": path} if path != "/" else {}))
+    if page.method == "POST" and not session.is_ours(visit.bound_to, visit.form.get("form_token")):
+        raise errors.ForbiddenError("the form's token is missing or out of date", code="form_expired")
+    if page.who == SUDO and not visit.who.is_sudo:
+        if visit.request.url.path == "/":
+            return visit.to("/users")
+        raise errors.ForbiddenError("only sudo admins may see this page")
+    return page.handler(visit)
+
+
+def begin(site: Site, request: Request, form: FormData) -> Visit:
+    """The visit, with whom its cookies say that it is."""
+    cookies = request.cookies
+    token = cookies.get(session.SESSION, "")
+    admin = None
+    if token:
+        with site.services.database.read() as conn:
+            admin = admins.admin_of_token(conn, token, now=site.services.clock.now())
+    code = choose(cookies.get("marzhook_language"), request.headers.get("accept-language", ""))
+    theme = cookies.get("marzhook_theme", "")
+    return Visit(
+        site=site,
+        request=request,
+        language=site.languages[code],
+        theme=theme if theme in THEMES else "auto",
+        admin=admin,
+        bound_to=token if admin else cookies.get(session.FORM, ""),
+        form=form,
+    )
+
+
+def error_page(visit: Visit, error: errors.MarzhookError) -> Response:
+    what, detail = visit.problem(error)
+    if isinstance(error, errors.StoreBusyError | errors.DatabaseError):
+        log.error("%s: %s", error.code, error)
+    return visit.page("error.html", errors.http_status(error), what=what, detail=detail)
+
+
+# -- reading fields
+
+
+def number(text: str, *, least: float = 0) -> float | None:
+    """A decimal number, in any script's digits, with a point or a comma; None: nothing was written. Raises InvalidError."""
+    if not text:
+        return None
+    try:
+        value = float(text.replace("٫", ".").replace(",", "."))
+    except ValueError:
+        value = float("nan")
+    if not least <= value < float("inf"):
+        raise errors.InvalidError(f"{ascii(text)[:40]} is not a number of {least:g} or more", code="invalid_number")
+    return value
+
+
+def moment(text: str) -> datetime | None:
+    """A date or a time of a date field, in UTC; None: nothing was written. Raises InvalidError."""
+    if not text:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+        return at if at.tzinfo else at.replace(tzinfo=UTC)
+    except ValueError:
+        raise errors.InvalidError(f"{ascii(text)[:40]} is not a date like 2026-01-31", code="invalid_time") from None
+
+
+def local_path(text: str) -> str:
+    """A path of this site, to go on to; "/" for anything that could lead elsewhere."""
+    safe = text.startswith("/") and not text.startswith("//") and "\\" not in text and text.isprintable()
+    return text if safe else "/"

@@ -1,0 +1,192 @@
+"""What the dashboard says about things that have names in the program: states, actions, errors, an endpoint's health."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from marzhook import errors
+from marzhook.dashboard.languages import Language
+from marzhook.delivery import Attempt
+from marzhook.endpoint import REMOVED, Endpoint
+
+
+def N_(message: str) -> str:
+    """Marks a text that is translated later."""
+    return message
+
+
+_STATES: Final = {
+    "pending": N_("waiting"), "delivered": N_("delivered"), "dead": N_("dead"), "cancelled": N_("cancelled"),
+}  # fmt: skip
+_STATUSES: Final = {
+    "active": N_("active"), "disabled": N_("disabled"), "limited": N_("limited"), "expired": N_("expired"),
+    "on_hold": N_("on hold"),
+}  # fmt: skip
+_ACTIONS: Final = {
+    "user_created": N_("User created"),
+    "user_updated": N_("User updated"),
+    "user_deleted": N_("User deleted"),
+    "user_limited": N_("Data limit reached"),
+    "user_expired": N_("User expired"),
+    "user_disabled": N_("User disabled"),
+    "user_enabled": N_("User enabled"),
+    "data_usage_reset": N_("Traffic reset"),
+    "data_reset_by_next": N_("Next plan started"),
+    "subscription_revoked": N_("Subscription revoked"),
+    "reached_usage_percent": N_("Usage reminder"),
+    "reached_days_left": N_("Expiry reminder"),
+    "marzhook_test": N_("Test event"),
+    "endpoint_failing": N_("Endpoint is failing"),
+    "endpoint_disabled": N_("Endpoint was disabled"),
+    "endpoint_recovered": N_("Endpoint recovered"),
+    "deliveries_stalled": N_("Deliveries stalled"),
+}
+_PROBLEMS: Final = {
+    "wrong_password": N_("The name or the password is wrong."),
+    "too_many_sign_ins": N_("Too many failed sign-ins. Wait a few minutes, then try again."),
+    "too_many_logins": N_("Too many sign-ins at once. Try again in a second."),
+    "form_expired": N_("This form is out of date. Go back, reload the page and try again."),
+    "invalid_url": N_("This address cannot be used."),
+    "invalid_name": N_("This name cannot be used."),
+    "invalid_secret": N_("This secret cannot be used: 1 to 1,024 printable ASCII characters."),
+    "invalid_action": N_("Choose at least one action, or all."),
+    "invalid_number": N_("A number is expected here."),
+    "invalid_time": N_("A date is expected here."),
+    "endpoint_from_environment": N_("This endpoint comes from the settings: change it there and restart Marzhook."),
+    "endpoint_disabled": N_("The endpoint is paused. Resume it first."),
+    "endpoint_deleted": N_("The endpoint was deleted: nothing can be sent to it."),
+    "already_delivered": N_("This was delivered already."),
+    "not_pending": N_("Only a waiting delivery can be cancelled."),
+    "replay_running": N_("A replay is running. Wait for its end, or stop it."),
+    "inbox_in_use": N_("The inbox is an endpoint already."),
+    "user_exists": N_("There is a user of this name already."),
+    "endpoint_not_found": N_("There is no such endpoint."),
+    "event_not_found": N_("There is no such event, or it is no longer kept."),
+    "delivery_not_found": N_("There is no such delivery, or it is no longer kept."),
+    "user_not_found": N_("There is no such user."),
+    "not_found": N_("There is no such page."),
+    "forbidden": N_("Your account may not see this."),
+    "store_busy": N_("The database is busy. Try again in a moment."),
+    "internal": N_("Something went wrong. The log of the service has the details."),
+}
+# Whose own message says more than its code does: what exactly is wrong, in English.
+_DETAILED: Final = frozenset({"invalid_url", "invalid_name", "invalid_user", "invalid_number", "invalid_time"})
+
+
+def state(language: Language, name: str) -> str:
+    return language.gettext(_STATES[name])
+
+
+def status(language: Language, name: str) -> str:
+    return language.gettext(_STATUSES[name])
+
+
+def action(language: Language, name: str) -> str:
+    """An action in words; one that nobody here knows, as it is called."""
+    return language.gettext(_ACTIONS[name]) if name in _ACTIONS else name
+
+
+def problem(language: Language, error: errors.MarzhookError) -> tuple[str, str]:
+    """What is wrong, in the reader's language, and what the program itself says about it, in English, or nothing."""
+    if error.code in _PROBLEMS:
+        return language.gettext(_PROBLEMS[error.code]), str(error) if error.code in _DETAILED else ""
+    return language.gettext("This was refused."), str(error)
+
+
+# -- tries
+
+
+def attempt(language: Language, one: Attempt) -> str:
+    """How a try went, in words."""
+    _ = language.gettext
+    if one.error is not None:
+        return _error(language, one)
+    code = {"status": language.number(one.status or 0, "0")}
+    if one.schedule is None:
+        return _("accepted (%(status)s)") % code
+    match one.status or 0:
+        case 401 | 403:
+            text = _("refuses the secret or the sender (%(status)s)")
+        case 404:
+            text = _("knows no such address (%(status)s)")
+        case 410:
+            text = _("wants no more events (%(status)s)")
+        case 429:
+            text = _("asks for fewer requests (%(status)s)")
+        case value if 300 <= value < 400:
+            text = _("redirects elsewhere, which is not followed (%(status)s)")
+        case value if 400 <= value < 500:
+            text = _("refuses the event (%(status)s)")
+        case value if value >= 500:
+            text = _("reports an error of its own (%(status)s)")
+        case _other:
+            text = _("answers with status %(status)s")
+    return text % code
+
+
+def _error(language: Language, one: Attempt) -> str:
+    _ = language.gettext
+    match one.error:
+        case "timeout" if one.message.startswith("no connection"):
+            return _("unreachable: no connection within %(time)s") % {"time": language.seconds(one.duration)}
+        case "timeout":
+            return _("hangs: no answer within %(time)s") % {"time": language.seconds(round(one.duration))}
+        case "dns":
+            return _("its name is not found")
+        case "connect":
+            return _("refuses connections")
+        case "tls":
+            return _("its certificate is not valid, or it does not speak TLS")
+        case "refused_address":
+            return _("its address is not public, and not allowed")
+        case "protocol":
+            return _("does not answer in HTTP")
+        case "reset":
+            return _("breaks the connection off")
+        case "cancelled":
+            return _("the service was stopped meanwhile")
+        case "render":
+            return _("the request could not be made")
+    return _("failed for another reason")
+
+
+# -- endpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How an endpoint fares: `kind` is well, failing, paused, or new (nothing was sent yet)."""
+
+    kind: str
+    words: str
+    since: datetime | None = None
+    in_a_row: int = 0
+
+
+def health(language: Language, endpoint: Endpoint, tries: Sequence[Attempt]) -> Health:
+    """Judged by its last tries, the newest first."""
+    _ = language.gettext
+    failures = next((i for i, one in enumerate(tries) if one.schedule is None), len(tries))
+    since = tries[failures - 1].at if failures else None
+    if not endpoint.enabled:
+        return Health("paused", _paused(language, endpoint), since, failures)
+    if failures:
+        return Health("failing", attempt(language, tries[0]), since, failures)
+    if tries:
+        return Health("well", _("accepts what is sent"), tries[0].at)
+    return Health("new", _("nothing was sent yet"))
+
+
+def _paused(language: Language, endpoint: Endpoint) -> str:
+    _ = language.gettext
+    match endpoint.disabled_reason:
+        case None | "over the API" | "by the operator" | "made disabled" | "on the dashboard":
+            return _("paused; what happens meanwhile is kept for it")
+        case reason if reason == REMOVED:
+            return _("paused: it is no longer in the settings")
+        case "nothing was accepted for 5 days":
+            return _("paused: it accepted nothing for 5 days")
+    return _("paused: %(reason)s") % {"reason": endpoint.disabled_reason}

@@ -1,0 +1,100 @@
+"""The dashboard over a real database file, without a network: fixtures for the tests named test_dashboard_*.
+
+A test module asks for them with `pytest_plugins = ["dashboard_client"]`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from api_client import Api
+from marzhook.api.app import create_app
+from marzhook.dashboard.session import SESSION
+from marzhook.dashboard.site import Site, install
+from marzhook.runtime import Services
+from marzhook.store import admins
+from marzhook.testing import FakeClock
+
+PASSWORD = "correct horse"
+_TOKEN = re.compile(r'name="form_token" value="([0-9a-f]{64})"')
+
+
+@dataclass
+class Browser:
+    """A browser without JavaScript. Redirects are not followed: where they lead is part of what is tested."""
+
+    client: TestClient
+    api: Api
+    site: Site
+
+    @property
+    def services(self) -> Services:
+        return self.api.services
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        got: httpx.Response = self.client.get(path, headers=headers)
+        return got
+
+    def page(self, path: str, status: int = 200, **headers: str) -> str:
+        """The page's text."""
+        got = self.get(path, **headers)
+        assert got.status_code == status, got.text
+        return got.text
+
+    def token(self, path: str) -> str:
+        """What the forms of this page carry."""
+        found = _TOKEN.search(self.get(path).text)
+        assert found, path
+        return found[1]
+
+    def post(self, path: str, fields: Mapping[str, Any] | None = None, *, on: str = "/users") -> httpx.Response:
+        """Send a form that is on the page `on`."""
+        data = {"form_token": self.token(on), **(fields or {})}
+        got: httpx.Response = self.client.post(path, data=data)
+        return got
+
+    def sign_in(self, username: str = "root", password: str = PASSWORD) -> httpx.Response:
+        return self.post("/sign-in", {"username": username, "password": password}, on="/sign-in")
+
+    def admin(self, username: str, *, is_sudo: bool) -> None:
+        with self.services.database.write() as tx:
+            hashed = admins.hash_password(PASSWORD)
+            admins.create(tx, username=username, password_hash=hashed, is_sudo=is_sudo, now=self.api.clock.now())
+
+    def another(self) -> Browser:
+        """Somebody else's browser."""
+        return Browser(TestClient(self.client.app, follow_redirects=False), self.api, self.site)
+
+
+@pytest.fixture
+def stranger(services: Services, clock: FakeClock) -> Iterator[Browser]:
+    """Nobody is signed in; `root` could."""
+    app = create_app(services)
+    site = install(app, services)
+    with TestClient(app, follow_redirects=False) as client:
+        api = Api(TestClient(app), services, clock)
+        api.client.headers.update(api.admin("boss", is_sudo=True))
+        browser = Browser(client, api, site)
+        browser.admin("root", is_sudo=True)
+        yield browser
+    site.close()
+
+
+@pytest.fixture
+def browser(stranger: Browser) -> Browser:
+    """Signed in as the sudo admin `root`."""
+    # Without the form: checking a password is slow on purpose, and most tests are not about it.
+    with stranger.services.database.read() as conn:
+        admin = admins.get(conn, "root")
+        key = stranger.services.database.meta(conn, "token_key")
+    assert key is not None
+    token = admins.issue_token(admin, key, now=stranger.api.clock.now(), minutes=1440)
+    stranger.client.cookies.set(SESSION, token, domain="testserver.local")
+    return stranger

@@ -1,0 +1,62 @@
+"""Every text of the dashboard that is to be translated, as its templates and modules have it.
+
+`python tests/messages.py` brings the `.po` files up to date: new texts come in, unused ones go out.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+from babel.messages.catalog import Catalog
+from babel.messages.extract import extract_from_dir
+from babel.messages.pofile import read_po, write_po
+
+from marzhook import dashboard
+from marzhook.dashboard.languages import FOLDER, NAMES, SOURCE
+
+ROOT = Path(dashboard.__file__).parent
+TRANSLATED = tuple(code for code in NAMES if code != SOURCE)
+METHODS = [("templates/**.html", "jinja2"), ("*.py", "python")]
+OPTIONS = {"templates/**.html": {"newstyle_gettext": "true", "trim_blocks": "true", "lstrip_blocks": "true"}}
+KEYWORDS = {"_": None, "N_": None, "gettext": None, "ngettext": (1, 2)}
+
+
+def extracted() -> Catalog:
+    catalog = Catalog()
+    found = extract_from_dir(str(ROOT), METHODS, OPTIONS, keywords=KEYWORDS)
+    for _file, _line, message, comments, context in found:
+        catalog.add(message, auto_comments=comments, context=context)
+    return catalog
+
+
+def catalog_of(code: str) -> Catalog:
+    with (FOLDER / f"{code}.po").open("rb") as file:
+        return read_po(file, locale=code)
+
+
+def main() -> None:
+    template = extracted()
+    for code in TRANSLATED:
+        catalog = catalog_of(code)
+        catalog.update(template, no_fuzzy_matching=True)
+        save(catalog, code)
+
+
+def save(catalog: Catalog, code: str) -> None:
+    """Sorted and without dates, so that a change shows what changed."""
+    catalog.obsolete.clear()
+    catalog.header_comment = "# Translations of Marzhook's dashboard."
+    written = BytesIO()
+    write_po(written, catalog, width=120, no_location=True, sort_output=True)
+    lines = written.getvalue().decode().splitlines(keepends=True)
+    kept = ("Language:", "Plural-Forms:", "Content-Type:")
+    head = lines.index("\n")
+    lines[:head] = [
+        one for one in lines[:head] if not one.startswith('"') or one.startswith(tuple(f'"{k}' for k in kept))
+    ]
+    (FOLDER / f"{code}.po").write_text("".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()

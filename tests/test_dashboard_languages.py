@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from marzhook.clock import from_unix
+from marzhook.dashboard import words
+from marzhook.dashboard.languages import NAMES, choose, load
+from marzhook.delivery import ERRORS, Attempt
+from messages import TRANSLATED, catalog_of, extracted
+
+LANGUAGES = load()
+_FIELD = re.compile(r"%\(\w+\)s|%%")
+
+
+def texts(value: object) -> tuple[str, ...]:
+    return value if isinstance(value, tuple) else (str(value),)
+
+
+@pytest.mark.parametrize("code", TRANSLATED)
+def test_every_text_is_translated(code: str) -> None:
+    """No page falls back to English, and no translation is left of a text that is gone."""
+    wanted = {message.id for message in extracted() if message.id}
+    found = {message.id: message for message in catalog_of(code) if message.id}
+    assert wanted == found.keys(), "bring the .po files up to date with `python tests/messages.py`, then translate"
+    missing = [id_ for id_, message in found.items() if message.fuzzy or not all(texts(message.string))]
+    assert not missing
+
+
+@pytest.mark.parametrize("code", TRANSLATED)
+def test_translations_have_the_fields_of_their_texts(code: str) -> None:
+    """A figure that a text names is in its translation, too, and no translation breaks a page."""
+    for message in catalog_of(code):
+        if not message.id:
+            continue
+        fields = set(_FIELD.findall(texts(message.id)[-1])) - {"%%"}
+        for string in texts(message.string):
+            assert set(_FIELD.findall(string)) - {"%%"} == fields, message.id
+            if fields or "%%" in texts(message.id)[0]:
+                assert string % {name[2:-2]: "1" for name in fields} is not None
+
+
+def test_numbers_and_directions_are_those_of_the_language() -> None:
+    """Persian reads from right to left and has its own digits; each language groups in its own way."""
+    assert [LANGUAGES[code].direction for code in NAMES] == ["ltr", "rtl", "ltr", "ltr"]
+    assert LANGUAGES["fa"].number(1234567) == "۱٬۲۳۴٬۵۶۷"
+    assert LANGUAGES["ru"].number(1234.5) == "1\N{NO-BREAK SPACE}234,5"
+    assert LANGUAGES["en"].seconds(0.0124) == "12 ms"
+    assert LANGUAGES["fa"].seconds(3.44) == "۳٫۴ ثانیه"
+    assert "۲" in LANGUAGES["fa"].seconds(7200)
+    assert LANGUAGES["en"].size(5 * 1024**3) == "5 GiB"
+
+
+def test_russian_counts_in_its_three_forms() -> None:
+    """1 доставка, 2 доставки, 5 доставок."""
+    one, many = "%(number)s delivery is owed again.", "%(number)s deliveries are owed again."
+    forms = [LANGUAGES["ru"].ngettext(one, many, count).split()[1] for count in (1, 2, 5, 11, 21)]
+    assert forms == ["доставка", "доставки", "доставок", "доставок", "доставка"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "header", "code"),
+    [
+        (None, "", "en"),
+        ("ru", "fa", "ru"),
+        ("xx", "fa-IR,fa;q=0.9,en;q=0.8", "fa"),
+        (None, "de, zh-CN;q=0.5, ru;q=0.3", "zh"),
+        (None, "en;q=0.1, ru;q=0.9", "ru"),
+        (None, "tlh, ;q=x,,*", "en"),
+    ],
+)
+def test_the_language_is_the_chosen_one_or_the_browsers(wanted: str | None, header: str, code: str) -> None:
+    """A visitor reads his own language at once, and keeps the one that he chose."""
+    assert choose(wanted, header) == code
+
+
+@pytest.mark.parametrize("code", NAMES)
+@pytest.mark.parametrize("failure", [*ERRORS, 200, 301, 401, 404, 410, 422, 429, 503, 102])
+def test_every_way_to_fail_has_words(code: str, failure: str | int) -> None:
+    """Whatever a try came to, a sentence says so."""
+    status, error = (failure, None) if isinstance(failure, int) else (None, failure)
+    one = Attempt(1, from_unix(0), 15.0, status, error, "", "", None if status == 200 else "standard")
+    said = words.attempt(LANGUAGES[code], one)
+    assert said
+    assert "%(" not in said

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import pytest
+
+from marzhook.dashboard.languages import NAMES
+from marzhook.dashboard.overview import percentile
+from marzhook.dashboard.rendering import harmless
+from marzhook.delivery import DEAD, DELIVERED, PENDING
+
+if TYPE_CHECKING:
+    from dashboard_client import Browser
+
+pytest_plugins = ["api_client", "dashboard_client"]
+
+EVIL = "<script>alert(1)</script>"
+TURNED = "alice\u202egnp.exe"
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.fixture
+def paths(browser: Browser) -> list[str]:
+    """A panel in which much has happened; every page of it."""
+    api = browser.api
+    endpoint = api.endpoint(name="shop", secret="very-secret-word")
+    events = [
+        api.publish(username=name, user={"note": EVIL}, by={"username": EVIL}) for name in (EVIL, TURNED, "carol")
+    ]
+    for event, state in zip(events, (PENDING, DEAD, DELIVERED), strict=True):
+        api.settle(endpoint, event, state, 200 if state == DELIVERED else 503)
+    browser.post("/users/new", {"username": "alice", "note": EVIL, "data_limit": "1"})
+    browser.post("/inbox")
+    api.clock.advance(60)
+    return [
+        "/", "/endpoints", f"/endpoints/{endpoint}", f"/endpoints/{endpoint}/edit", "/endpoints/new", "/events",
+        f"/events?username={EVIL}&state=dead&action={EVIL}", *(f"/events/{event}" for event in events), "/dead?count=yes",
+        f"/dead?username={EVIL}", "/users", "/users/new", "/user/alice", "/user/alice/edit", "/inbox", "/settings",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", NAMES)
+def test_every_page_in_every_language(browser: Browser, paths: list[str], code: str) -> None:
+    """Each page answers, says which language it is in and which way it reads, and loads nothing from elsewhere."""
+    browser.get(f"/look?language={code}")
+    for path in paths:
+        page = browser.page(path)
+        elements = Elements(page).found
+        [html] = [attrs for tag, attrs in elements if tag == "html"]
+        assert html["lang"] == {"zh": "zh-Hans"}.get(code, code)
+        assert html["dir"] == ("rtl" if code == "fa" else "ltr")
+        for tag, attrs in elements:
+            assert not [name for name in attrs if name.startswith("on") or name == "style"], (path, tag)
+            for address in (attrs.get("src"), attrs.get("action"), attrs.get("href") if tag == "link" else None):
+                assert address is None or re.match("/(?!/)", address), (path, address)
+            assert tag not in ("iframe", "object", "base")
+        assert len([1 for tag, attrs in elements if tag == "script"]) == 1
+        labelled = [1 for tag, attrs in elements if tag == "form" and attrs.get("method") == "post"]
+        assert page.count('name="form_token"') == len(labelled), path
+
+
+def test_names_are_shown_harmless(browser: Browser, paths: list[str]) -> None:
+    """Markup in a name is text, and a character that turns the direction round is shown by its number."""
+    for path in paths:
+        page = browser.page(path)
+        assert EVIL not in page, path
+        assert "\u202e" not in page, path
+    page = browser.page("/events")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "alice⟨U+202E⟩gnp.exe" in page
+
+
+def test_harmless_keeps_what_languages_need() -> None:
+    """Persian's zero-width non-joiner stays; what is invisible or breaks out of its place does not."""
+    assert harmless("می\u200cشود") == "می\u200cشود"
+    assert harmless("a\u2066b\x1b\u200f\ud800") == "a⟨U+2066⟩b⟨U+001B⟩⟨U+200F⟩⟨U+D800⟩"
+    assert harmless(7) == 7
+
+
+def test_secrets_are_on_no_page(browser: Browser, paths: list[str]) -> None:
+    """Neither the endpoint's secrets nor what would be signed with them."""
+    with browser.services.database.read() as conn:
+        [row] = conn.exec_driver_sql("SELECT count(*) FROM endpoints WHERE name = 'shop'")
+    assert row[0] == 1
+    for path in paths:
+        page = browser.page(path)
+        assert "very-secret-word" not in page, path
+        assert "whsec_" not in page, path
+        assert "webhook-signature: v1," not in page, path
+
+
+def test_every_answer_has_the_headers_that_keep_it_safe(browser: Browser, paths: list[str]) -> None:
+    """A strict policy for content, nothing in frames, nothing in caches; on errors, too."""
+    for path in [*paths, "/endpoints/99", "/sign-in"]:
+        headers = browser.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["cache-control"] == "no-store"
+
+
+def test_the_first_view_is_light(browser: Browser, paths: list[str]) -> None:
+    """On a slow link the first view is there soon: all of it takes less than 100 KB, before any packing."""
+    page = browser.page("/")
+    addresses = {
+        attrs.get("src") or attrs.get("href") for tag, attrs in Elements(page).found if tag in ("img", "link", "script")
+    }
+    addresses |= {"/static/times.js", "/static/live.js", "/static/forms.js"}
+    weight = len(page.encode()) + sum(len(browser.get(str(one)).content) for one in addresses)
+    assert weight < 60_000
+    assert browser.get("/static/style.css").headers["content-encoding"] == "gzip"
+
+
+def test_files_are_kept_by_browsers_until_they_change(browser: Browser) -> None:
+    """The second view asks for the page alone."""
+    found = re.search(r'href="(/static/style.css\?\w+)"', browser.page("/"))
+    assert found
+    got = browser.get(found[1])
+    assert "immutable" in got.headers["cache-control"]
+    assert browser.get("/static/live.js", **{"If-None-Match": got.headers["etag"]}).status_code == 304
+    assert browser.get("/static/nothing.js").status_code == 404
+    assert browser.get("/static/..%2fsite.py").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/endpoints/99", f"/endpoints/{2**63}", "/events/99", "/user/nobody", "/endpoints/99/edit", "/events/1/1/retry"],
+)
+def test_what_is_not_there_is_said_so(browser: Browser, path: str) -> None:
+    """A page in the visitor's language, with the way back; not a stack trace."""
+    got = browser.post(path) if path.endswith("retry") else browser.get(path)
+    assert got.status_code == 404
+    assert "There is no such" in got.text
+    assert 'href="/"' in got.text
+
+
+def test_what_nobody_expected_is_said_without_its_details(browser: Browser) -> None:
+    """A bug shows nothing of the inside to the outside."""
+    browser.site.figures.get = lambda: 1 / 0  # type: ignore[assignment,return-value]
+    got = browser.get("/")
+    assert got.status_code == 500
+    assert "Something went wrong" in got.text
+    assert "ZeroDivision" not in got.text
+
+
+def test_the_choice_of_language_and_colours_is_kept(browser: Browser) -> None:
+    """It outlives the visit, and leads back to where one was."""
+    got = browser.get("/look?language=fa&theme=dark&next=/users")
+    assert got.headers["location"] == "/users"
+    page = browser.page("/users")
+    assert '<html lang="fa" dir="rtl" data-theme="dark">' in page
+    browser.get("/look?language=xx&theme=loud")
+    assert '<html lang="fa" dir="rtl" data-theme="dark">' in browser.page("/users")
+
+
+def test_the_api_stays_as_it_was(browser: Browser) -> None:
+    """Its paths and its errors are not the dashboard's."""
+    assert browser.get("/api/nothing").json()["code"] == "not_found"
+    assert browser.client.post("/api/v1/endpoints/x").json()["code"] == "method_not_allowed"
+    assert browser.get("/healthz").status_code == 200
+
+
+# -- the overview
+
+
+def test_the_overview_says_what_is_wrong_in_words(browser: Browser) -> None:
+    """The endpoint that fails is first, with the reason, how often, and since when; the figures add up."""
+    api = browser.api
+    well, ill = api.endpoint("https://well.example/", name="well"), api.endpoint("https://ill.example/", name="ill")
+    events = [api.publish() for _ in range(3)]
+    began = api.clock.now()
+    for event in events:
+        api.settle(well, event, DELIVERED, 200)
+        api.settle(ill, event, PENDING)
+        api.clock.advance(60)
+    page = browser.page("/")
+    assert page.index(">ill<") < page.index(">well<")
+    assert "reports an error of its own (503), 3 in a row since" in page
+    assert f'datetime="{began.isoformat(timespec="milliseconds").replace("+00:00", "Z")}"' in page
+    assert "<strong>3</strong> delivered in 24 hours" in page
+    assert "<strong>3</strong> failing now" in page
+    assert page.count('<rect class="delivered"') == 1
+
+
+def test_a_fresh_panel_offers_its_inbox(browser: Browser) -> None:
+    """A newcomer sees what to do first."""
+    page = browser.page("/")
+    assert "Events go nowhere yet" in page
+    assert "Use the inbox" in page
+
+
+def test_figures_are_not_made_for_each_visitor(browser: Browser) -> None:
+    """Twenty open pages cost as much as one; one that was served older figures is told when to ask again."""
+    assert 'data-again="0' in browser.page("/")
+    made, _ = browser.site.figures.get()
+    again = re.search(r'data-again="([\d.]+)"', browser.page("/"))
+    assert again
+    assert 0 < float(again[1]) <= 0.5
+    browser.api.clock.advance(1)
+    assert browser.site.figures.get()[0] is not made
+
+
+def test_percentiles() -> None:
+    """The least value that so many are not above."""
+    values = [float(i) for i in range(1, 101)]
+    assert [percentile(values, share) for share in (0.5, 0.95, 0.99)] == [50.0, 95.0, 99.0]
+    assert percentile([4.0], 0.5) == 4.0
+    assert percentile([], 0.5) is None

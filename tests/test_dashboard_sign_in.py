@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from fastapi.testclient import TestClient
+
+from dashboard_client import PASSWORD
+from marzhook.dashboard.session import FAILURES, WITHIN, Throttle
+from marzhook.store import admins
+from marzhook.testing import FakeClock
+
+if TYPE_CHECKING:
+    from dashboard_client import Browser
+
+pytest_plugins = ["api_client", "dashboard_client"]
+
+
+def test_a_stranger_is_asked_who_he_is_and_then_goes_on(stranger: Browser) -> None:
+    """A link to a page leads to it, after the sign-in."""
+    asked = stranger.get("/events?username=alice")
+    assert (asked.status_code, asked.headers["location"]) == (303, "/sign-in?next=%2Fevents%3Fusername%3Dalice")
+    form = stranger.page(asked.headers["location"])
+    assert 'value="/events?username=alice"' in form
+    fields = {"username": "root", "password": PASSWORD, "next": "/events?username=alice"}
+    signed = stranger.post("/sign-in", fields, on="/sign-in")
+    assert (signed.status_code, signed.headers["location"]) == (303, "/events?username=alice")
+    assert stranger.get("/events").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "elsewhere", ["//evil.example/", "https://evil.example/", "/\\evil.example", "javascript:1", "x"]
+)
+def test_signing_in_leads_to_this_site_only(stranger: Browser, elsewhere: str) -> None:
+    """A link to our sign-in cannot be used to lead somebody to another site."""
+    fields = {"username": "root", "password": PASSWORD, "next": elsewhere}
+    assert stranger.post("/sign-in", fields, on="/sign-in").headers["location"] == "/"
+    assert stranger.client.get("/look", params={"next": elsewhere}).headers["location"] == "/"
+
+
+def test_the_session_is_kept_from_scripts_and_other_sites(stranger: Browser) -> None:
+    """The cookie is HttpOnly and SameSite=Lax, and over https Secure."""
+    cookie = stranger.sign_in().headers["set-cookie"]
+    assert cookie.startswith("marzhook_session=")
+    assert {"HttpOnly", "SameSite=lax", "Path=/"} <= set(cookie.split("; "))
+    assert "Secure" not in cookie
+    secure = TestClient(stranger.client.app, base_url="https://testserver", follow_redirects=False)
+    token = re.search(r'name="form_token" value="(\w+)"', secure.get("/sign-in").text)
+    assert token
+    got = secure.post("/sign-in", data={"username": "root", "password": PASSWORD, "form_token": token[1]})
+    assert "Secure" in got.headers["set-cookie"]
+
+
+def test_a_wrong_password_signs_nobody_in_and_says_no_more(stranger: Browser) -> None:
+    """Whether the name exists is not told; what was typed as a password does not come back."""
+    answers = [stranger.sign_in(name, "guess-123") for name in ("root", "nobody")]
+    assert [answer.status_code for answer in answers] == [401, 401]
+    assert all("The name or the password is wrong." in answer.text for answer in answers)
+    assert all("guess-123" not in answer.text for answer in answers)
+    assert stranger.get("/").status_code == 303
+
+
+def test_guessing_is_slowed_down(stranger: Browser) -> None:
+    """After five wrong guesses not even the right password is looked at, for five minutes."""
+    for _ in range(FAILURES):
+        assert stranger.sign_in("root", "guess").status_code == 401
+    stopped = stranger.sign_in()
+    assert stopped.status_code == 429
+    assert "Too many failed sign-ins" in stopped.text
+    stranger.api.clock.advance(WITHIN + 1)
+    assert stranger.sign_in().status_code == 303
+
+
+def test_the_throttle_counts_networks_and_forgets(clock: FakeClock) -> None:
+    """One who has a /64 is one guesser; others are not stopped by him; memory is bounded."""
+    throttle = Throttle(clock.monotonic)
+    for i in range(FAILURES):
+        throttle.failed(f"2001:db8::{i:x}")
+    assert not throttle.allows("2001:db8::ffff")
+    assert throttle.allows("2001:db8:0:1::1")
+    throttle.succeeded("2001:db8::1")
+    assert throttle.allows("2001:db8::1")
+    for i in range(12_000):
+        throttle.failed(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}")
+    assert len(throttle._failed) == 10_000
+
+
+@pytest.mark.parametrize("token", [None, "", "0" * 64])
+def test_a_forged_form_is_refused(browser: Browser, token: str | None) -> None:
+    """Another site cannot make a signed-in admin's browser do anything: it does not know the form's token."""
+    endpoint = browser.api.endpoint()
+    fields = {} if token is None else {"form_token": token}
+    for path in (f"/endpoints/{endpoint}/pause", "/sign-out", "/users/new", "/inbox"):
+        got = browser.client.post(path, data=fields)
+        assert got.status_code == 403
+        assert "This form is out of date" in got.text
+    assert "badge paused" not in browser.page(f"/endpoints/{endpoint}")
+
+
+def test_a_forged_sign_in_is_refused(stranger: Browser) -> None:
+    """Nor can it sign somebody in as another."""
+    stranger.page("/sign-in")
+    fields = {"username": "root", "password": PASSWORD, "form_token": stranger.another().token("/sign-in")}
+    assert stranger.client.post("/sign-in", data=fields).status_code == 403
+
+
+def test_signing_out_and_a_new_password_end_the_session(browser: Browser) -> None:
+    """A lost computer is locked out by changing the password."""
+    other = browser.another()
+    assert other.sign_in().status_code == 303
+    assert browser.post("/sign-out").headers["location"] == "/sign-in"
+    assert browser.get("/").status_code == 303
+    assert other.get("/").status_code == 200
+    browser.api.clock.advance(1)
+    with browser.services.database.write() as tx:
+        hashed = admins.hash_password("another one")
+        admins.change(tx, "root", {"password_hash": hashed}, now=browser.api.clock.now())
+    assert other.get("/").status_code == 303
+
+
+def test_an_admin_without_sudo_sees_his_users_and_nothing_else(browser: Browser) -> None:
+    """He may manage his own users; everything else is refused, also by its address."""
+    browser.admin("seller", is_sudo=False)
+    browser.post("/users/new", {"username": "foreign"})
+    seller = browser.another()
+    assert seller.sign_in("seller").status_code == 303
+    assert seller.get("/").headers["location"] == "/users"
+    assert seller.post("/users/new", {"username": "own_user"}).headers["location"] == "/user/own_user"
+    page = seller.page("/users")
+    assert "own_user" in page
+    assert "foreign" not in page
+    assert 'href="/endpoints"' not in page
+    assert seller.get("/user/foreign").status_code == 403
+    assert seller.post("/user/foreign/delete").status_code == 403
+    endpoint = browser.api.endpoint()
+    for path in ("/endpoints", f"/endpoints/{endpoint}", "/events", "/dead", "/settings", "/inbox"):
+        assert seller.get(path).status_code == 403
+    for path in (f"/endpoints/{endpoint}/delete", "/dead/replay", "/inbox", "/user/own_user/charge"):
+        assert seller.post(path).status_code == 403
+    assert seller.get("/live").status_code == 204

@@ -1,0 +1,350 @@
+from __future__ import annotations
+
+import html
+import re
+import shlex
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from marzhook.dashboard.replay import Replay
+from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING
+from marzhook.store import endpoints, history, inbox
+from marzhook.store.outbox import DeliveryFilter
+from marzhook.testing import eventually
+
+if TYPE_CHECKING:
+    from dashboard_client import Browser
+
+pytest_plugins = ["api_client", "dashboard_client"]
+
+
+def state(browser: Browser, endpoint: int, event: int) -> str:
+    with browser.services.database.read() as conn:
+        return history.delivery(conn, endpoint, event).state
+
+
+# -- endpoints
+
+
+def test_an_endpoint_is_made_changed_paused_and_deleted(browser: Browser) -> None:
+    """Its whole life, over forms alone; the signing secret is shown once."""
+    fields = {
+        "kind": "webhook", "url": "https://shop.example/hook", "name": "shop", "format": "list", "secret": "s3cret",
+        "secret_mode": "hmac", "detail": "none", "which": "some", "actions": ["user_created", "user_deleted"],
+        "ordered": "yes", "concurrency": "8", "rate_limit": "2,5",
+    }  # fmt: skip
+    made = browser.post("/endpoints/new", fields, on="/endpoints/new")
+    secret = re.search(r"whsec_[\w+/=]+", made.text)
+    assert secret
+    with browser.services.database.read() as conn:
+        [endpoint] = endpoints.all_endpoints(conn)
+    assert endpoint.signing_secret == secret[0]
+    assert (endpoint.format, endpoint.secret, endpoint.secret_mode) == ("list", "s3cret", "hmac")
+    assert endpoint.actions == {"user_created", "user_deleted"}
+    assert (endpoint.ordered, endpoint.concurrency, endpoint.rate_limit) == (True, 8, 2.5)
+    path = f"/endpoints/{endpoint.id}"
+    assert "whsec_" not in browser.page(path)
+
+    form = browser.page(f"{path}/edit")
+    assert "s3cret" not in form
+    changed = fields | {"secret": "", "keep_secret": "yes", "which": "all", "name": "Лавка", "rate_limit": "۳٫۵"}
+    assert browser.post(f"{path}/edit", changed).headers["location"] == path
+    with browser.services.database.read() as conn:
+        after = endpoints.get(conn, endpoint.id)
+    assert (after.secret, after.actions, after.name, after.rate_limit) == ("s3cret", None, "Лавка", 3.5)
+
+    browser.post(f"{path}/pause")
+    assert "paused; what happens meanwhile is kept for it" in browser.page(path)
+    assert browser.post(f"{path}/test").status_code == 409
+    browser.post(f"{path}/resume")
+    assert browser.post(f"{path}/test").headers["location"] == "/events/1"
+    assert "Test event" in browser.page("/events/1")
+
+    rotated = browser.post(f"{path}/rotate")
+    assert secret[0] not in rotated.text
+    assert "whsec_" in rotated.text
+    assert browser.post(f"{path}/delete").headers["location"] == "/endpoints"
+    assert browser.get(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"url": "ftp://shop.example/"}, "it must start with http:// or https://"),
+        ({"which": "some"}, "Choose at least one action"),
+        ({"concurrency": "many"}, "A number is expected here."),
+        ({"concurrency": "1.5"}, "whole number from 1 to 1000"),
+        ({"rate_limit": "0"}, "more than 0"),
+        ({"secret": "geheim ü"}, "This secret cannot be used"),
+    ],
+)
+def test_a_wrong_field_is_told_and_the_rest_is_kept(browser: Browser, wrong: dict[str, str], said: str) -> None:
+    """Nothing has to be typed twice, but the secret, which does not come back."""
+    fields = {"kind": "webhook", "url": "https://a.example/", "name": "kept", "secret": "hidden-word"} | wrong
+    got = browser.post("/endpoints/new", fields, on="/endpoints/new")
+    assert got.status_code == 422
+    assert said in html.unescape(got.text)
+    assert 'value="kept"' in got.text
+    assert "hidden-word" not in got.text
+
+
+def test_an_endpoint_of_the_settings_is_not_changed_here(browser: Browser) -> None:
+    """They would say something else at the next start."""
+    with browser.services.database.write() as tx:
+        now = browser.api.clock.now()
+        made = endpoints.create(tx, now=now, kind="webhook", url="http://127.0.0.1:1/", source="environment")
+    path = f"/endpoints/{made.id}"
+    assert f'href="{path}/edit"' not in browser.page(path)
+    for step in ("edit", "delete"):
+        got = browser.post(f"{path}/{step}", {"url": "https://a.example/"})
+        assert got.status_code == 409
+        assert "comes from the settings" in got.text
+
+
+@pytest.mark.parametrize("kind", ["webhook", "discord"])
+def test_the_form_shows_the_request_that_will_be_sent(browser: Browser, kind: str) -> None:
+    """What is chosen is seen before it is saved, also while an address is half typed."""
+    fields = {"kind": kind, "url": "https://sh", "format": "standard", "detail": "safe", "secret": "s3cret"}
+    got = browser.post("/endpoints/preview", fields, on="/endpoints/new")
+    assert got.status_code == 200
+    assert "s3cret" not in got.text
+    assert ('"type": "user_updated"' in html.unescape(got.text)) == (kind == "webhook")
+    for broken in ("", "http://[", "https://user:pass@host/secret/path"):
+        got = browser.post("/endpoints/preview", fields | {"url": broken}, on="/endpoints/new")
+        assert got.status_code == 200
+        assert "user:pass" not in got.text
+        assert "secret/path" not in got.text
+
+
+# -- events
+
+
+def test_the_story_of_an_event(browser: Browser) -> None:
+    """Who did it, what each endpoint answered at each try, what comes next, and the request to try it by hand."""
+    api = browser.api
+    one, two = api.endpoint(name="one", secret="s3cret"), api.endpoint("https://two.example/", name="two")
+    user = {"status": "active", "proxies": {"vless": {"id": "credential-word"}}}
+    event = api.publish(username="o'hara", by={"username": "seller"}, user=user)
+    api.settle(one, event, PENDING)
+    api.settle(one, event, DELIVERED, 200)
+    api.settle(two, event, DEAD)
+    page = html.unescape(browser.page(f"/events/{event}"))
+    assert "<bdi>seller</bdi>" in page
+    assert "after 2 tries" in page
+    assert "no tries were left" in page
+    assert "reports an error of its own (503)" in page
+    assert "answer 1" in page
+    assert "credential-word" not in page
+    curl = re.search(r'class="curl"[^>]*>(.*?)</pre>', page, re.DOTALL)
+    assert curl
+    words = shlex.split(curl[1].replace("\\\n", ""))
+    assert words[:3] == ["curl", "-i", "https://shop.example/hook"]
+    assert "x-webhook-secret: ***" in words
+    assert words[-1].startswith('{"username": "o\'hara", "action": "user_updated"')
+
+
+def test_a_delivery_is_retried_and_cancelled(browser: Browser) -> None:
+    """A dead one is owed again, a waiting one is cancelled, and one that was delivered is sent twice only on purpose."""
+    api = browser.api
+    endpoint = api.endpoint()
+    event = api.publish()
+    path = f"/events/{event}/{endpoint}"
+    api.settle(endpoint, event, DEAD)
+    assert browser.post(f"{path}/retry").headers["location"] == f"/events/{event}"
+    assert state(browser, endpoint, event) == PENDING
+    browser.post(f"{path}/cancel")
+    assert state(browser, endpoint, event) == CANCELLED
+    assert browser.post(f"{path}/cancel").status_code == 409
+    browser.post(f"{path}/retry")
+    api.settle(endpoint, event, DELIVERED, 200)
+    assert browser.post(f"{path}/retry").status_code == 409
+    browser.post(f"{path}/retry", {"force": "yes"})
+    assert state(browser, endpoint, event) == PENDING
+
+
+def test_events_are_searched(browser: Browser) -> None:
+    """By user, action, endpoint, state and time; wrong values are told, or mean nothing."""
+    api = browser.api
+    endpoint = api.endpoint()
+    api.endpoint("https://other.example/", actions={"user_deleted"})
+    first = api.publish("user_created", "alice")
+    api.clock.advance(7200)
+    second = api.publish("user_updated", "bob")
+    api.settle(endpoint, first, DEAD)
+
+    def found(query: str) -> list[int]:
+        return [int(one) for one in re.findall(r'href="/events/(\d+)"', browser.page(f"/events?{query}"))]
+
+    between = f"{api.clock.now() - timedelta(hours=1):%Y-%m-%dT%H:%M}"
+    assert found("") == [second, first]
+    assert found("username=alice") == [first]
+    assert found("action=user_updated") == [second]
+    assert found(f"since={between}") == [second]
+    assert found(f"until={between}") == [first]
+    assert found(f"endpoint={endpoint}") == [second, first]
+    assert found("state=dead") == [first]
+    assert found("endpoint=2") == []
+    assert found("state=nonsense&endpoint=x&before=y") == [second, first]
+    assert "A date is expected here." in browser.page("/events?since=yesterday", 422)
+
+
+@pytest.mark.parametrize("query", ["", "state=pending"])
+def test_long_lists_have_pages(browser: Browser, query: str) -> None:
+    """Each event is on one page, none on two."""
+    browser.api.endpoint()
+    ids = [browser.api.publish(username=f"user{i}") for i in range(60)]
+    seen: list[int] = []
+    path = f"/events?{query}"
+    while path:
+        page = browser.page(path)
+        seen += map(int, re.findall(r'href="/events/(\d+)"', page))
+        older = re.search(r'rel="next" href="(\?[^"]+)"', page)
+        path = f"/events{html.unescape(older[1])}" if older else ""
+    assert seen == ids[::-1]
+
+
+# -- dead letters
+
+
+def test_dead_letters_are_counted_and_replayed(browser: Browser) -> None:
+    """First how many, then all of those, and no others."""
+    api = browser.api
+    endpoint = api.endpoint()
+    events = [api.publish(username=name) for name in ("alice", "alice", "bob")]
+    for event in events:
+        api.settle(endpoint, event, DEAD)
+    api.clock.advance(1)
+    assert browser.page("/dead").count('href="/events/') == 3
+    counted = browser.page("/dead?username=alice&count=yes")
+    assert "2 deliveries match." in counted
+    assert "Replay 2 deliveries" in counted
+    assert state(browser, endpoint, events[0]) == DEAD
+    fields = {"username": "alice", "states": ["dead"]}
+    assert browser.post("/dead/replay", fields).headers["location"] == "/dead"
+    eventually(lambda: "2 deliveries are owed again." in browser.page("/dead"))
+    assert [state(browser, endpoint, event) for event in events] == [PENDING, PENDING, DEAD]
+    assert browser.post("/dead/replay", {"since": "x"}).status_code == 422
+
+
+def test_a_replay_is_stopped_and_runs_alone(browser: Browser) -> None:
+    """What it has moved stays moved, and a second one waits its turn."""
+    replays = browser.site.replays
+    replays.last = Replay(10, moved=5)
+    assert "Replaying: 5 of 10" in browser.page("/dead")
+    refused = browser.post("/dead/replay")
+    assert refused.status_code == 409
+    assert "A replay is running" in refused.text
+    replays.last = None
+    replays.stop()
+    replays.start(DeliveryFilter(states=(DEAD,)), 0)
+    replays.close()
+    assert replays.last is not None
+    assert not replays.last.running
+
+
+# -- users
+
+
+def test_a_user_is_created_charged_and_reset(browser: Browser) -> None:
+    """From his first day to his last; each step is an event on his page."""
+    made = browser.post(
+        "/users/new", {"username": "alice", "data_limit": "1", "expire": "2030-01-31T12:00", "note": "hi"}
+    )
+    assert made.headers["location"] == "/user/alice"
+    page = browser.page("/user/alice")
+    assert "2030-01-31T12:00:00" in page
+    browser.post("/user/alice/charge", {"amount": "0.5"})
+    assert "512 MiB / 1 GiB (50%)" in browser.page("/user/alice")
+    browser.post("/user/alice/charge", {"amount": "1"})
+    assert "Data limit reached" in browser.page("/user/alice")
+    browser.post("/user/alice/reset")
+    assert "badge active" in browser.page("/user/alice")
+    browser.post("/user/alice/disable")
+    assert "badge disabled" in browser.page("/user/alice")
+    browser.post("/user/alice/enable")
+    form = browser.page("/user/alice/edit")
+    assert 'value="2030-01-31T12:00:00"' in form
+    browser.post("/user/alice/edit", {"data_limit": "", "expire": "", "note": "", "data_limit_reset_strategy": "month"})
+    user = browser.services.registry.get("alice", None)
+    assert (user.data_limit, user.expire, user.note, user.data_limit_reset_strategy) == (None, None, "", "month")
+    browser.post("/user/alice/delete")
+    assert browser.get("/user/alice").status_code == 404
+
+
+def test_a_users_wrong_fields_are_told_at_their_places(browser: Browser) -> None:
+    """What is wrong stands where it was typed, and the rest is kept."""
+    got = browser.post("/users/new", {"username": "a b", "note": "kept"})
+    assert got.status_code == 422
+    assert "must have 3 to 32 characters" in got.text
+    assert 'value="kept"' in got.text
+    browser.post("/users/new", {"username": "alice"})
+    assert "There is a user of this name already." in browser.post("/users/new", {"username": "ALICE"}).text
+    assert browser.post("/user/alice/charge", {"amount": "-1"}).status_code == 422
+    assert browser.post("/users/new", {"username": "bob", "data_limit": "nan"}).status_code == 422
+
+
+def test_users_are_found_by_the_beginning_of_their_names(browser: Browser) -> None:
+    """In any case of the letters, and by status."""
+    for name in ("alice", "Alina", "bob"):
+        browser.post("/users/new", {"username": name})
+    browser.post("/user/alice/disable")
+
+    def found(query: str) -> list[str]:
+        return re.findall(r'href="/user/([^"/]+)"', browser.page(f"/users?{query}"))
+
+    assert found("") == ["alice", "Alina", "bob"]
+    assert found("search=AL") == ["alice", "Alina"]
+    assert found("status=disabled") == ["alice"]
+
+
+# -- inbox and settings
+
+
+def test_the_inbox_is_an_endpoint_that_shows_what_arrives(browser: Browser) -> None:
+    """One click, and a first delivery can be seen; what is secret is masked there, too."""
+    assert browser.post("/inbox").headers["location"] == "/inbox"
+    assert browser.post("/inbox").status_code == 409
+    with browser.services.database.read() as conn:
+        [endpoint] = endpoints.all_endpoints(conn)
+        token = inbox.token(browser.services.database, conn)
+    assert endpoint.url == f"http://testserver:80/inbox/{token}"
+    body = '{"username": "<b>eve</b>", "action": "user_created"}'
+    sent = browser.client.post(
+        f"/inbox/{token}", content=body, headers={"x-webhook-secret": "s3cret", "webhook-id": "m"}
+    )
+    assert sent.status_code == 200
+    page = browser.page("/inbox")
+    assert "User created" in page
+    assert "&lt;b&gt;eve&lt;/b&gt;" in page
+    assert "x-webhook-secret: ***" in page
+    assert browser.client.post(f"/inbox/{'0' * 32}", content=body).status_code == 404
+
+    browser.post("/inbox/answer", {"status": "500"})
+    browser.post("/inbox/answer", {"status": "999"})
+    assert browser.client.post(f"/inbox/{token}", content="[1, \xff").status_code == 500
+    assert "answered 500" in browser.page("/inbox")
+
+    assert browser.post(f"/endpoints/{endpoint.id}/delete").status_code == 303
+    with browser.services.database.read() as conn:
+        assert endpoints.all_endpoints(conn) == []
+        assert inbox.address(browser.services.database, conn) is None
+
+
+def test_the_inbox_keeps_the_newest_only(browser: Browser) -> None:
+    """However much is sent to it, it stays small."""
+    for _ in range(60):
+        browser.site.inbox.take((), b"x" * 100_000)
+    kept = browser.site.inbox.all()
+    assert [got.number for got in kept] == list(range(60, 10, -1))
+    assert {len(got.body) for got in kept} == {16 * 1024}
+
+
+def test_settings_are_shown_with_their_source(browser: Browser) -> None:
+    """Every one of them, masked, with what would change it."""
+    page = html.unescape(browser.page("/settings"))
+    for entry in browser.services.settings.entries:
+        assert f">{entry.name}</code>" in page
+    assert "the variable in the service's environment" in page
+    assert "the default" in page
