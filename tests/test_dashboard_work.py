@@ -256,7 +256,7 @@ def test_a_user_is_created_charged_and_reset(browser: Browser) -> None:
     page = browser.page("/user/alice")
     assert "2030-01-31T12:00:00" in page
     browser.post("/user/alice/charge", {"amount": "0.5"})
-    assert "512 MiB / 1 GiB (50%)" in browser.page("/user/alice")
+    assert '512 MiB</bdi> / <bdi dir="ltr">1 GiB</bdi> (50%)' in browser.page("/user/alice")
     browser.post("/user/alice/charge", {"amount": "1"})
     assert "Data limit reached" in browser.page("/user/alice")
     browser.post("/user/alice/reset")

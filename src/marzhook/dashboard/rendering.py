@@ -60,7 +60,8 @@ def environment(language: Language) -> Environment:
         "number": language.number,
         "percent": language.percent,
         "seconds": language.seconds,
-        "size": language.size,
+        # Isolated: a number in Persian digits and a Latin unit would change places with what is around them.
+        "size": lambda value: Markup('<bdi dir="ltr">{}</bdi>').format(language.size(value)),
         "harmless": harmless,
         "state": lambda state: words.state(language, state),
         "action": lambda action: words.action(language, action),
