@@ -1,4 +1,4 @@
-"""Every text of the dashboard that is to be translated, as its templates and modules have it.
+"""Every text of the dashboard that is to be translated, as its templates and modules and the settings have it.
 
 `python tests/messages.py` brings the `.po` files up to date: new texts come in, unused ones go out.
 """
@@ -14,6 +14,7 @@ from babel.messages.pofile import read_po, write_po
 
 from marzhook import dashboard
 from marzhook.dashboard.languages import FOLDER, NAMES, SOURCE
+from marzhook.settings import SETTINGS
 
 ROOT = Path(dashboard.__file__).parent
 TRANSLATED = tuple(code for code in NAMES if code != SOURCE)
@@ -27,6 +28,9 @@ def extracted() -> Catalog:
     found = extract_from_dir(str(ROOT), METHODS, OPTIONS, keywords=KEYWORDS)
     for _file, _line, message, comments, context in found:
         catalog.add(message, auto_comments=comments, context=context)
+    for setting in SETTINGS:
+        if not setting.actions:
+            catalog.add(setting.doc)
     return catalog
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from marzhook.dashboard import words
+from marzhook.dashboard.languages import Language
 from marzhook.dashboard.visit import Pages, Visit
 from marzhook.event import JSON
-from marzhook.settings import SETTINGS
+from marzhook.settings import SETTINGS, Setting
 
 pages = Pages()
 
@@ -14,9 +16,17 @@ pages = Pages()
 @pages.get("/settings")
 def show(visit: Visit) -> Response:
     settings = visit.services.settings
-    docs = {setting.name: setting.doc for setting in SETTINGS}
+    docs = {setting.name: _doc(visit.language, setting) for setting in SETTINGS}
     rows = [(entry, _text(entry.value), docs[entry.name]) for entry in settings.entries]
     return visit.page("settings.html", rows=rows, unused=settings.unused)
+
+
+def _doc(language: Language, setting: Setting) -> str:
+    """What it means. The texts of the settings themselves are translated, too (`tests/messages.py` finds them)."""
+    if setting.actions:
+        actions = " · ".join(words.action(language, action) for action in setting.actions)
+        return language.gettext("published where this is true: %(actions)s") % {"actions": actions}
+    return language.gettext(setting.doc)
 
 
 def _text(value: JSON) -> str:
