@@ -132,3 +132,14 @@ def test_after_a_long_absence_only_the_latest_is_told() -> None:
     found = notice(SINCE, 0, SINCE + DISABLED_AFTER + timedelta(days=2))
     assert found is not None
     assert found.action == DISABLED
+
+
+def test_a_probe_that_could_not_be_made_lets_the_next_go() -> None:
+    """Nothing was sent, so there is no answer to wait for."""
+    b = breaker()
+    for _ in range(IN_A_ROW):
+        b.failed(0.0)
+    b.sent()
+    b.not_sent()
+    assert b.open
+    assert b.may_send(5.0)

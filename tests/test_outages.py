@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import timedelta
+from typing import Any
+
+import pytest
 
 from dispatching import CLOCK, House
 from marzhook.dispatch import health
+from marzhook.request import Response
 from marzhook.retry import RetryPolicy
 from marzhook.store import endpoints, history
 from marzhook.testing import eventually
+from marzhook.transport.http import HttpTransport
 from receivers import Receiver, events_of, header_of
 
 
@@ -178,3 +184,74 @@ def test_a_recovery_is_told_where_the_failure_was(house: House, receiver: Receiv
             eventually(lambda: any(e["action"] == "endpoint_recovered" for e in receiver.accepted()))
             eventually(lambda: house.load(sick.id).failing_since is None)
         assert not any(e["action"].startswith("endpoint_") for e in sick_receiver.accepted())
+
+
+def test_an_outage_that_a_restart_cut_short_ends_with_the_first_success(house: House, receiver: Receiver) -> None:
+    """Its breaker was never open in this life of the service; still, who is well must not be disabled after five days."""
+    endpoint = house.endpoint(receiver.url)
+    with house.database.write() as tx:
+        endpoints.note_health(tx, endpoint.id, failing_since=CLOCK.now() - timedelta(minutes=10), failing_stage=0)
+    house.publish(["anna"])
+    with house.dispatching():
+        eventually(lambda: house.states() == {"delivered": 1})
+        eventually(lambda: house.load(endpoint.id).failing_since is None)
+
+
+def test_a_probe_that_cannot_be_rendered_does_not_end_the_probing(house: House, receiver: Receiver) -> None:
+    """The event after it is the probe."""
+    house.endpoint(receiver.url, format="standard", concurrency=1)
+    receiver.do(status=500)
+    ids = house.publish([f"user{i}" for i in range(10)])
+    with house.database.write() as tx:
+        # The sixth is the first probe; its time is in no calendar.
+        tx.conn.exec_driver_sql("UPDATE events SET enqueued_at = 1e20 WHERE id = ?", (ids[5],))
+    with house.dispatching(RetryPolicy((3600.0,))):
+        receiver.wait(6)
+        receiver.do(status=200)
+        eventually(lambda: house.states() == {"dead": 1, "delivered": 9})
+
+
+def test_fewer_may_be_on_their_way_than_are(house: House, receiver: Receiver) -> None:
+    """Somebody lowers an endpoint's concurrency while its batches hang: the others go on."""
+    with Receiver() as hanging:
+        hanging.do(mode="hang")
+        sick = house.endpoint(hanging.url, format="list", concurrency=3)
+        house.endpoint(receiver.url)
+        house.publish([f"user{i}" for i in range(400)])
+        with house.dispatching(timeout=3.0):
+            hanging.wait(3)
+            receiver.wait(400)
+            with house.database.write() as tx:
+                endpoints.update(tx, sick.id, concurrency=1)
+            eventually(lambda: house.count("settled") == 400)
+            house.publish(["late"])
+            receiver.wait(401)
+            assert hanging.most_in_flight() == 3
+
+
+def test_who_can_do_nothing_sleeps(house: House, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While all slots hang, neither hundreds of retries that came due nor new lanes keep the dispatcher busy."""
+    turns = [0]
+    poll = HttpTransport.poll
+
+    def counted(transport: HttpTransport, timeout: float) -> list[tuple[Any, Response]]:
+        turns[0] += 1
+        return poll(transport, timeout)
+
+    monkeypatch.setattr(HttpTransport, "poll", counted)
+    endpoint = house.endpoint(receiver.url)
+    house.publish([f"user{i}" for i in range(1000)])
+    with house.database.write() as tx:
+        due = CLOCK.now().timestamp() + 0.5
+        tx.conn.exec_driver_sql("UPDATE pending SET tries = 1, attempts = 1, due_at = ?", (due,))
+    receiver.do(mode="hang")
+    with house.dispatching(timeout=30.0):
+        receiver.wait(24)
+        for change in ({}, {"ordered": False}):
+            if change:
+                with house.database.write() as tx:
+                    endpoints.update(tx, endpoint.id, **change)
+            time.sleep(0.5)
+            before = turns[0]
+            time.sleep(1.0)
+            assert turns[0] - before < 100

@@ -21,7 +21,7 @@ JITTER = 0.1
 
 
 class Breaker:
-    """Ask `may_send`, tell `sent`, then `succeeded` or `failed`."""
+    """Ask `may_send`, tell `sent`, then `succeeded`, `failed`, `rejected` or `not_sent`."""
 
     def __init__(self, random: Callable[[], float], *, first_probe: float = FIRST_PROBE) -> None:
         """`random` is in [0, 1) and stretches each wait a little; `first_probe` is in seconds."""
@@ -48,6 +48,10 @@ class Breaker:
     def sent(self) -> None:
         """A request goes out."""
         self._probing = self.open
+
+    def not_sent(self) -> None:
+        """What `sent` told of could not even be made: that says nothing of the endpoint, and the next may go."""
+        self._probing = False
 
     def succeeded(self) -> bool:
         """A request was accepted. Returns whether that ended an outage."""

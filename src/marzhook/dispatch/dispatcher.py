@@ -257,6 +257,11 @@ class Dispatcher:
                 if room:
                     again.append(sender)
             turn = again
+        now = self._clock.monotonic()
+        for endpoint_id, sender in list(self._active.items()):
+            if not sender.room(now) and not sender.wants_reading:
+                # Now, and not at the next turn: a rate limit or a retry may be due long before anything else happens.
+                self._rest(endpoint_id, sender, now)
 
     def _rest(self, endpoint_id: int, sender: Sender, now: float) -> None:
         """Nothing to do here until an answer, a publish or a timer."""

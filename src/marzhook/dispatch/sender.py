@@ -143,7 +143,7 @@ class Sender:
         if not self.endpoint.enabled:
             return
         if self._reordered is not None:
-            if self.in_flight or self.lanes.unsettled:
+            if self._awaits_landing:
                 return
             self.lanes, self._reordered = self._reordered, None
             self._rewind()
@@ -187,8 +187,9 @@ class Sender:
         if again:
             again = min(again, self._again_slots - self._again_in_flight)
         room = min(first + max(0, again), self._slots - self.in_flight)
-        # What a batch takes along, a probe or a rate limit leaves over is known after each.
-        return min(room, 1) if self._by_one else max(0, room)
+        # What a batch takes along, a probe or a rate limit leaves over is known after each. Below 0 when somebody allows
+        # the endpoint fewer than are on their way.
+        return max(0, min(room, 1) if self._by_one else room)
 
     @property
     def _by_one(self) -> bool:
@@ -202,7 +203,14 @@ class Sender:
     @property
     def wants_reading(self) -> bool:
         """Whether `refill` would find something to read right now."""
-        return self.endpoint.enabled and (self._lacks_window or self.lanes.starving)
+        if not self.endpoint.enabled or self._awaits_landing:
+            return False
+        return self._reordered is not None or self._lacks_window or self.lanes.starving
+
+    @property
+    def _awaits_landing(self) -> bool:
+        """Whether new lanes wait until all that the old ones sent is answered and written."""
+        return self._reordered is not None and bool(self.in_flight or self.lanes.unsettled)
 
     def next_look(self, now: float) -> float | None:
         """Monotonic time at which something happens by itself (a retry is due, a pause ends); None: nothing will.
@@ -211,7 +219,9 @@ class Sender:
         """
         if not self.endpoint.enabled:
             return None
-        times = [] if self.lanes.next_due is None else [self.lanes.next_due]
+        due = self.lanes.next_due
+        # Where enough are ready, those that are due are not read; an answer makes room first.
+        times = [] if due is None or self.lanes.ready_again >= LOW_WATER else [due]
         if self.lanes.ready:
             waits = [self._paused_until, self._next_slot, self.breaker.probe_at if self.breaker.open else 0.0]
             if max(waits) > now:
@@ -317,6 +327,8 @@ class Sender:
         fault = outcome.verdict is Verdict.REJECTED and self.breaker.accepts_others
         if shipment.problem is None:
             self._tell_breaker(shipment, outcome)
+        else:
+            self.breaker.not_sent()
         policy, schedule = self._schedule(shipment, counted=counted, fault=fault)
         settlements = settle(shipment.deliveries, response, outcome, policy, random=self._random(), schedule=schedule)
         self._regroup(settlements, schedule)
@@ -333,6 +345,8 @@ class Sender:
         self._pause(outcome)
         if recovered:
             self.lanes.hasten(self._clock.monotonic())
+        # An outage that began before a restart is known from the disk alone, and ends here too.
+        recovered = recovered or self.failing_since is not None
         endpoint, mode = self.endpoint, shipment.secret_mode
         learns = endpoint.secret_mode == "auto" and endpoint.secret and mode != endpoint.learned_mode
         return Answer(settlements, outcome, mode if learns else None, recovered)
