@@ -282,3 +282,22 @@ def test_what_failed_in_one_request_comes_due_together_once_it_is_on_disk() -> N
     assert lanes.next_due is None
     lanes.committed(d.event.id for d in taken)
     assert lanes.due(1.0, limit=200) == list(range(1, 65))
+
+
+def test_what_failed_in_one_request_is_read_again_whole() -> None:
+    """Also where more is due than is read at once."""
+    lanes = Lanes()
+    lanes.admit([owed(i, f"user{i}") for i in range(1, 241)], lambda _: None)
+    batches = [lanes.take(lambda _: True, limit=60) for _ in range(4)]
+    for taken in batches:
+        lanes.answered([Settlement(d, ATTEMPT, PENDING, 1) for d in taken], 0.0)
+        lanes.committed(d.event.id for d in taken)
+    assert len(lanes.due(1.0, limit=150)) == 180
+
+
+def test_what_failed_before_is_not_held_until_its_turn_comes() -> None:
+    """However many retries are due, there is room for first tries."""
+    lanes = Lanes()
+    lanes.admit([owed(i, f"user{i}", tries=1) for i in range(1, 5001)], lambda _: None)
+    assert lanes.held == 0
+    assert len(lanes.due(0.0, limit=200)) == 200

@@ -211,6 +211,20 @@ def test_a_probe_that_cannot_be_rendered_does_not_end_the_probing(house: House, 
         eventually(lambda: house.states() == {"dead": 1, "delivered": 9})
 
 
+def test_many_retries_that_are_due_do_not_hide_a_first_try(house: House, receiver: Receiver) -> None:
+    """Not even after a restart, when there are more of them than is kept in memory."""
+    house.endpoint(receiver.url, concurrency=4)
+    house.publish([f"old{i}" for i in range(6000)])
+    with house.database.write() as tx:
+        tx.conn.exec_driver_sql("UPDATE pending SET tries = 1, attempts = 1")
+    receiver.do(delay=0.2)
+    with house.dispatching():
+        receiver.wait(3)
+        house.publish(["new"])
+        eventually(lambda: "new" in {e["username"] for e in receiver.accepted()})
+    assert len(receiver.accepted()) < 1000
+
+
 def test_fewer_may_be_on_their_way_than_are(house: House, receiver: Receiver) -> None:
     """Somebody lowers an endpoint's concurrency while its batches hang: the others go on."""
     with Receiver() as hanging:

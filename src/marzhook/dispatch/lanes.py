@@ -22,10 +22,11 @@ KEEP = 16
 """Deliveries that a lane holds behind its head."""
 MAX_HELD = 4000
 """Deliveries in memory, of one endpoint; above, lanes keep nothing behind their heads."""
+LONG_AGO = float("-inf")
 
 
 class _Lane:
-    __slots__ = ("due", "flying", "key", "last", "more", "patient", "queue", "retrying")
+    __slots__ = ("due", "flying", "key", "last", "more", "patient", "queue", "request", "retrying")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
@@ -38,6 +39,8 @@ class _Lane:
         """When they are due."""
         self.patient = False
         """Whether it waits out its time also when the endpoint has recovered."""
+        self.request = 0
+        """Lanes that failed in one request have the same number; 0: none that is known."""
         self.last = 0
         """The newest event known in this lane."""
         self.more = False
@@ -61,6 +64,7 @@ class Lanes:
         self._hungry: dict[Hashable, _Lane] = {}
         self._unsettled: set[int] = set()
         self._sequence = 0
+        self._requests = 0
         self.held = 0
         """Deliveries in memory."""
 
@@ -81,6 +85,9 @@ class Lanes:
                 lane = self._lanes[key] = _Lane(key)
                 lane.last = event_id
                 due = due_in(delivery)
+                if due is None and delivery.attempts:
+                    # Not held yet: many that failed before must not fill the room of those that were never tried.
+                    due = LONG_AGO
                 if due is None:
                     self._hold(lane, delivery)
                     self._make_ready(lane)
@@ -182,6 +189,7 @@ class Lanes:
             return
         by_id = {s.delivery.event.id: s for s in settlements}
         self._unsettled.update(by_id)
+        self._requests += 1
         for lane in self._lanes_of([s.delivery for s in settlements]):
             flown = [by_id[d.event.id] for d in lane.queue[: lane.flying]]
             again = [s for s in flown if s.state == PENDING]
@@ -194,6 +202,7 @@ class Lanes:
                 self.held -= len(lane.queue)
                 lane.queue.clear()
                 lane.patient = patient
+                lane.request = self._requests
                 lane.retrying = tuple(s.delivery.event.id for s in again)
                 lane.last = lane.retrying[-1]
                 lane.due = due
@@ -228,11 +237,17 @@ class Lanes:
         return self._waiting[0][0] if self._waiting else None
 
     def due(self, now: float, *, limit: int) -> list[int]:
-        """Event ids whose time has come, to be loaded and given to `loaded`. At most about `limit`."""
+        """Event ids whose time has come, to be loaded and given to `loaded`. About `limit`: what failed in one request comes
+        whole."""
         ids: list[int] = []
         self._loading = []
-        while self._waiting and self._waiting[0][0] <= now and len(ids) < limit:
-            lane = heapq.heappop(self._waiting)[2]
+        request = 0
+        while self._waiting and self._waiting[0][0] <= now:
+            lane = self._waiting[0][2]
+            if len(ids) >= limit and not 0 < lane.request == request:
+                break
+            request = lane.request
+            heapq.heappop(self._waiting)
             self._loading.append(lane)
             ids += lane.retrying
         return ids
