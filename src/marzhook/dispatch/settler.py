@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from marzhook.clock import Clock
 from marzhook.delivery import Settlement
-from marzhook.errors import MarzhookError
+from marzhook.errors import MarzhookError, StoreBusyError
 from marzhook.store.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,18 @@ class Settler:
                 return
 
     def _call(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except MarzhookError as error:
-            log.warning("could not write: %s", error)
+        while True:
+            try:
+                action()
+            except StoreBusyError as error:
+                self.trouble = str(error)
+                log.warning("a note waits for the database: %s", error)
+                if self._gave_up.wait(RETRY_EVERY):
+                    return
+            except Exception:
+                # Without this thread nothing would ever be settled again.
+                log.exception("a note could not be written")
+                return
+            else:
+                self.trouble = None
+                return
