@@ -269,3 +269,18 @@ def test_who_can_do_nothing_sleeps(house: House, receiver: Receiver, monkeypatch
             before = turns[0]
             time.sleep(1.0)
             assert turns[0] - before < 100
+
+
+def test_near_timers_leave_no_far_ones_behind(house: House, receiver: Receiver) -> None:
+    """Beside a retry of tomorrow, a rate limit that rings again and again: memory stays bounded."""
+    house.endpoint(receiver.url, rate_limit=500.0)
+    house.publish(["far"])
+    with house.database.write() as tx:
+        due = CLOCK.now().timestamp() + 80_000
+        tx.conn.exec_driver_sql("UPDATE pending SET tries = 1, attempts = 1, due_at = ?", (due,))
+    with house.dispatching() as dispatcher:
+        for number in range(120):
+            house.publish([f"user{number}", f"friend{number}"])
+            receiver.wait(2 * number + 2)
+            time.sleep(0.005)
+        assert len(dispatcher._timers) <= 70

@@ -35,6 +35,7 @@ MAX_UNSETTLED = 5000
 IN_A_TURN = 8
 """Requests that one endpoint starts before the next one's turn."""
 SPARE_DESCRIPTORS = 256
+SPARE_TIMERS = 64
 DRAIN_SECONDS = 10.0
 
 
@@ -271,6 +272,10 @@ class Dispatcher:
         if when is not None and when < self._timer_of.get(endpoint_id, float("inf")):
             self._timer_of[endpoint_id] = when
             heapq.heappush(self._timers, (when, endpoint_id))
+            if len(self._timers) > SPARE_TIMERS + 2 * len(self._timer_of):
+                # Each time that a near one rings, a far one may be set once more.
+                self._timers = [(moment, id_) for id_, moment in self._timer_of.items()]
+                heapq.heapify(self._timers)
 
     def _ring(self, endpoint_id: int) -> None:
         self._timer_of.pop(endpoint_id, None)
