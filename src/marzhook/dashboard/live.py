@@ -48,7 +48,7 @@ class Pulse:
         self._listeners += 1
         if self._looker is None or self._looker.done():
             # Opened here, before the first beat: what is committed from now on is noticed.
-            self._looker = asyncio.create_task(self._look(ChangeWatch(self._database), self._also()))
+            self._looker = asyncio.create_task(self._look(self._database.watch(), self._also()))
         seen, looks = self._version, 0
         try:
             # At once: what changed between the page and its stream would be missed otherwise.

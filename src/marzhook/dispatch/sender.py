@@ -26,6 +26,8 @@ LOW_WATER = 256
 """Ready lanes below which more is read."""
 LOOKUPS = 200
 """Lanes looked up at once: due for a retry, or with more on disk."""
+LATE = 0.02
+"""Seconds by which a look may come late without slowing an endpoint's rate limit down."""
 NEVER = RetryPolicy(delays=())
 
 
@@ -239,8 +241,11 @@ class Sender:
         self._again_in_flight += again
         self.breaker.sent()
         if self.endpoint.rate_limit:
-            # Evenly spaced and without credit for idle times: exact over any minute.
-            self._next_slot = max(self._next_slot, self._clock.monotonic()) + 1 / self.endpoint.rate_limit
+            # Evenly spaced, with credit for a look that came late but none for idle times: exact over any minute.
+            moment = self._clock.monotonic()
+            self._next_slot = (
+                self._next_slot if self._next_slot > moment - LATE else moment
+            ) + 1 / self.endpoint.rate_limit
         if problem is not None:
             return shipment, None
         try:
@@ -369,8 +374,8 @@ class Sender:
         now = self._clock.monotonic()
         if outcome.verdict is Verdict.REJECTED:
             self.breaker.rejected(shipment.deliveries[0].event.id, now)
-        elif outcome.pause is None or self.breaker.open:
-            # Asking for a pause is an answer in good health, unless it is all that ever comes.
+        elif outcome.pause is None or self.breaker.open or now >= self._paused_until:
+            # Asking for a pause is an answer in good health, unless it is all that ever comes: each pause counts once.
             self.breaker.failed(now, retry_after=outcome.retry_after)
 
     def _schedule(self, shipment: Shipment, *, counted: bool, fault: bool) -> tuple[RetryPolicy | None, str]:

@@ -1,0 +1,87 @@
+"""One endpoint's sender, without a dispatcher around it: its pace and its pauses, by the clock of the test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dispatching import House
+from marzhook.clock import from_unix
+from marzhook.dispatch.sender import Limits, Sender
+from marzhook.request import Response
+from marzhook.store import endpoints
+from marzhook.store.database import Database
+from marzhook.store.outbox import Outbox
+from marzhook.testing import FakeClock
+
+
+@pytest.fixture
+def house(database: Database, outbox: Outbox) -> House:
+    return House(database, outbox)
+
+
+def sender(house: House, clock: FakeClock, **values: Any) -> Sender:
+    made = house.endpoint("http://127.0.0.1:9/", **values)
+    with house.database.read() as conn:
+        endpoint = endpoints.get(conn, made.id)
+    return Sender(endpoint, house.outbox, clock, instance="x", limits=Limits(), random=lambda: 0.5)
+
+
+def answer(one: Sender, clock: FakeClock, status: int, **headers: str) -> None:
+    """Send what may go, and have all of it answered so."""
+    one.refill()
+    flying = [one.ship()[0] for _ in range(one.room(clock.monotonic()))]
+    for shipment in flying:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        done = one.answered(shipment, Response(clock.now(), 0.01, status, named))
+        house_commit(one, done.settlements)
+
+
+def house_commit(one: Sender, settlements: list[Any]) -> None:
+    one._outbox.settle(settlements, now=from_unix(1_800_000_000))
+    one.lanes.committed([s.delivery.event.id for s in settlements])
+
+
+def test_looks_that_come_late_do_not_slow_a_rate_limit_down(house: House, clock: FakeClock) -> None:
+    """100 a second are 100 a second, also where each look is some milliseconds late; and never more in any second."""
+    one = sender(house, clock, rate_limit=100.0)
+    house.publish([f"user{n}" for n in range(600)])
+    begun, sent = clock.monotonic(), []
+    while clock.monotonic() < begun + 4:
+        one.refill()
+        while one.room(clock.monotonic()):
+            shipment, _ = one.ship()
+            sent.append(clock.monotonic() - begun)
+            house_commit(one, one.answered(shipment, Response(clock.now(), 0.001, 200)).settlements)
+        clock.advance(0.013)
+    assert 395 <= len(sent) <= 401
+    assert all(later - earlier >= 0.97 for earlier, later in zip(sent, sent[100:], strict=False))
+
+
+def test_an_idle_time_gives_no_credit(house: House, clock: FakeClock) -> None:
+    """After an hour without events, the limit holds from the first second on."""
+    one = sender(house, clock, rate_limit=10.0)
+    clock.advance(3600)
+    house.publish([f"user{n}" for n in range(50)])
+    one.refill()
+    one.ship()
+    assert one.room(clock.monotonic()) == 0
+
+
+def test_a_receiver_that_only_ever_asks_for_pauses_is_an_outage(house: House, clock: FakeClock) -> None:
+    """Maintenance behind 503 and Retry-After opens the breaker after five pauses, so days of it use up nobody's tries."""
+    one = sender(house, clock)
+    house.publish([f"user{n}" for n in range(40)])
+    for _ in range(4):
+        answer(one, clock, 503, retry_after="60")
+        assert not one.breaker.open, "32 answers of one moment are one pause"
+        clock.advance(61)
+    for _ in range(30):
+        clock.advance(3600)
+        answer(one, clock, 503, retry_after="60")
+    assert one.breaker.open
+    with house.database.read() as conn:
+        [most] = conn.exec_driver_sql("SELECT max(tries) FROM pending").one()
+    assert most <= 5
+    assert house.count("pending") == 40
