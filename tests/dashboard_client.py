@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
@@ -38,8 +38,8 @@ class Browser:
     def services(self) -> Services:
         return self.api.services
 
-    def get(self, path: str, **headers: str) -> httpx.Response:
-        got: httpx.Response = self.client.get(path, headers=headers)
+    def get(self, path: str, **headers: str) -> httpx2.Response:
+        got: httpx2.Response = self.client.get(path, headers=headers)
         return got
 
     def page(self, path: str, status: int = 200, **headers: str) -> str:
@@ -54,13 +54,13 @@ class Browser:
         assert found, path
         return found[1]
 
-    def post(self, path: str, fields: Mapping[str, Any] | None = None, *, on: str = "/users") -> httpx.Response:
+    def post(self, path: str, fields: Mapping[str, Any] | None = None, *, on: str = "/users") -> httpx2.Response:
         """Send a form that is on the page `on`."""
         data = {"form_token": self.token(on), **(fields or {})}
-        got: httpx.Response = self.client.post(path, data=data)
+        got: httpx2.Response = self.client.post(path, data=data)
         return got
 
-    def sign_in(self, username: str = "root", password: str = PASSWORD) -> httpx.Response:
+    def sign_in(self, username: str = "root", password: str = PASSWORD) -> httpx2.Response:
         return self.post("/sign-in", {"username": username, "password": password}, on="/sign-in")
 
     def admin(self, username: str, *, is_sudo: bool) -> None:

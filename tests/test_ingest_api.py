@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
@@ -41,11 +41,11 @@ def services(tmp_path: Path, clock: FakeClock, environ: dict[str, str]) -> Itera
 
 def send(
     services: Services, body: bytes, route: str = "marzban", *, client: str = "203.0.113.9", **headers: str | bytes
-) -> httpx.Response:
+) -> httpx2.Response:
     """A request from that address; without other headers, with the secret."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()} or {"x-webhook-secret": SECRET}
     with TestClient(create_app(services), client=(client, 5000)) as http:
-        answered: httpx.Response = http.post(f"/ingest/{route}", content=body, headers=sent)
+        answered: httpx2.Response = http.post(f"/ingest/{route}", content=body, headers=sent)
         return answered
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI
 from flask import Flask
@@ -59,8 +59,8 @@ def test_the_fastapi_example(shown: Callable[[str], dict[str, Any]]) -> None:
     app, request = shown("FastAPI()")["app"], created()
     assert isinstance(app, FastAPI)
 
-    async def post(headers: dict[str, str]) -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+    async def post(headers: dict[str, str]) -> httpx2.Response:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
             return await client.post("/webhook", content=request.body, headers=headers)
 
     assert asyncio.run(post(request.headers)).json() == {"results": {"done": 1}}
