@@ -16,6 +16,7 @@ from marzhook.testing import FakeClock
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "EVERY", 0.02)
+    monkeypatch.setattr(live, "EACH", 0.01)
 
 
 async def yes() -> bool:
@@ -44,6 +45,23 @@ def test_a_commit_is_told_to_all_who_follow(database: Database, outbox: Outbox, 
             assert not any(one.done() for one in waiting)
             await asyncio.to_thread(change)
             await asyncio.wait_for(asyncio.gather(*waiting), 10)
+        await closed(pages)
+
+    asyncio.run(follow())
+
+
+def test_many_open_pages_cost_no_more_than_few(database: Database) -> None:
+    """The more follow along, the less often each of them is told: delivering comes first."""
+    pulse = Pulse(database, also=lambda: 0)
+
+    async def follow() -> None:
+        pages = [pulse.beats(yes) for _ in range(20)]
+        for page in pages[:2]:
+            await anext(page)
+        assert pulse.pause == live.EVERY
+        for page in pages[2:]:
+            await anext(page)
+        assert pulse.pause == 20 * live.EACH
         await closed(pages)
 
     asyncio.run(follow())
