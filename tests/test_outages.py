@@ -204,7 +204,7 @@ def test_a_probe_that_cannot_be_rendered_does_not_end_the_probing(house: House, 
     ids = house.publish([f"user{i}" for i in range(10)])
     with house.database.write() as tx:
         # The sixth is the first probe; its time is in no calendar.
-        tx.conn.exec_driver_sql("UPDATE events SET enqueued_at = 1e20 WHERE id = ?", (ids[5],))
+        tx.conn.exec_driver_sql(f"UPDATE events SET enqueued_at = 1e20 WHERE id = {ids[5]}")
     with house.dispatching(RetryPolicy((3600.0,))):
         receiver.wait(6)
         receiver.do(status=200)
@@ -257,7 +257,7 @@ def test_who_can_do_nothing_sleeps(house: House, receiver: Receiver, monkeypatch
     house.publish([f"user{i}" for i in range(1000)])
     with house.database.write() as tx:
         due = CLOCK.now().timestamp() + 0.5
-        tx.conn.exec_driver_sql("UPDATE pending SET tries = 1, attempts = 1, due_at = ?", (due,))
+        tx.conn.exec_driver_sql(f"UPDATE pending SET tries = 1, attempts = 1, due_at = {due!r}")
     receiver.do(mode="hang")
     with house.dispatching(timeout=30.0):
         receiver.wait(24)
@@ -277,7 +277,7 @@ def test_near_timers_leave_no_far_ones_behind(house: House, receiver: Receiver) 
     house.publish(["far"])
     with house.database.write() as tx:
         due = CLOCK.now().timestamp() + 80_000
-        tx.conn.exec_driver_sql("UPDATE pending SET tries = 1, attempts = 1, due_at = ?", (due,))
+        tx.conn.exec_driver_sql(f"UPDATE pending SET tries = 1, attempts = 1, due_at = {due!r}")
     with house.dispatching() as dispatcher:
         for number in range(120):
             house.publish([f"user{number}", f"friend{number}"])

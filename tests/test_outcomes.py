@@ -82,6 +82,7 @@ def test_states_of_a_page_of_events(world: World) -> None:
         }
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("status", [None, "active"])
 def test_a_page_of_users_is_read_from_the_index_on_names(
     database: Database, clock: FakeClock, status: str | None

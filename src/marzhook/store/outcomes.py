@@ -13,42 +13,60 @@ import sqlalchemy as sa
 from marzhook.clock import from_unix
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING, Attempt
 from marzhook.store import history, schema
+from marzhook.store.statements import joined, text
 
 LOOKED_AT = 1000
 """Rows looked at for an endpoint's latencies and for its last tries: enough to judge, and the same work at any size."""
 
 # CROSS JOIN: for each hour a range of the table's key. Left to itself, SQLite may walk the table once for all of them.
 _BUCKETS = {
-    table: sa.text(f"""
+    table: text(
+        f"""
         SELECT j.key, {state}, count(*) FROM json_each(:buckets) j
         CROSS JOIN {table} d ON d.endpoint_id = :endpoint
             AND d.event_id >= j.value ->> 0 AND d.event_id < j.value ->> 1
-        GROUP BY j.key, {state}""")  # noqa: S608 - our own names
+        GROUP BY j.key, {state}""",  # noqa: S608 - our own names
+        f"""
+        SELECT CAST(j.number - 1 AS integer), {state}, count(*)
+        FROM json_array_elements(CAST(:buckets AS json)) WITH ORDINALITY AS j (value, number)
+        JOIN {table} d ON d.endpoint_id = :endpoint
+            AND d.event_id >= CAST(j.value ->> 0 AS bigint) AND d.event_id < CAST(j.value ->> 1 AS bigint)
+        GROUP BY 1, 2""",  # noqa: S608 - our own names
+    )
     for table, state in (("settled", "d.state"), ("pending", "'pending'"))
 }
-_OWED = "SELECT endpoint_id, count(*), sum(attempts > 0) FROM pending GROUP BY endpoint_id"
+_OWED = "SELECT endpoint_id, count(*), count(*) FILTER (WHERE attempts > 0) FROM pending GROUP BY endpoint_id"
 _DEAD = "SELECT endpoint_id, count(*) FROM settled WHERE state <> 'delivered' AND state = 'dead' GROUP BY endpoint_id"
-_LATENCIES = sa.text("""
+_LATENCIES = joined("""
     SELECT d.settled_at - e.enqueued_at FROM (
         SELECT event_id, state, settled_at FROM settled WHERE endpoint_id = :endpoint
         ORDER BY event_id DESC LIMIT :limit) d
     CROSS JOIN events e ON e.id = d.event_id WHERE d.state = 'delivered'""")
-_LAST_TRIES = sa.text("""
+_LAST_TRIES = joined("""
     SELECT a.number, a.at, a.duration, a.status, a.error, a.message, '' AS response, a.schedule FROM (
         SELECT event_id FROM (
-            SELECT event_id, attempts FROM pending WHERE endpoint_id = :endpoint ORDER BY event_id LIMIT :limit)
+            SELECT event_id, attempts FROM pending WHERE endpoint_id = :endpoint ORDER BY event_id LIMIT :limit) p
         WHERE attempts > 0
         UNION ALL
         SELECT event_id FROM (
-            SELECT event_id FROM settled WHERE endpoint_id = :endpoint ORDER BY event_id DESC LIMIT 100)) d
+            SELECT event_id FROM settled WHERE endpoint_id = :endpoint ORDER BY event_id DESC LIMIT 100) s) d
     CROSS JOIN attempts a ON a.endpoint_id = :endpoint AND a.event_id = d.event_id
     ORDER BY a.at DESC, a.number DESC LIMIT :limit""")
-_STATES = sa.text("""
+_STATES = text(
+    """
     SELECT d.endpoint_id, d.event_id, d.state FROM json_each(:events) j CROSS JOIN endpoints n
     CROSS JOIN settled d ON d.endpoint_id = n.id AND d.event_id = j.value
     UNION ALL
     SELECT d.endpoint_id, d.event_id, 'pending' FROM json_each(:events) j CROSS JOIN endpoints n
-    CROSS JOIN pending d ON d.endpoint_id = n.id AND d.event_id = j.value""")
+    CROSS JOIN pending d ON d.endpoint_id = n.id AND d.event_id = j.value""",
+    """
+    SELECT d.endpoint_id, d.event_id, d.state FROM endpoints n
+    JOIN settled d ON d.endpoint_id = n.id AND d.event_id = ANY (CAST(:events AS bigint[]))
+    UNION ALL
+    SELECT d.endpoint_id, d.event_id, 'pending' FROM endpoints n
+    JOIN pending d ON d.endpoint_id = n.id AND d.event_id = ANY (CAST(:events AS bigint[]))""",
+    "events",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +128,6 @@ def last_tries(conn: sa.Connection, endpoint_id: int) -> list[Attempt]:
 def states_of(conn: sa.Connection, event_ids: Sequence[int]) -> dict[int, list[tuple[int, str]]]:
     """For each of these events: (endpoint id, state) of its deliveries, by endpoint."""
     found: dict[int, list[tuple[int, str]]] = {event_id: [] for event_id in event_ids}
-    for endpoint_id, event_id, state in conn.execute(_STATES, {"events": json.dumps([*event_ids])}):
+    for endpoint_id, event_id, state in conn.execute(_STATES, {"events": event_ids}):
         found[event_id].append((endpoint_id, state))
     return {event_id: sorted(states) for event_id, states in found.items()}

@@ -24,7 +24,7 @@ from marzhook.event import JSON
 from marzhook.store import driver, schema
 from marzhook.store.database import Transaction
 from marzhook.store.driver import Row, is_postgresql
-from marzhook.store.statements import Many, delete_many, insert_many, text, update_many
+from marzhook.store.statements import Many, delete_many, insert_many, off_index, text, update_many
 from marzhook.user import NextPlan, Thresholds, User, next_review_at, next_review_traffic
 
 _t, _admins, _counters = schema.users, schema.admins, schema.counters
@@ -162,11 +162,11 @@ def page(
     query = _SELECT.where(_t.c.username_key > after.lower(), _t.c.username_key >= begins.lower())
     if begins:
         query = query.where(_t.c.username_key < begins.lower() + "\U0010ffff")
-    # The leading + keeps SQLite on the names: any other index would have to be sorted for every page.
+    # By names: any other index would have to be sorted for every page.
     if status is not None:
-        query = query.where(sa.literal_column("+users.status") == status)
+        query = query.where(off_index(conn, _t.c.status) == status)
     if admin_id is not None:
-        query = query.where(sa.literal_column("+users.admin_id") == admin_id)
+        query = query.where(off_index(conn, _t.c.admin_id) == admin_id)
     return [read(row) for row in conn.execute(query.order_by(_t.c.username_key).limit(limit)).mappings()]
 
 
@@ -176,9 +176,8 @@ def after(
     """Rows behind `last_id`, by id: how bulk work walks through all users in chunks."""
     query = _SELECT.where(_t.c.id > last_id).order_by(_t.c.id).limit(limit)
     if statuses:
-        # The leading + keeps SQLite on the key: an index on status would have to be sorted for every chunk.
-        status = _t.c.status if is_postgresql(tx.conn) else sa.literal_column("+users.status")
-        query = query.where(status.in_(statuses))
+        # By id: an index on status would have to be sorted for every chunk.
+        query = query.where(off_index(tx.conn, _t.c.status).in_(statuses))
     if admin_id is not None:
         query = query.where(_t.c.admin_id == admin_id)
     return _held(tx, query)
