@@ -301,3 +301,12 @@ def test_what_failed_before_is_not_held_until_its_turn_comes() -> None:
     lanes.admit([owed(i, f"user{i}", tries=1) for i in range(1, 5001)], lambda _: None)
     assert lanes.held == 0
     assert len(lanes.due(0.0, limit=200)) == 200
+
+
+def test_a_time_that_was_read_from_disk_is_kept_also_when_the_endpoint_recovers() -> None:
+    """After a restart nobody knows who asked for the wait; a receiver's Retry-After may only delay, never hasten."""
+    lanes = Lanes()
+    lanes.admit([owed(1, "a", due=60.0, tries=1), owed(2, "b", tries=1)], lambda d: 60.0 if d.due_at else None)
+    lanes.hasten(1.0)
+    assert lanes.due(1.0, limit=10) == [2]
+    assert lanes.due(60.0, limit=10) == [1]

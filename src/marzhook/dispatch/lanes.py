@@ -85,6 +85,8 @@ class Lanes:
                 lane = self._lanes[key] = _Lane(key)
                 lane.last = event_id
                 due = due_in(delivery)
+                # Who asked for that time is not on disk; it may have been the receiver, whom nobody may hurry.
+                lane.patient = due is not None
                 if due is None and delivery.attempts:
                     # Not held yet: many that failed before must not fill the room of those that were never tried.
                     due = LONG_AGO

@@ -240,8 +240,6 @@ def _prepare(connection: Any, _record: object) -> None:
     for pragma in (
         # FULL: a commit is on the disk itself before it is acknowledged, also when the power fails.
         "synchronous=FULL", "foreign_keys=ON", "cache_size=-32768", "temp_store=MEMORY",
-        # 16 MiB of log, as much as the upkeep leaves: the longer it may become, the fewer pages are copied twice.
-        "wal_autocheckpoint=4000",
     ):  # fmt: skip
         cursor.execute("PRAGMA " + pragma)
     cursor.close()
