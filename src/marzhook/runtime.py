@@ -184,6 +184,8 @@ class Runtime:
         self._started = True
         database = {"database": s.database.name, s.database.kind.lower(): s.database.version()}
         log.info("started", extra={"fields": database})
+        if s.database.kind != "SQLite":
+            log.warning("%s is a preview: one service only, and nothing to rely on yet", s.database.kind)
 
     def stop(self) -> None:
         """Sources first, so that nothing new comes; then what is on its way; the database last."""
