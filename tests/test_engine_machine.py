@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from marzhook.delivery import Settlement
-from marzhook.dispatch.sender import Limits, Sender, Shipment
+from marzhook.dispatch.sender import Limits, Sender
+from marzhook.dispatch.shipment import Shipment
 from marzhook.event import NewEvent
 from marzhook.request import Response
 from marzhook.retry import RetryPolicy

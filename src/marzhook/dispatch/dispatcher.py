@@ -14,8 +14,9 @@ from marzhook import signals
 from marzhook.clock import Clock
 from marzhook.delivery import DEAD, PENDING, Settlement, Verdict
 from marzhook.dispatch.notices import Notices
-from marzhook.dispatch.sender import Limits, Sender, Shipment
+from marzhook.dispatch.sender import Limits, Sender
 from marzhook.dispatch.settler import Settler
+from marzhook.dispatch.shipment import Shipment
 from marzhook.endpoint import Endpoint
 from marzhook.request import Response
 from marzhook.store import endpoints

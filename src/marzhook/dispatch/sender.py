@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
 
 from marzhook.clock import Clock
 from marzhook.delivery import OUTAGE, PENDING, REJECTED, SPLIT, STANDARD, Delivery, Outcome, Settlement, Verdict, settle
 from marzhook.destinations import destination
 from marzhook.dispatch.breaker import FIRST_PROBE, Breaker
 from marzhook.dispatch.lanes import KEEP, MAX_HELD, Lanes
+from marzhook.dispatch.shipment import Answer, Shipment
 from marzhook.endpoint import Endpoint
 from marzhook.request import Request, Response
 from marzhook.retry import REJECTED_DELAYS, RetryPolicy
@@ -29,32 +29,6 @@ LOOKUPS = 200
 LATE = 0.02
 """Seconds by which a look may come late without slowing an endpoint's rate limit down."""
 NEVER = RetryPolicy(delays=())
-
-
-@dataclass(slots=True)
-class Shipment:
-    """One request on its way, and what it carries."""
-
-    sender: Sender
-    deliveries: list[Delivery]
-    items: list[str]
-    secret_mode: str
-    first: Response | None = None
-    """The refusal that made it go out a second time, with the secret in the other mode."""
-    again: bool = False
-    """Whether its deliveries failed before."""
-    problem: str | None = None
-    """Why it cannot be sent at all."""
-
-
-class Answer(NamedTuple):
-    """What a response comes to."""
-
-    settlements: list[Settlement]
-    outcome: Outcome
-    learned_mode: str | None = None
-    recovered: bool = False
-    """The endpoint is back after an outage."""
 
 
 @dataclass(slots=True)

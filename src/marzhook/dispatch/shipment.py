@@ -1,0 +1,38 @@
+"""What goes to an endpoint in one request, and what its answer comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from marzhook.delivery import Delivery, Outcome, Settlement
+from marzhook.request import Response
+
+if TYPE_CHECKING:
+    from marzhook.dispatch.sender import Sender
+
+
+@dataclass(slots=True)
+class Shipment:
+    """One request on its way, and what it carries."""
+
+    sender: Sender
+    deliveries: list[Delivery]
+    items: list[str]
+    secret_mode: str
+    first: Response | None = None
+    """The refusal that made it go out a second time, with the secret in the other mode."""
+    again: bool = False
+    """Whether its deliveries failed before."""
+    problem: str | None = None
+    """Why it cannot be sent at all."""
+
+
+class Answer(NamedTuple):
+    """What a response comes to."""
+
+    settlements: list[Settlement]
+    outcome: Outcome
+    learned_mode: str | None = None
+    recovered: bool = False
+    """The endpoint is back after an outage."""
