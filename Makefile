@@ -13,8 +13,8 @@ run: .venv/server.stamp ## Start Marzhook (a first start makes .env from .env.ex
 	@test -e .env || { cp .env.example .env && echo "Made .env from .env.example."; }
 	@exec $(BIN)/marzhook run $(ARGS)
 
-test: lint ## Run all checks and all tests (ARGS="-k name" selects)
-	$(BIN)/python -m pytest $(ARGS)
+test: lint ## Run all checks and all tests, on all cores (ARGS="-k name" selects)
+	$(BIN)/python -m pytest -n logical --dist loadfile $(ARGS)
 
 lint: .venv/dev.stamp ## Check style, types and layers
 	$(BIN)/ruff check .
