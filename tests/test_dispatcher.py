@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 import pytest
 import standardwebhooks
 
 from dispatching import CLOCK, House
-from marzhook.delivery import Delivery
+from marzhook.delivery import Delivery, Settlement
+from marzhook.dispatch import dispatcher as dispatcher_module
+from marzhook.dispatch import settler
+from marzhook.errors import StoreBusyError
 from marzhook.retry import RetryPolicy
 from marzhook.store import endpoints
 from marzhook.store.database import Database
@@ -276,3 +280,43 @@ def test_a_waiting_delivery_can_be_cancelled_or_hastened(
         with house.database.write() as tx:
             assert prepare(house, DeliveryFilter(event_id=event_id), tx) == 1
         eventually(lambda: house.states() == {state: 1})
+
+
+def test_it_begins_anew_only_when_answers_are_on_disk(
+    house: House, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error while the database is locked for long: what was answered is not sent a second time."""
+    monkeypatch.setattr(settler, "RETRY_EVERY", 0.01)
+    monkeypatch.setattr(dispatcher_module, "SETTLER_LOOK", 0.01)
+    settle, behind = house.outbox.settle, house.outbox.behind
+    tries: list[int] = []
+    locked, broken = threading.Event(), threading.Event()
+    locked.set()
+
+    def settle_later(settlements: Sequence[Settlement], *, now: datetime) -> None:
+        if locked.is_set():
+            tries.append(len(settlements))
+            raise StoreBusyError("locked")
+        settle(settlements, now=now)
+
+    def behind_broken(cursors: Mapping[int, int]) -> list[int]:
+        if not broken.is_set() and tries:
+            broken.set()
+            raise RuntimeError("unheard of")
+        return behind(cursors)
+
+    monkeypatch.setattr(house.outbox, "settle", settle_later)
+    monkeypatch.setattr(house.outbox, "behind", behind_broken)
+    house.endpoint(receiver.url)
+    house.publish(["first"])
+    with house.dispatching() as dispatcher:
+        eventually(lambda: tries)
+        house.publish(["second"])
+        eventually(broken.is_set)
+        so_far = len(tries)
+        eventually(lambda: len(tries) > so_far + 20)
+        assert dispatcher.trouble == "unheard of"
+        locked.clear()
+        eventually(lambda: house.count("pending") == 0)
+        eventually(lambda: dispatcher.not_ready == [])
+    assert [e["username"] for e in receiver.accepted()] == ["first", "second"]

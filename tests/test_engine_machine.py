@@ -9,12 +9,15 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import defaultdict
+from collections.abc import Hashable
+from datetime import datetime
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from marzhook.delivery import Settlement
+from marzhook.delivery import Delivery, Settlement
 from marzhook.dispatch.sender import Limits, Sender
 from marzhook.dispatch.shipment import Shipment
 from marzhook.event import NewEvent
@@ -27,11 +30,34 @@ from marzhook.testing import FakeClock
 
 LIMITS = Limits(RetryPolicy((5.0, 60.0, 300.0), jitter=0.0), RetryPolicy((5.0,), jitter=0.0))
 Row = tuple[int, str]
+SPOILT = "spoilt"
+"""The action of events that cannot be rendered."""
+
+
+class Spoils:
+    """A destination that cannot render some events."""
+
+    def __init__(self, destination: Any) -> None:
+        self._destination = destination
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._destination, name)
+
+    def item(self, delivery: Delivery, now: datetime) -> str:
+        if delivery.event.action == SPOILT:
+            raise ValueError("spoilt")
+        return str(self._destination.item(delivery, now))
 
 
 class EngineMachine(RuleBasedStateMachine):
-    @initialize(form=st.sampled_from(["event", "list"]))
-    def begin(self, form: str) -> None:
+    @initialize(
+        form=st.sampled_from(["event", "list"]),
+        ordered=st.sampled_from([True, True, False]),
+        concurrency=st.sampled_from([3, 1]),
+        rate_limit=st.sampled_from([None, 2.0]),
+    )
+    def begin(self, form: str, ordered: bool, concurrency: int, rate_limit: float | None) -> None:
+        self.ordered = ordered
         self.folder = tempfile.mkdtemp()
         self.clock = FakeClock()
         self.database = Database.open(f"sqlite:///{self.folder}/marzhook.db")
@@ -40,7 +66,7 @@ class EngineMachine(RuleBasedStateMachine):
         with self.database.write() as tx:
             made = endpoints.create(
                 tx, now=self.clock.now(), kind="webhook", url="http://127.0.0.1:9/", source="environment", format=form,
-                concurrency=3,
+                ordered=ordered, concurrency=concurrency, rate_limit=rate_limit,
             )  # fmt: skip
         self.endpoint_id = made.id
         self.owner: dict[int, str] = {}
@@ -58,6 +84,10 @@ class EngineMachine(RuleBasedStateMachine):
         with self.database.read() as conn:
             endpoint = endpoints.get(conn, self.endpoint_id)
         self.sender = Sender(endpoint, self.outbox, self.clock, instance="machine", limits=LIMITS, random=lambda: 0.0)
+        self.spoil()
+
+    def spoil(self) -> None:
+        self.sender._destination = Spoils(self.sender._destination)
 
     def rows(self, table: str, column: str) -> list[Row]:
         with self.database.read() as conn:
@@ -65,7 +95,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     # -- what happens
 
-    @rule(users=st.lists(st.sampled_from("ab"), min_size=1, max_size=40), action=st.sampled_from(["x", "y"]))
+    @rule(users=st.lists(st.sampled_from("ab"), min_size=1, max_size=40), action=st.sampled_from(["x", "y", SPOILT]))
     def publish(self, users: list[str], action: str) -> None:
         with self.database.write() as tx:
             ids = self.outbox.publish(tx, [NewEvent(action, name) for name in users], now=self.clock.now())
@@ -81,18 +111,34 @@ class EngineMachine(RuleBasedStateMachine):
         for _ in range(times):
             if not self.sender.room(self.clock.monotonic()):
                 return
-            shipment, request = self.sender.ship()
-            assert request is not None
-            self.check_lanes(shipment)
+            self.ship_one()
+
+    def ship_one(self) -> Shipment | None:
+        """The shipment that is on its way now; None: it cannot be rendered, and is dead without a request."""
+        shipment, request = self.sender.ship()
+        self.check_lanes(shipment)
+        spoilt = [d.event.action == SPOILT for d in shipment.deliveries]
+        assert (request is None) == any(spoilt)
+        if request is not None:
             self.flying.append(shipment)
+            return shipment
+        assert spoilt == [True], "others are not to blame"
+        answer = self.sender.answered(shipment, Response(self.clock.now(), 0.0, error="render", message="spoilt"))
+        assert [s.state for s in answer.settlements] == ["dead"]
+        self.uncommitted.append(answer.settlements)
+        return None
 
     def check_lanes(self, shipment: Shipment) -> None:
         ids = [d.event.id for d in shipment.deliveries]
         assert ids, "an empty request"
-        others = {d.event.username for s in self.flying for d in s.deliveries}
-        assert not others & {d.event.username for d in shipment.deliveries}, "two requests in one lane"
+        others = {self.lane(d) for s in self.flying for d in s.deliveries}
+        assert not others & {self.lane(d) for d in shipment.deliveries}, "two requests in one lane"
+        assert len(self.flying) < self.sender.endpoint.concurrency
         answered = {s.delivery.event.id for batch in self.uncommitted for s in batch if s.state != "pending"}
         assert not answered & set(ids), "sent again though it was answered"
+
+    def lane(self, delivery: Delivery) -> Hashable:
+        return delivery.event.username if self.ordered else delivery.event.id
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data(), status=st.sampled_from([200, 200, 200, 500, 422, 410, 429, None]))
@@ -180,6 +226,7 @@ class EngineMachine(RuleBasedStateMachine):
     def reload(self) -> None:
         with self.database.read() as conn:
             self.sender.reload(endpoints.get(conn, self.endpoint_id))
+        self.spoil()
 
     # -- what must hold
 
@@ -205,7 +252,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @invariant()
     def users_are_accepted_in_order(self) -> None:
-        if not hasattr(self, "sender"):
+        if not hasattr(self, "sender") or not self.ordered:
             return
         first: dict[str, list[int]] = defaultdict(list)
         seen: set[int] = set()
@@ -217,7 +264,8 @@ class EngineMachine(RuleBasedStateMachine):
             assert ids == sorted(ids), f"{name}: {ids}"
 
     def teardown(self) -> None:
-        """With a receiver in good health, all that is owed is delivered in the end."""
+        """With a receiver in good health, all that is owed is delivered in the end, by one who looks only when there is
+        something to see: after an answer, a commit, or at the moment that the sender named."""
         if not hasattr(self, "sender"):
             return
         while self.flying:
@@ -226,16 +274,19 @@ class EngineMachine(RuleBasedStateMachine):
             endpoints.update(tx, self.endpoint_id, enabled=True)
         self.reload()
         for _ in range(3000):
-            while self.uncommitted:
-                self.commit()
-            if not self.rows("pending", "tries"):
-                break
-            self.clock.advance(30)
             self.sender.refill()
             while self.sender.room(self.clock.monotonic()):
-                shipment, _ = self.sender.ship()
-                self.check_lanes(shipment)
-                self.take_answer(shipment, 200)
+                if self.ship_one():
+                    self.take_answer(self.flying.pop(), 200)
+            if self.uncommitted:
+                while self.uncommitted:
+                    self.commit()
+            elif not self.sender.wants_reading:
+                now = self.clock.monotonic()
+                when = self.sender.next_look(now)
+                if when is None:
+                    break
+                self.clock.advance(max(0.0, when - now) + 1e-6)
         left = self.rows("pending", "tries")
         self.users_are_accepted_in_order()
         self.database.close()

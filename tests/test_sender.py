@@ -69,6 +69,20 @@ def test_an_idle_time_gives_no_credit(house: House, clock: FakeClock) -> None:
     assert one.room(clock.monotonic()) == 0
 
 
+def test_the_second_mode_of_a_secret_counts_in_the_rate_limit(house: House, clock: FakeClock) -> None:
+    """What is asked once more with an HMAC is a request like any other."""
+    one = sender(house, clock, rate_limit=10.0, secret="s", secret_mode="auto")
+    house.publish(["user", "friend"])
+    one.refill()
+    shipment, _ = one.ship()
+    assert one.resend(shipment, Response(clock.now(), 0.01, 401)) is not None
+    house_commit(one, one.answered(shipment, Response(clock.now(), 0.01, 200)).settlements)
+    clock.advance(0.15)
+    assert one.room(clock.monotonic()) == 0
+    clock.advance(0.051)
+    assert one.room(clock.monotonic()) == 1
+
+
 def test_a_receiver_that_only_ever_asks_for_pauses_is_an_outage(house: House, clock: FakeClock) -> None:
     """Maintenance behind 503 and Retry-After opens the breaker after five pauses, so days of it use up nobody's tries."""
     one = sender(house, clock)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import pytest
 
 from dispatching import CLOCK, House
+from marzhook.delivery import DELIVERED, Delivery, Settlement
 from marzhook.dispatch import settler
 from marzhook.errors import StoreBusyError
+from marzhook.testing import FakeClock
+from settling import settlement
 
 
 def done_after(house: House, action: Callable[[], None]) -> bool:
@@ -48,3 +52,48 @@ def test_a_note_that_cannot_be_written_stops_nothing(house: House) -> None:
         raise RuntimeError("unheard of")
 
     assert done_after(house, write)
+
+
+def poisonous(house: House, monkeypatch: pytest.MonkeyPatch) -> list[Delivery]:
+    """Three deliveries, of which the second cannot be settled."""
+    house.endpoint("http://127.0.0.1:9/")
+    house.publish(["a", "b", "c"])
+    owed = house.outbox.window(1, after=0, limit=9)
+    really = house.outbox.settle
+
+    def settle(settlements: Sequence[Settlement], *, now: datetime) -> None:
+        if any(s.delivery.event.username == "b" for s in settlements):
+            raise ValueError("unheard of")
+        really(settlements, now=now)
+
+    monkeypatch.setattr(house.outbox, "settle", settle)
+    return owed
+
+
+def test_a_settlement_that_cannot_be_written_is_not_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are written; the dispatcher hears of all three, or it would wait for the one for ever."""
+    owed = poisonous(house, monkeypatch)
+    told: list[Settlement] = []
+    writer = settler.Settler(house.outbox, CLOCK, told.extend)
+    writer.start()
+    writer.put([settlement(delivery, DELIVERED, 200, FakeClock()) for delivery in owed])
+    assert writer.stop(timeout=10)
+    assert [s.delivery.event.username for s in told] == ["a", "b", "c"]
+    assert house.count("pending") == 1
+    assert house.states() == {"delivered": 2}
+
+
+def test_who_is_told_of_a_commit_cannot_end_the_settler(house: House) -> None:
+    house.endpoint("http://127.0.0.1:9/")
+    house.publish(["a", "b"])
+
+    def told(_: Sequence[Settlement]) -> None:
+        raise RuntimeError("the log's disk is full")
+
+    writer = settler.Settler(house.outbox, CLOCK, told)
+    writer.start()
+    for delivery in house.outbox.window(1, after=0, limit=9):
+        writer.put([settlement(delivery, DELIVERED, 200, FakeClock())])
+        writer.call(lambda: None)
+    assert writer.stop(timeout=10)
+    assert house.count("pending") == 0

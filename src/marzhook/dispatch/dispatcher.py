@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from marzhook import signals
 from marzhook.clock import Clock
 from marzhook.delivery import DEAD, PENDING, Settlement, Verdict
+from marzhook.dispatch import health
 from marzhook.dispatch.notices import Notices
 from marzhook.dispatch.sender import Limits, Sender
 from marzhook.dispatch.settler import Settler
@@ -37,6 +38,8 @@ IN_A_TURN = 8
 """Requests that one endpoint starts before the next one's turn."""
 SPARE_DESCRIPTORS = 256
 SPARE_TIMERS = 64
+SETTLER_LOOK = 0.2
+"""Seconds between two looks whether the settler is still worth waiting for."""
 DRAIN_SECONDS = 10.0
 
 
@@ -121,6 +124,8 @@ class Dispatcher:
             reasons.append(f"dispatcher: {self.trouble}")
         if self._thread.ident is not None and not self._thread.is_alive() and self._stop_at is None:
             reasons.append("dispatcher: its thread has ended")
+        if self._thread.ident is not None and not self._settler.alive and self._stop_at is None:
+            reasons.append("settling: its thread has ended")
         return reasons
 
     def resting(self) -> set[int]:
@@ -133,7 +138,6 @@ class Dispatcher:
         while self._stop_at is None:
             try:
                 self._work()
-                self.trouble = None
             except Exception as error:
                 # All that matters is on disk: begin anew from there, as after a restart.
                 self.trouble = str(error)
@@ -144,10 +148,11 @@ class Dispatcher:
                     self._transport.poll(1.0)
 
     def _await_settler(self) -> None:
-        """What was answered must be on disk before windows are read anew, or it would be sent again."""
+        """However long it takes: what was answered must be on disk before windows are read anew, or it would be sent again."""
         written = threading.Event()
         self._settler.call(written.set)
-        written.wait(DRAIN_SECONDS)
+        while not written.wait(SETTLER_LOOK) and self._stop_at is None and self._settler.alive:
+            pass
 
     def _work(self) -> None:
         self._senders, self._active, self._timers, self._timer_of, self._unsettled = {}, {}, [], {}, 0
@@ -172,6 +177,7 @@ class Dispatcher:
                     self._ring(heapq.heappop(self._timers)[1])
                 self._fill()
                 self._settler.flush(now)
+                self.trouble = None  # a whole turn went well
                 busy = self._stop_at is None and any(sender.wants_reading for sender in self._active.values())
                 self._collect(0.0 if busy else self._until(next_watch))
         finally:
@@ -317,10 +323,7 @@ class Dispatcher:
         if answer.learned_mode is not None:
             self._notices.change(endpoint, learned_mode=answer.learned_mode)
         if answer.outcome.verdict is Verdict.GONE and endpoint.enabled:
-            log.error(
-                "endpoint disabled: the receiver answered that it is gone", extra={"fields": {"endpoint": endpoint.id}}
-            )
-            self._notices.change(endpoint, enabled=False, disabled_reason="the receiver answered that it is gone (410)")
+            self._notices.disable(sender, health.GONE)
 
     # -- settling
 

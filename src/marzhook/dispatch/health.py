@@ -30,6 +30,7 @@ _STAGES: Final = (
 )
 LAST_STAGE: Final = len(_STAGES)
 REASON: Final = "nothing was accepted for 5 days"
+GONE: Final = "the receiver answered that it is gone (410)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,20 +73,31 @@ class Notices:
             if notice is None:
                 continue
             sender.failing_stage = notice.stage
-            self._tell(sender, notice.action, health.REASON if notice.action == health.DISABLED else "")
             if notice.action == health.DISABLED:
-                self.change(sender.endpoint, enabled=False, disabled_reason=health.REASON)
+                self.disable(sender, health.REASON)
+            else:
+                self._tell(sender, notice.action)
+
+    def disable(self, sender: Sender, why: str) -> None:
+        """Send nothing more there until somebody enables it, and tell all other endpoints, once."""
+        self._tell(sender, health.DISABLED, why)
 
     def _tell(self, sender: Sender, action: str, why: str = "") -> None:
-        """Publish to all other endpoints, together with the stage: so nobody is told twice, whenever we are killed."""
+        """Publish to all other endpoints, together with what changes: so nobody is told twice, whenever we are killed."""
         endpoint, since, stage = sender.endpoint, sender.failing_since, sender.failing_stage
         now = self._clock.now()
         new = health.event(action, replace(endpoint, failing_since=since), now, why)
-        log.warning(action, extra={"fields": {"endpoint": endpoint.id, "name": endpoint.name}})
 
         def write() -> None:
             with self._database.write() as tx:
                 endpoints.note_health(tx, endpoint.id, failing_since=since, failing_stage=stage)
+                if action == health.DISABLED:
+                    if not endpoints.still(tx.conn, endpoint):
+                        return  # disabled by another answer, or it has another address by now
+                    endpoints.update(tx, endpoint.id, enabled=False, disabled_reason=why)
+                    tx.after_commit(self._wake)
                 self._outbox.publish(tx, [new], now=now, except_for=endpoint.id)
+            fields = {"endpoint": endpoint.id, "name": endpoint.name, **({"why": why} if why else {})}
+            log.warning(action, extra={"fields": fields})
 
         self._settler.call(write)

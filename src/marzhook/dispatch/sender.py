@@ -128,7 +128,11 @@ class Sender:
             lanes.due(self._clock.monotonic(), limit=LOOKUPS) if lanes.waiting and lanes.ready_again < LOW_WATER else []
         )
         if due:
-            lanes.loaded(self._outbox.load(endpoint_id, due))
+            found = self._outbox.load(endpoint_id, due)
+            lanes.loaded(found)
+            if self._groups and len(found) < len(due):
+                for cancelled in set(due).difference(delivery.event.id for delivery in found):
+                    self._groups.pop(cancelled, None)
         if lanes.starving:
             hungry = lanes.hungry(limit=LOOKUPS)
             lanes.fed(hungry, self._outbox.following(endpoint_id, hungry, limit=KEEP), limit=KEEP)
@@ -214,12 +218,7 @@ class Sender:
         self.in_flight += 1
         self._again_in_flight += again
         self.breaker.sent()
-        if self.endpoint.rate_limit:
-            # Evenly spaced, with credit for a look that came late but none for idle times: exact over any minute.
-            moment = self._clock.monotonic()
-            self._next_slot = (
-                self._next_slot if self._next_slot > moment - LATE else moment
-            ) + 1 / self.endpoint.rate_limit
+        self._take_slot()
         if problem is not None:
             return shipment, None
         try:
@@ -227,6 +226,14 @@ class Sender:
         except Exception as error:
             shipment.problem = _named(error)
             return shipment, None
+
+    def _take_slot(self) -> None:
+        """Where a rate limit holds: requests are evenly spaced, with credit for a look that came late but none for idle times.
+        So it is exact over any minute."""
+        if self.endpoint.rate_limit:
+            moment = self._clock.monotonic()
+            start = self._next_slot if self._next_slot > moment - LATE else moment
+            self._next_slot = start + 1 / self.endpoint.rate_limit
 
     def _one(self, now: datetime, again: bool) -> tuple[list[Delivery], list[str], str | None]:
         delivery = self.lanes.take_one(again=again)
@@ -290,6 +297,7 @@ class Sender:
         if mode is None:
             return None
         shipment.first, shipment.secret_mode = response, mode
+        self._take_slot()
         return self._request(shipment, self._clock.now())
 
     # -- judging

@@ -48,6 +48,11 @@ class Settler:
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether anything will be written."""
+        return self._thread.is_alive()
+
     def put(self, settlements: Sequence[Settlement]) -> None:
         """Write these soon. What came of one request is committed together."""
         if self.due is None:
@@ -99,18 +104,26 @@ class Settler:
                     return
             except Exception:
                 if len(batch) == 1:
-                    # It would hold up all others for ever. Its delivery stays owed and is made again after a restart.
+                    # It would hold up all others for ever. Its delivery stays owed, and is made again when it is read again.
                     log.exception(
                         "a settlement cannot be written", extra={"fields": {"event": batch[0].delivery.event.id}}
                     )
+                    self._tell(batch)
                     return
                 for settlement in batch:
                     self._attempt([settlement])
                 return
             else:
                 self.trouble = None
-                self._committed(batch)
+                self._tell(batch)
                 return
+
+    def _tell(self, batch: list[Settlement]) -> None:
+        try:
+            self._committed(batch)
+        except Exception:
+            # What is told after the commit (logs, metrics) must not end the thread that commits.
+            log.exception("what was settled could not be told")
 
     def _call(self, action: Callable[[], None]) -> None:
         while True:

@@ -158,10 +158,17 @@ def sync_environment(tx: Transaction, wanted: list[Wanted], *, now: datetime) ->
 
 
 def still(conn: sa.Connection, endpoint: Endpoint) -> bool:
-    """Whether it is as it was read, and stays so until the transaction's end: what was found out about an older one may not
-    hold for the newer."""
+    """Whether it has the address and secret that it had when it was read, and keeps them until the transaction's end: what was
+    found out about one address may not hold for another. The revision alone moves with every replay, too."""
     query = sa.select(_t.c.revision).where(_t.c.id == endpoint.id, _alive).with_for_update(key_share=True)
-    return conn.execute(query).scalar() == endpoint.revision
+    revision = conn.execute(query).scalar()
+    if revision is None or revision == endpoint.revision:
+        return revision is not None
+    current = get(conn, endpoint.id)
+    return all(getattr(current, name) == getattr(endpoint, name) for name in _ADDRESSED)
+
+
+_ADDRESSED = ("kind", "url", "enabled", "secret", "secret_mode")
 
 
 def revisions(conn: sa.Connection) -> dict[int, int]:
