@@ -53,6 +53,7 @@ class House:
         *,
         rejected_policy: RetryPolicy | None = None,
         ca_file: str | None = None,
+        shared: str = "",
         **limits: float,
     ) -> Iterator[Dispatcher]:
         dispatcher = Dispatcher(
@@ -62,6 +63,7 @@ class House:
             Metrics(),
             transport=HttpTransport(self.clock, ca_file=ca_file),
             limits=Limits(policy, rejected_policy or policy, **{"first_probe": 0.05, **limits}),
+            shared=shared,
         )
         dispatcher.start()
         try:

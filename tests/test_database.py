@@ -241,6 +241,7 @@ def test_a_queue_of_writers_gives_up_together(database: Database, database_setti
     impatient.close()
 
 
+@pytest.mark.sqlite
 def test_one_process_delivers(database: Database, reopen: Open, database_settings: dict[str, str]) -> None:
     """A second claim names the first; after a SIGKILL of the holder another one gets it, and so when it is closed."""
     assert database.holder() is None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 
 class Background(ABC):
     """Start, stop. What it does is `_run`, which ends soon after `_stopping` is set."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, mine: Callable[[], bool] = lambda: True) -> None:
+        """`mine`: whether it is for this process to do, where several share a database."""
+        self._mine = mine
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 

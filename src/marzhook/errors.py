@@ -6,6 +6,7 @@
     │   ├── DatabaseError         not a database, read-only, unreachable
     │   ├── DatabaseNewerError    made by a newer Marzhook
     │   └── AlreadyRunningError   another process holds the database
+    ├── OwnershipLostError      another worker may send by now what this one was sending
     ├── StoreBusyError          the database could not be written just now    (HTTP 503, CLI exit 2)
     ├── InvalidError            the caller's data is wrong                    (HTTP 422, CLI exit 2)
     │   └── InvalidUserError      a field of a user, as the panel reports it
@@ -53,6 +54,10 @@ class DatabaseNewerError(StartError):
 
 class AlreadyRunningError(StartError):
     code = "already_running"
+
+
+class OwnershipLostError(MarzhookError):
+    code = "ownership_lost"
 
 
 class StoreBusyError(MarzhookError):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
+from zlib import crc32
 
 from marzhook.clock import from_unix
 from marzhook.errors import InvalidError
@@ -44,6 +45,7 @@ TEST_ACTION: Final = "marzhook_test"
 WIRE_KEYS: Final = frozenset({"username", "action", "enqueued_at", "tries", "send_at", "id"})
 """Keys that Marzhook itself writes; a published event cannot bring its own."""
 
+SHARDS: Final = 64
 MAX_USERNAME = 128
 MAX_DETAIL = 256 * 1024
 """Bytes of JSON that may follow an event's four keys."""
@@ -95,6 +97,11 @@ class Event(NamedTuple):
     @property
     def time(self) -> datetime:
         return from_unix(self.enqueued_at)
+
+
+def shard_of(username: str) -> int:
+    """Which of the SHARDS all events of this user are in: who owns that shard sends them."""
+    return crc32(username.encode()) % SHARDS
 
 
 CREDENTIALS: Final = frozenset({"proxies", "links", "subscription_url"})

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from marzhook import __version__
 from marzhook.clock import Clock, SystemClock
 from marzhook.dispatch.dispatcher import Dispatcher
 from marzhook.dispatch.sender import Limits
@@ -76,7 +79,9 @@ def build_services(
 ) -> Services:
     """Open the database (creating or upgrading it) and what works on it; starts nothing. Raises StartError."""
     clock = clock or SystemClock()
-    database = Database.open(settings.database_url, secret_keys=settings.secret_keys)
+    database = Database.open(
+        settings.database_url, secret_keys=settings.secret_keys, direct_url=settings.worker_database_url
+    )
     database.upgrade()
     outbox = Outbox(database)
     metrics = Metrics()
@@ -100,13 +105,17 @@ def build_services(
 
 
 class Runtime:
-    """The service without its faces: dispatcher and review on one database.
+    """The service without its faces: dispatcher and review on one database. On PostgreSQL there may be several.
 
     `start` raises StartError when the database cannot be used or is held by another process.
     """
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, clock: Clock | None = None, serves: bool = True, dispatches: bool = True
+    ) -> None:
+        """`serves`: it has faces, and the settings' endpoints and admin are its to write down. `dispatches`: it sends."""
         self._started = False
+        self._serves, self._dispatches = serves, dispatches
         self._events_before = 0
         """The newest event that `/metrics` has counted."""
         # Claimed before anything is written: two services must not upgrade or deliver from one database.
@@ -119,6 +128,14 @@ class Runtime:
             claimed.close()
             raise
         s = self.services
+        shared = s.database.kind != "SQLite"
+        if not shared and not (serves and dispatches):
+            s.database.close()
+            claimed.close()
+            raise StartError(
+                "on SQLite one process does all; to have several, set MARZHOOK_DATABASE_URL to postgresql://…"
+            )
+        self._caretaker = s.database.caretaker()
         self.new_admin: tuple[str, str] | None = None
         """Name and password of the admin that was made, shown once."""
         self.dispatcher = Dispatcher(
@@ -136,6 +153,7 @@ class Runtime:
                 settings.request_timeout,
             ),
             interval=settings.send_interval,
+            shared=worker_name("run" if serves else "worker") if shared else "",
         )
         self.review = Review(
             s.database,
@@ -144,6 +162,7 @@ class Runtime:
             published_actions=settings.published_actions,
             thresholds=Thresholds(settings.usage_percents, settings.days_left),
             metrics=s.metrics,
+            mine=self._caretaker.mine,
         )
         self.watchdog = Watchdog(
             s.database,
@@ -152,17 +171,35 @@ class Runtime:
             resting=self.dispatcher.resting,
             # With an interval, waiting for the next look is no fault.
             late=LATE + (settings.send_interval or 0.0),
+            mine=self._caretaker.mine,
         )
         self.upkeep = Upkeep(
             s.database,
             s.clock,
             ages=Ages(timedelta(days=settings.retention_days), timedelta(days=settings.dead_retention_days)),
             metrics=s.metrics,
+            mine=self._caretaker.mine,
         )
         s.metrics.before_render(self._measure)
 
     def start(self) -> None:
         """Write down what the settings say, then deliver and review until `stop`."""
+        s = self.services
+        if self._serves:
+            self._write_down()
+        if self._dispatches:
+            if s.database.kind != "SQLite":
+                # Now, while there is somebody to tell: through a pooler it would never hold anything.
+                s.database.shards(worker_name("start")).close()
+            self.review.start()
+            self.dispatcher.start()
+            self.upkeep.start()
+            self.watchdog.start()
+        self._started = True
+        database = {"database": s.database.name, s.database.kind.lower(): s.database.version()}
+        log.info("started", extra={"fields": database})
+
+    def _write_down(self) -> None:
         s = self.services
         now = s.clock.now()
         with s.database.write() as tx:
@@ -177,30 +214,24 @@ class Runtime:
                 self.new_admin = admins.ensure_first(tx, now, username=name)
             self._events_before = stats.last_event(tx.conn)
         self.review.refresh_thresholds()
-        self.review.start()
-        self.dispatcher.start()
-        self.upkeep.start()
-        self.watchdog.start()
-        self._started = True
-        database = {"database": s.database.name, s.database.kind.lower(): s.database.version()}
-        log.info("started", extra={"fields": database})
-        if s.database.kind != "SQLite":
-            log.warning("%s is a preview: one service only, and nothing to rely on yet", s.database.kind)
 
     def stop(self) -> None:
         """Sources first, so that nothing new comes; then what is on its way; the database last."""
-        if self._started:
+        if self._started and self._dispatches:
             self.upkeep.stop()
             self.watchdog.stop(30)
             self.review.stop()
             self.dispatcher.stop()
+        self._caretaker.close()
         self.services.database.close()
         self._claim.close()
         if self._started:
             log.info("stopped")
 
     def _not_ready(self) -> list[str]:
-        return self.dispatcher.not_ready + self.watchdog.trouble if self._started else ["starting"]
+        if not self._started:
+            return ["starting"]
+        return self.dispatcher.not_ready + self.watchdog.trouble if self._dispatches else []
 
     def _measure(self) -> None:
         s = self.services
@@ -228,6 +259,11 @@ def _ensure_sudo(tx: Transaction, username: str, password: str, now: datetime) -
             f"SUDO_USERNAME is {username}, and there is an admin whose name differs from it by upper and lower case only;"
             " write it as it was at first"
         ) from None
+
+
+def worker_name(role: str) -> str:
+    """As others see this process: in `marzhook workers`, and in PostgreSQL's list of sessions."""
+    return f"marzhook {__version__} {role}, process {os.getpid()} on {socket.gethostname()}"
 
 
 _ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT})

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
+
+import typer
 
 from marzhook import settings as settings_module
 from marzhook.api.app import create_app
@@ -16,7 +19,11 @@ SWITCH_INTERVAL = 0.0005
 """Seconds."""
 
 
-def run() -> None:
+def run(
+    no_dispatch: Annotated[
+        bool, typer.Option("--no-dispatch", help="Send nothing here: `marzhook worker` does (PostgreSQL only).")
+    ] = False,
+) -> None:
     """Serve the API, deliver events and watch over users, until Ctrl-C or SIGTERM."""
     settings = settings_module.load()
     configure_logging(settings.log_format, settings.log_level)
@@ -25,7 +32,7 @@ def run() -> None:
     # The dispatcher gives the interpreter's lock away at every system call and wants it back at once; with Python's default
     # of 5 ms a thread that computes (settling, the API) would keep it waiting that long each time.
     sys.setswitchinterval(SWITCH_INTERVAL)
-    runtime = Runtime(settings)
+    runtime = Runtime(settings, dispatches=not no_dispatch)
     try:
         app = create_app(runtime.services)
         dashboard = install(app, runtime.services)

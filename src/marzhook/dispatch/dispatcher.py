@@ -15,6 +15,7 @@ from marzhook.clock import Clock
 from marzhook.delivery import DEAD, PENDING, Settlement, Verdict
 from marzhook.dispatch import health
 from marzhook.dispatch.notices import Notices
+from marzhook.dispatch.ownership import Ownership
 from marzhook.dispatch.sender import Limits, Sender
 from marzhook.dispatch.settler import Settler
 from marzhook.dispatch.shipment import Shipment
@@ -57,10 +58,12 @@ class Dispatcher:
         limits: Limits | None = None,
         interval: float | None = None,
         random: Callable[[], float] = random_module.random,
+        shared: str = "",
     ) -> None:
         """The transport is the dispatcher's from now on, which also closes it.
 
         `interval`: seconds between two looks at the queue (JOB_SEND_NOTIFICATIONS_INTERVAL); None: at once.
+        `shared`: as what other processes that send from this database know this one; empty: there are none.
         """
         self._database = database
         self._outbox = outbox
@@ -84,6 +87,8 @@ class Dispatcher:
         self._unsettled = 0
         self._last_look = float("-inf")
         self._next_health = 0.0
+        self._horizon = database.horizon()
+        self._ownership = Ownership(database, outbox, self._settler, shared) if shared else None
         self._notices = Notices(database, outbox, clock, self._settler, self.wake)
         self.trouble: str | None = None
         """Why the dispatcher cannot work just now, in words."""
@@ -115,6 +120,8 @@ class Dispatcher:
         if not self._settler.stop(timeout=timeout):
             log.error("some answers could not be written; their deliveries will be made again")
         self._transport.close()
+        if self._ownership is not None:
+            self._ownership.end()
 
     @property
     def not_ready(self) -> list[str]:
@@ -157,6 +164,8 @@ class Dispatcher:
     def _work(self) -> None:
         self._senders, self._active, self._timers, self._timer_of, self._unsettled = {}, {}, [], {}, 0
         self._committed = queue.SimpleQueue()
+        if self._ownership is not None:
+            self._ownership.begin()
         watch = self._database.watch()
         try:
             self._woken = True
@@ -164,6 +173,10 @@ class Dispatcher:
             while not self._drained():
                 self._take_commits()
                 now = self._clock.monotonic()
+                if self._ownership is not None and self._ownership.turn(now):
+                    for sender in self._senders.values():
+                        sender.own(self._ownership.share)
+                    self._active.update(self._senders)
                 if now >= next_watch:
                     next_watch = now + WATCH_EVERY
                     if watch.changed():
@@ -215,6 +228,10 @@ class Dispatcher:
             known = {id_: sender.endpoint.revision for id_, sender in self._senders.items()}
             if found != known:
                 self._reload({endpoint.id: endpoint for endpoint in endpoints.all_endpoints(conn)})
+        floor = self._horizon.floor
+        self._horizon.advance()
+        for sender in self._senders.values():
+            sender.look_behind(floor)
         waiting = {
             id_: sender.cursor for id_, sender in self._senders.items() if sender.exhausted and sender.endpoint.enabled
         }
@@ -237,6 +254,7 @@ class Dispatcher:
                     instance=self._instance,
                     limits=self._limits,
                     random=self._random,
+                    share=self._ownership.share if self._ownership is not None else 1.0,
                 )
             elif sender.endpoint.revision != endpoint.revision:
                 sender.reload(endpoint)
@@ -246,7 +264,7 @@ class Dispatcher:
 
     def _fill(self) -> None:
         """Start requests, one endpoint after the other, until each has what it may have."""
-        if self._stop_at is not None:
+        if self._stop_at is not None or (self._ownership is not None and self._ownership.silent):
             return
         now = self._clock.monotonic()
         for endpoint_id, sender in list(self._active.items()):
@@ -291,6 +309,8 @@ class Dispatcher:
 
     def _ship(self, sender: Sender) -> None:
         shipment, request = sender.ship()
+        if self._ownership is not None:
+            self._ownership.sent(shipment.deliveries)
         if request is None:
             self._answered(shipment, Response(self._clock.now(), 0.0, error="render", message=shipment.problem or ""))
             return
@@ -331,6 +351,8 @@ class Dispatcher:
         while not self._committed.empty():
             batch = self._committed.get()
             self._unsettled -= len(batch)
+            if self._ownership is not None:
+                self._ownership.settled(batch)
             ids: dict[int, list[int]] = {}
             for settlement in batch:
                 ids.setdefault(settlement.delivery.endpoint_id, []).append(settlement.delivery.event.id)

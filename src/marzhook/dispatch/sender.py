@@ -55,12 +55,15 @@ class Sender:
         instance: str,
         limits: Limits,
         random: Callable[[], float],
+        share: float = 1.0,
     ) -> None:
+        """`share`: of the endpoint's concurrency and rate limit, where other processes send to it, too."""
         self._outbox = outbox
         self._clock = clock
         self._instance = instance
         self._limits = limits
         self._random = random
+        self._share = share
         self.in_flight = 0
         self._again_in_flight = 0
         self._turn = False
@@ -103,9 +106,21 @@ class Sender:
             connect_timeout=self._limits.connect_timeout,
             timeout=self._limits.timeout,
         )
-        self._slots = min(endpoint.concurrency, self._destination.concurrency)
+        slots = min(endpoint.concurrency, self._destination.concurrency)
+        self._slots = max(1, round(slots * self._share))
         # A quarter is kept for first tries: retries that hang must not be all that there is.
         self._again_slots = max(1, self._slots * 3 // 4)
+
+    def own(self, share: float) -> None:
+        """This process has another share of all users from now on: so much of what the endpoint may get, too. Read anew."""
+        self._share = share
+        self._speak(self.endpoint)
+        self._rewind()
+
+    def look_behind(self, floor: float) -> None:
+        """What was published behind the event `floor` may have become visible only now."""
+        if self.cursor > floor:
+            self.cursor = int(floor)
 
     def _rewind(self) -> None:
         self.lanes.rewind()
@@ -233,7 +248,7 @@ class Sender:
         if self.endpoint.rate_limit:
             moment = self._clock.monotonic()
             start = self._next_slot if self._next_slot > moment - LATE else moment
-            self._next_slot = start + 1 / self.endpoint.rate_limit
+            self._next_slot = start + 1 / (self.endpoint.rate_limit * self._share)
 
     def _one(self, now: datetime, again: bool) -> tuple[list[Delivery], list[str], str | None]:
         delivery = self.lanes.take_one(again=again)

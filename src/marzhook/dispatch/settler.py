@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from marzhook.clock import Clock
 from marzhook.delivery import Settlement
-from marzhook.errors import MarzhookError, StoreBusyError
+from marzhook.errors import MarzhookError, OwnershipLostError, StoreBusyError
 from marzhook.store.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -97,6 +97,10 @@ class Settler:
         while batch:
             try:
                 self._outbox.settle(batch, now=self._clock.now())
+            except OwnershipLostError as error:
+                # Others may have sent them by now. They stay owed.
+                log.warning("settlements are dropped: %s", error, extra={"fields": {"dropped": len(batch)}})
+                return
             except MarzhookError as error:
                 self.trouble = str(error)
                 log.warning("settlements wait for the database: %s", error, extra={"fields": {"waiting": len(batch)}})

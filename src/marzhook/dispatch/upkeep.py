@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from marzhook import signals
@@ -34,8 +35,16 @@ what lets them in at all: who asks again at once for a lock that he has just giv
 class Upkeep(Background):
     """A thread that removes what is too old, and keeps the files short."""
 
-    def __init__(self, database: Database, clock: Clock, *, ages: Ages, metrics: Metrics | None = None) -> None:
-        super().__init__("upkeep")
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        ages: Ages,
+        metrics: Metrics | None = None,
+        mine: Callable[[], bool] = lambda: True,
+    ) -> None:
+        super().__init__("upkeep", mine)
         self._database = database
         self._clock = clock
         self._retention = Retention(database, ages)
@@ -71,7 +80,7 @@ class Upkeep(Background):
         due = self._clock.monotonic()
         while not self._stopping.is_set():
             try:
-                if self._clock.monotonic() >= due:
+                if self._clock.monotonic() >= due and self._mine():
                     self.pass_once()
                     due = self._clock.monotonic() + EVERY
                 # After a pass too: the file becomes shorter when its log is copied into it.

@@ -40,9 +40,10 @@ class Watchdog(Background):
         resting: Callable[[], set[int]],
         late: float = LATE,
         every: float = EVERY,
+        mine: Callable[[], bool] = lambda: True,
     ) -> None:
         """`resting`: endpoints that are left alone on purpose; `late` and `every` in seconds."""
-        super().__init__("watchdog")
+        super().__init__("watchdog", mine)
         self._database = database
         self._outbox = outbox
         self._clock = clock
@@ -98,6 +99,9 @@ class Watchdog(Background):
 
     def _run(self) -> None:
         while not self._stopping.wait(self._every):
+            if not self._mine():
+                self.trouble = []
+                continue
             try:
                 self.look()
             except MarzhookError as error:

@@ -48,7 +48,7 @@ class Setting:
             return [self.shown(item) for item in value]
         if self.secret:
             return f"set ({_count(value)})"
-        if self.parse is parsers.database_url:
+        if self.parse in (parsers.database_url, parsers.postgresql_url):
             return parsers.masked_database_url(value)
         return endpoint.masked_url(value) if self.parse in (parsers.url, parsers.urls) else str(value)
 
@@ -89,6 +89,7 @@ class Settings:
     """0: a token never expires, as in the panel."""
     ingest_secret: str | None
     database_url: str
+    worker_database_url: str | None
     retention_days: int
     dead_retention_days: int
     secret_keys: tuple[str, ...]
@@ -154,6 +155,8 @@ SETTINGS: Final = (
             "what a panel must send to /ingest/…; unset: WEBHOOK_SECRET", True),
     Setting("MARZHOOK_DATABASE_URL", "database_url", "sqlite:///marzhook.db", parsers.database_url,
             "where all is kept: a file, or PostgreSQL (postgresql://user:password@host/database)"),
+    Setting("MARZHOOK_WORKER_DATABASE_URL", "worker_database_url", None, parsers.postgresql_url,
+            "PostgreSQL's own address, where MARZHOOK_DATABASE_URL is that of a pooler (PgBouncer); unset: the same"),
     Setting("MARZHOOK_SECRET_KEY", "secret_keys", "", parsers.secret_keys,
             "encrypts secrets in the database: 32 bytes in base64 (several: the first encrypts, all decrypt); unset: a file",
             True),
@@ -236,7 +239,8 @@ def _parse(setting: Setting, text: str | None, source: str) -> Any:
     except ValueError as error:
         shown = (
             _count(text)
-            if setting.secret or setting.parse in (parsers.url, parsers.urls, parsers.database_url)
+            if setting.secret
+            or setting.parse in (parsers.url, parsers.urls, parsers.database_url, parsers.postgresql_url)
             else _quoted(text)
         )
         raise SettingError(f"{setting.name} is {shown} ({source}); expected {error}") from None

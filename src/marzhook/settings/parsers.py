@@ -127,6 +127,12 @@ def database_url(value: str) -> str:
     return value
 
 
+def postgresql_url(value: str) -> str:
+    if not re.match(r"(postgresql|postgres)://.", value):
+        raise ValueError("an address such as postgresql://user:password@host/database")
+    return value
+
+
 def masked_database_url(value: str) -> str:
     """Without its passwords."""
     value = re.sub(r"^(\w+://[^:@/?]*):.*@", r"\1:…@", value)

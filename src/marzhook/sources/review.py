@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -48,8 +48,9 @@ class Review(Background):
         published_actions: Collection[str],
         thresholds: Thresholds,
         metrics: Metrics | None = None,
+        mine: Callable[[], bool] = lambda: True,
     ) -> None:
-        super().__init__("review")
+        super().__init__("review", mine)
         self._database = database
         self._clock = clock
         self._thresholds = thresholds
@@ -100,6 +101,9 @@ class Review(Background):
     def _run(self) -> None:
         refreshing: Iterator[int] | None = self._refreshed_chunks()
         while not self._stopping.is_set():
+            if not self._mine():
+                self._stopping.wait(POLL)
+                continue
             try:
                 # In turns with the passes: a million users take a minute, and nobody is to expire late for it.
                 if refreshing is not None and next(refreshing, None) is None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Self
 
 import sqlalchemy as sa
 
 from marzhook import signals
 from marzhook.errors import DatabaseError, DatabaseNewerError
+from marzhook.event import SHARDS
 from marzhook.store import driver, migrations, schema
 from marzhook.store.vault import SEALED_META, Vault, vault_of
 
@@ -35,7 +37,7 @@ class Transaction:
     @contextmanager
     def part(self) -> Iterator[Self]:
         """A part that can fail alone: when the block raises, what it wrote is undone; the rest of the transaction stays."""
-        part = type(self)(self.conn)
+        part = replace(self, _after=[])
         driver.execute(self.conn, "SAVEPOINT part")
         try:
             yield part
@@ -71,6 +73,69 @@ class ChangeWatch(ABC):
     def close(self) -> None: ...
 
 
+class ShardHolder(ABC):
+    """What one process has of all shards, and the session that has it. Use it from one thread; `close` from any."""
+
+    held: frozenset[int]
+    lost: str | None
+    """Why it is of no use any more."""
+
+    @property
+    @abstractmethod
+    def surplus(self) -> frozenset[int]:
+        """What is to be given up, because others have less than their share."""
+
+    @abstractmethod
+    def sweep(self) -> None:
+        """Take free shards up to a fair share. Raises OwnershipLostError."""
+
+    @abstractmethod
+    def release(self, shards: Iterable[int]) -> None:
+        """Let others have these; nothing of them may be on its way. Raises OwnershipLostError."""
+
+    @abstractmethod
+    def write(self) -> AbstractContextManager[Transaction]:
+        """A transaction that fails when the shards are lost. Raises OwnershipLostError."""
+
+    @abstractmethod
+    def silent_for(self) -> float:
+        """Seconds since the database last answered."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of all shards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A process that delivers, as the database knows it."""
+
+    name: str
+    address: str
+    since: datetime | None
+    shards: tuple[int, ...]
+
+
+class Horizon:
+    """Up to which event id all is visible. Where writers take turns, whatever is committed is."""
+
+    floor: float = float("inf")
+
+    def advance(self) -> None:
+        """Look again."""
+
+
+class Caretaker:
+    """Whether this process looks after users, retention and the like: one of those that share a database. Thread-safe."""
+
+    def mine(self) -> bool:
+        """Whether it is this one, now. Where nobody shares, it is."""
+        return True
+
+    def close(self) -> None:
+        """Let another one be it."""
+
+
 class Database(ABC):
     """Where everything is kept. Thread-safe; `read` and `write` are the only ways in."""
 
@@ -80,10 +145,17 @@ class Database(ABC):
     """Whether writers take turns, all of them."""
 
     @staticmethod
-    def open(url: str, *, busy_timeout: float = BUSY_TIMEOUT, secret_keys: Sequence[str] = ()) -> Database:
+    def open(
+        url: str,
+        *,
+        busy_timeout: float = BUSY_TIMEOUT,
+        secret_keys: Sequence[str] = (),
+        direct_url: str | None = None,
+    ) -> Database:
         """The database that the URL names; nothing is read or written yet.
 
         `secret_keys`: MARZHOOK_SECRET_KEY; without any, SQLite has its key in a file beside the database.
+        `direct_url`: the server's own (MARZHOOK_WORKER_DATABASE_URL), where `url` is a pooler's.
         Raises DatabaseError for what is no such URL.
         """
         # Imported when it is wanted: each has a driver of its own.
@@ -95,7 +167,7 @@ class Database(ABC):
         if family in ("postgresql", "postgres"):
             from marzhook.store.postgresql import PostgreSQLDatabase
 
-            return PostgreSQLDatabase(url, busy_timeout=busy_timeout, secret_keys=secret_keys)
+            return PostgreSQLDatabase(url, busy_timeout=busy_timeout, secret_keys=secret_keys, direct_url=direct_url)
         raise DatabaseError(
             f"{family} is not supported, and not needed: MARZHOOK_DATABASE_URL is sqlite:///FILE or postgresql://…"
         )
@@ -131,9 +203,21 @@ class Database(ABC):
     def exists(self) -> bool:
         """Whether it was made already. Raises DatabaseError when that cannot be found out."""
 
+    def shards(self, told: str) -> ShardHolder:
+        """Begin to share what is owed with other processes, who know this one by `told`."""
+        raise DatabaseError(f"{self.name} is one process's own; several workers need PostgreSQL")
+
+    def horizon(self) -> Horizon:
+        """What dispatchers go by when they look for new events."""
+        return Horizon()
+
+    def caretaker(self) -> Caretaker:
+        """This process's part in looking after what one of them does for all."""
+        return Caretaker()
+
     @abstractmethod
     def claim(self) -> None:
-        """Become the one process that delivers from it, for as long as it lives: nothing is left to mend.
+        """Where one process delivers (on SQLite): become it, for as long as it lives: nothing is left to mend.
 
         Raises AlreadyRunningError, naming the holder.
         """
@@ -141,6 +225,11 @@ class Database(ABC):
     @abstractmethod
     def holder(self) -> str | None:
         """Which process delivers from it just now, in words; None: nobody does."""
+
+    def workers(self) -> list[Worker]:
+        """Which processes deliver from it just now, the eldest first."""
+        holder = self.holder()
+        return [Worker(holder, "local", None, tuple(range(SHARDS)))] if holder else []
 
     def upgrade(self) -> None:
         """Create the database or bring it to this version's schema, and find the key to its secrets.

@@ -7,7 +7,8 @@ row would cost five times as much).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -21,7 +22,7 @@ from marzhook import signals
 from marzhook.clock import from_unix
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING, Delivery, Settlement
 from marzhook.endpoint import REMOVED
-from marzhook.event import Event, NewEvent, details_json
+from marzhook.event import SHARDS, Event, NewEvent, details_json, shard_of
 from marzhook.store import driver, schema
 from marzhook.store import outbox_sql as sql
 from marzhook.store.database import Database, Transaction
@@ -54,10 +55,20 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._wakers: list[Callable[[], None]] = []
+        self._shards = _list(range(SHARDS))
+        self._settling: Callable[[], AbstractContextManager[Transaction]] = database.write
 
     def on_publish(self, wake: Callable[[], None]) -> None:
         """Call `wake` after each commit that left something to send (on the thread that committed)."""
         self._wakers.append(wake)
+
+    def own(self, shards: Iterable[int]) -> None:
+        """From now on `window`, `load` and `behind` show these shards only. On SQLite there is nobody to share with."""
+        self._shards = _list(shards)
+
+    def settle_on(self, write: Callable[[], AbstractContextManager[Transaction]]) -> None:
+        """From now on `settle` writes in these transactions: of the session that owns the shards."""
+        self._settling = write
 
     # -- publish
 
@@ -90,13 +101,18 @@ class Outbox:
         sql.INSERT_EVENTS(conn, rows)
         for endpoint_id, actions, _ in owed_to:
             if endpoint_id != except_for:
-                sql.INSERT_PENDING(
-                    conn, [(endpoint_id, row[0]) for row in rows if actions is None or row[1] in actions]
-                )
+                self._owe(conn, endpoint_id, [row for row in rows if actions is None or row[1] in actions])
         signals.emit("publish.before_commit")
         tx.announce()
         tx.after_commit(self._published)
         return ids
+
+    @staticmethod
+    def _owe(conn: sa.Connection, endpoint_id: int, rows: Sequence[Any]) -> None:
+        if is_postgresql(conn):
+            sql.INSERT_SHARDED(conn, [(endpoint_id, row[0], shard_of(row[2])) for row in rows])
+        else:
+            sql.INSERT_PENDING(conn, [(endpoint_id, row[0]) for row in rows])
 
     def _take_ids(self, tx: Transaction, new_events: Sequence[NewEvent]) -> list[int]:
         if not is_postgresql(tx.conn):
@@ -137,7 +153,7 @@ class Outbox:
         if not cursors:
             return []
         with self._database.read() as conn:
-            return [row[0] for row in driver.execute(conn, sql.BEHIND, {"cursors": json.dumps(cursors)})]
+            return [row[0] for row in self._read(conn, sql.BEHIND, cursors=json.dumps(cursors))]
 
     def following(self, endpoint_id: int, lanes: Sequence[tuple[str, int]], *, limit: int) -> list[Delivery]:
         """For each (username, event id): the next `limit` deliveries of that user behind that event."""
@@ -151,7 +167,7 @@ class Outbox:
         with self._database.read() as conn:
             if "ids" in values:
                 values["ids"] = as_list(conn, values["ids"])
-            rows = driver.execute(conn, query, {"endpoint": endpoint, **values}).fetchall()
+            rows = self._read(conn, query, endpoint=endpoint, **values).fetchall()
         signals.emit("window.read")
         return [
             Delivery(
@@ -161,11 +177,16 @@ class Outbox:
             for id_, action, username, at, detail, full, tries, attempts, due in rows
         ]  # fmt: skip
 
+    def _read(self, conn: sa.Connection, query: Statement, **values: Any) -> driver.Cursor:
+        if is_postgresql(conn):
+            values["shards"] = self._shards
+        return driver.execute(conn, query, values)
+
     # -- settle
 
     def settle(self, settlements: Sequence[Settlement], *, now: datetime) -> None:
         """Write what came of tries, in one transaction: nothing of it, or all."""
-        with self._database.write() as tx:
+        with self._settling() as tx:
             by_endpoint = sorted(settlements, key=lambda s: s.delivery.endpoint_id)
             for endpoint_id, group in groupby(by_endpoint, key=lambda s: s.delivery.endpoint_id):
                 self._settle_endpoint(tx.conn, endpoint_id, list(group), now.timestamp())
@@ -244,7 +265,7 @@ class Outbox:
             if PENDING not in which.states:
                 return []
             which = DeliveryFilter(**{**_fields(which), "states": None})
-        query = sa.select(table.c.endpoint_id, table.c.event_id, table.c.tries, table.c.attempts)
+        query = sa.select(table.c.endpoint_id, table.c.event_id, table.c.tries, table.c.attempts, _events.c.username)
         query = query.select_from(filtered(table, which, query_events=True)).where(*conditions(table, which))
         if before is not None:
             query = query.where(table.c.settled_at < before.timestamp())
@@ -273,6 +294,7 @@ class Outbox:
                     "event_id": row.event_id,
                     "tries": row.tries if target is _settled else 0,
                     "attempts": row.attempts,
+                    **({"shard": shard_of(row.username)} if target is _pending and is_postgresql(conn) else {}),
                     **values,
                 }
                 for row in rows
@@ -288,6 +310,11 @@ class Outbox:
             )
             tx.announce()
             tx.after_commit(self.wake)
+
+
+def _list(shards: Iterable[int]) -> str:
+    """As PostgreSQL writes an array."""
+    return f"{{{','.join(map(str, sorted(shards)))}}}"
 
 
 @lru_cache(maxsize=1024)

@@ -1,4 +1,5 @@
 """What the outbox says to the databases, each statement in the words of both."""
+# ruff: noqa: S608 - put together of our own words
 
 from __future__ import annotations
 
@@ -25,14 +26,18 @@ OWED = Statement(
 )
 INSERT_EVENTS = insert_many(schema.events, "id", "action", "username", "enqueued_at", "detail", "full_detail")
 INSERT_PENDING = insert_many(schema.pending, *KEY)
+INSERT_SHARDED = insert_many(schema.pending, *KEY, "shard")
 
 # -- window
 
-WINDOW = Statement("""
+# Here and below, on PostgreSQL: of the shards that the dispatcher owns.
+_MINE = "coalesce(p.shard, 0) = ANY (CAST(:shards AS smallint[]))"
+_WINDOW = """
     SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
     FROM pending p JOIN events e ON e.id = p.event_id
-    WHERE p.endpoint_id = :endpoint AND p.event_id > :after
-    ORDER BY p.event_id LIMIT :limit""")
+    WHERE p.endpoint_id = :endpoint AND p.event_id > :after"""
+_IN_ORDER = "\n    ORDER BY p.event_id LIMIT :limit"
+WINDOW = Statement(_WINDOW + _IN_ORDER, f"{_WINDOW} AND {_MINE}{_IN_ORDER}")
 
 # CROSS JOIN fixes the order of the loops, here and below: from each id straight to its row. Left to itself, SQLite walks
 # through all that is owed to the endpoint and looks each row up among the ids. The ids come sorted, and so does the answer.
@@ -42,10 +47,10 @@ LOAD = Statement(
     FROM json_each(:ids) j
     CROSS JOIN pending p ON p.endpoint_id = :endpoint AND p.event_id = j.value
     CROSS JOIN events e ON e.id = p.event_id""",
-    """
+    f"""
     SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
     FROM pending p JOIN events e ON e.id = p.event_id
-    WHERE p.endpoint_id = :endpoint AND p.event_id = ANY (CAST(:ids AS bigint[]))
+    WHERE p.endpoint_id = :endpoint AND p.event_id = ANY (CAST(:ids AS bigint[])) AND {_MINE}
     ORDER BY p.event_id""",
 )
 
@@ -78,10 +83,11 @@ BEHIND = Statement(
     """
     SELECT CAST(j.key AS INTEGER) FROM json_each(:cursors) j
     WHERE EXISTS (SELECT 1 FROM pending p WHERE p.endpoint_id = CAST(j.key AS INTEGER) AND p.event_id > j.value)""",
-    """
+    f"""
     SELECT CAST(j.key AS bigint) FROM json_each_text(CAST(:cursors AS json)) AS j (key, value)
     WHERE EXISTS (
-        SELECT 1 FROM pending p WHERE p.endpoint_id = CAST(j.key AS bigint) AND p.event_id > CAST(j.value AS bigint))""",
+        SELECT 1 FROM pending p
+        WHERE p.endpoint_id = CAST(j.key AS bigint) AND p.event_id > CAST(j.value AS bigint) AND {_MINE})""",
 )
 
 # -- settle

@@ -7,10 +7,9 @@ Writers do not take turns here, as they do on SQLite. Each statement of a write 
 from __future__ import annotations
 
 import hashlib
-import os
-import socket
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,21 +17,32 @@ from typing import Any, Final
 import psycopg
 import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import QueuePool, StaticPool
 
-from marzhook.errors import AlreadyRunningError, DatabaseError, InvalidError, MarzhookError, StoreBusyError
-from marzhook.store.database import BUSY_TIMEOUT, ChangeWatch, Database, Transaction
+from marzhook.errors import DatabaseError, InvalidError, MarzhookError, StoreBusyError
+from marzhook.store.database import (
+    BUSY_TIMEOUT,
+    Caretaker,
+    ChangeWatch,
+    Database,
+    Horizon,
+    ShardHolder,
+    Transaction,
+    Worker,
+)
 from marzhook.store.vault import OPTION, Vault
 
 OLDEST: Final = 14
 CHANNEL: Final = "marzhook"
 """Notified of what dispatchers should look at."""
-SWEEP: Final = 5.0
+SWEEP: Final = 1.0
 """Seconds after which a watch says that something may have changed although nobody told: notifications can be lost."""
 
 # Advisory locks have two numbers. The first says what kind of thing is locked.
 NAMED: Final = 0x4D5A01
-DELIVERING: Final = 0x4D5A02
+CARETAKER: Final = 0x4D5A02
+SHARD: Final = 0x4D5A03
+WORKER: Final = 0x4D5A04
 
 # How the driver begins to tell that a connection was not made at all: libpq has no codes for that. And what is in its words
 # where nobody need try again (in English; in other languages that is told as if it could be mended by waiting).
@@ -43,32 +53,43 @@ _LOCK = "SELECT pg_advisory_xact_lock(%s, name) FROM unnest(CAST(%s AS integer[]
 _LOCK_SHARED = _LOCK.replace("_lock(", "_lock_shared(")
 
 
+def _nothing() -> None:
+    """Nobody is told."""
+
+
 @dataclass(slots=True)
 class _Transaction(Transaction):
-    _announced: bool = False
+    _announce: Callable[[], None] = _nothing
 
     def lock(self, *names: str, shared: bool = False) -> None:
         if not names:
             return
         # In one order everywhere, or two could wait for each other.
-        numbers = sorted({_number(name) for name in names})
+        numbers = sorted({name_lock(name) for name in names})
         self.conn.exec_driver_sql(_LOCK_SHARED if shared else _LOCK, (NAMED, numbers))
 
     def announce(self) -> None:
-        if not self._announced:
-            self._announced = True
-            self.conn.exec_driver_sql("SELECT pg_notify(%s, '')", (CHANNEL,))
+        # After the commit: transactions that notify commit one after the other, and each would wait for the others' disk.
+        self.after_commit(self._announce)
 
 
 class PostgreSQLDatabase(Database):
     kind = "PostgreSQL"
     one_writer = False
 
-    def __init__(self, url: str, *, busy_timeout: float = BUSY_TIMEOUT, secret_keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        busy_timeout: float = BUSY_TIMEOUT,
+        secret_keys: Sequence[str] = (),
+        direct_url: str | None = None,
+    ) -> None:
+        """`direct_url`: the server's own, for the sessions that hold locks or listen, where `url` is a pooler's."""
         self._parts = _parts_of(url)
+        self._direct = _parts_of(direct_url) if direct_url else self._parts
         name = _name_of(self._parts)
         super().__init__(name, Vault(name, secret_keys))
-        self._claimed: psycopg.Connection[Any] | None = None
         self._engine = sa.create_engine(
             "postgresql+psycopg://",
             # libpq reads the URL itself: it knows several hosts, certificates, services and password files.
@@ -86,7 +107,7 @@ class PostgreSQLDatabase(Database):
         )
         sa.event.listen(self._engine, "begin", _begin)
         # In one journey. Not options of the session: a pooler would give them to others, or refuse them.
-        begin = f"BEGIN; SET LOCAL lock_timeout = {int(busy_timeout * 1000)}"
+        self.begin = begin = f"BEGIN; SET LOCAL lock_timeout = {int(busy_timeout * 1000)}"
         self._write_engine, self._lazy_engine = (
             self._engine.execution_options(marzhook_begin=statements)
             for statements in (begin, f"{begin}; SET LOCAL synchronous_commit = off")
@@ -97,41 +118,49 @@ class PostgreSQLDatabase(Database):
         transaction another session, would not find them again."""
         return psycopg.connect(make_conninfo(**self._parts | more), autocommit=True, prepare_threshold=None)
 
+    def connect_directly(self, **more: str) -> psycopg.Connection[Any]:
+        """A session that stays one: for locks of the session, and for LISTEN."""
+        return psycopg.connect(make_conninfo(**self._direct | more), autocommit=True, prepare_threshold=None)
+
     def exists(self) -> bool:
         with self.read() as conn:
             return sa.inspect(conn).has_table("meta")
 
     def claim(self) -> None:
-        told = f"marzhook run, process {os.getpid()} on {socket.gethostname()}"[:63]
-        with self._explained():
-            connection = self.connect(application_name=told)
-            # The session holds it: who loses the session, or dies, has let go of it.
-            row = connection.execute("SELECT pg_try_advisory_lock(%s, 0)", (DELIVERING,)).fetchone()
-        if row is None or not row[0]:
-            connection.close()
-            raise AlreadyRunningError(
-                f"{self.name} is held by {self.holder() or 'another process'}; stop that one first, or set"
-                " MARZHOOK_DATABASE_URL to another database"
-            )
-        self._claimed = connection
+        """Nothing to do: several processes share what is owed, by shards."""
 
     def holder(self) -> str | None:
         with self.read() as conn:
             return conn.exec_driver_sql(
                 "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
-                " WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objid = 0 AND l.objsubid = 2 AND l.granted"
-                " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-                (DELIVERING,),
+                " WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objsubid = 2 AND l.granted"
+                " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1",
+                (WORKER,),
             ).scalar()
 
     def watch(self) -> ChangeWatch:
         return _Listener(self)
 
+    def workers(self) -> list[Worker]:
+        from marzhook.store.shards import workers
+
+        return workers(self)
+
+    def shards(self, told: str) -> ShardHolder:
+        from marzhook.store.shards import ShardSession
+
+        return ShardSession(self, told)
+
+    def horizon(self) -> Horizon:
+        from marzhook.store.shards import PublishHorizon
+
+        return PublishHorizon(self)
+
+    def caretaker(self) -> Caretaker:
+        return _SessionCaretaker(self)
+
     def close(self) -> None:
         self._engine.dispose()
-        if self._claimed is not None:
-            self._claimed.close()
-            self._claimed = None
 
     def version(self) -> str:
         with self.read() as conn:
@@ -145,7 +174,21 @@ class PostgreSQLDatabase(Database):
     @contextmanager
     def _writing(self, durable: bool) -> Iterator[Transaction]:
         with (self._write_engine if durable else self._lazy_engine).begin() as conn:
-            yield _Transaction(conn)
+            yield self.transaction(conn)
+
+    def transaction(self, conn: sa.Connection) -> Transaction:
+        """On a connection where one was begun."""
+        return _Transaction(conn, _announce=self._notify)
+
+    def _notify(self) -> None:
+        # Lost when the process dies just here: those who listen also look by themselves now and then.
+        with suppress(sa.exc.SQLAlchemyError), self._engine.connect() as conn:
+            connection: Any = conn.connection.driver_connection
+            connection.execute("SELECT pg_notify(%s, '')", (CHANNEL,))
+
+    def explained(self) -> AbstractContextManager[None]:
+        """Turn the driver's errors into ours."""
+        return self._explained()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -170,6 +213,41 @@ class PostgreSQLDatabase(Database):
             raise DatabaseError(f"{self.name} is PostgreSQL {number // 10_000}; {OLDEST} or newer is needed")
         if encoding != "UTF8":
             raise DatabaseError(f"{self.name} has the encoding {encoding}; create one with ENCODING 'UTF8'")
+
+
+class _SessionCaretaker(Caretaker):
+    """By a lock of a session of its own: who dies, or loses the session, lets another one be it."""
+
+    def __init__(self, database: PostgreSQLDatabase) -> None:
+        self._database = database
+        self._connection: psycopg.Connection[Any] | None = None
+        self._mine = False
+        self._asking = threading.Lock()
+
+    def mine(self) -> bool:
+        with self._asking:
+            try:
+                if self._connection is None:
+                    self._connection = self._database.connect_directly(application_name="marzhook caretaker")
+                if self._mine:
+                    self._connection.execute("SELECT 1")
+                else:
+                    row = self._connection.execute("SELECT pg_try_advisory_lock(%s, 0)", (CARETAKER,)).fetchone()
+                    self._mine = bool(row and row[0])
+            except psycopg.Error:
+                self._let_go()
+            return self._mine
+
+    def close(self) -> None:
+        with self._asking:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._mine = False
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                self._connection.close()
+            self._connection = None
 
 
 class _Listener(ChangeWatch):
@@ -205,10 +283,20 @@ class _Listener(ChangeWatch):
             self._connection = None
 
     def _listen(self) -> None:
-        connection = self._database.connect()
+        connection = self._database.connect_directly()
         connection.execute(f"LISTEN {CHANNEL}")
         self._connection = connection
         self._next_sweep = time.monotonic() + SWEEP
+
+
+def writer_engine(database: PostgreSQLDatabase, creator: Callable[[], psycopg.Connection[Any]]) -> sa.Engine:
+    """Write transactions, one after the other, on the one connection that `creator` gives."""
+    engine = sa.create_engine(
+        "postgresql+psycopg://", creator=creator, hide_parameters=True, use_native_hstore=False, poolclass=StaticPool,
+        execution_options={OPTION: database.vault, "marzhook_begin": database.begin},
+    )  # fmt: skip
+    sa.event.listen(engine, "begin", _begin)
+    return engine
 
 
 def _begin(conn: sa.Connection) -> None:
@@ -218,7 +306,7 @@ def _begin(conn: sa.Connection) -> None:
     cursor.close()
 
 
-def _number(name: str) -> int:
+def name_lock(name: str) -> int:
     """32 bits, signed. Two names that meet in one number wait for each other now and then, and that is all."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), signed=True)
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     Table,
     Text,
     text,
@@ -118,6 +119,8 @@ pending = Table(
     Column("tries", Integer, nullable=False, server_default=text("0")),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("due_at", Double),
+    # Of the user (`event.shard_of`), where several workers share what is owed: on PostgreSQL. NULL on SQLite.
+    Column("shard", SmallInteger),
     CheckConstraint("tries >= 0 AND attempts >= tries", name="tries"),
     sqlite_with_rowid=False,
 )

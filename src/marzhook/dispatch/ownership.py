@@ -1,0 +1,109 @@
+"""Which part of all users this process sends to, where several share a database. What is shared are shards of usernames.
+
+The dispatcher asks at each turn (`turn`). What goes to the database happens on the settler's thread, on the session that holds
+the shards and also settles; so who has lost them cannot settle.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from marzhook.delivery import Delivery, Settlement
+from marzhook.dispatch.settler import Settler
+from marzhook.errors import MarzhookError, OwnershipLostError
+from marzhook.event import SHARDS, shard_of
+from marzhook.store.database import Database, ShardHolder
+from marzhook.store.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+SWEEP_EVERY = 1.0
+"""Seconds between two looks for shards that are free, or that others lack."""
+SILENT = 10.0
+"""Seconds without a word from the database after which nothing more is sent: others may have the shards soon."""
+
+
+class Ownership:
+    """Belongs to the dispatcher's thread."""
+
+    def __init__(self, database: Database, outbox: Outbox, settler: Settler, name: str) -> None:
+        self._database = database
+        self._outbox = outbox
+        self._settler = settler
+        self._name = name
+        self._holder: ShardHolder | None = None
+        self._asked = False
+        self._next_sweep = 0.0
+        self._busy: Counter[int] = Counter()
+        """Deliveries of each shard that are on their way, or answered and not yet on disk."""
+        self.shards: frozenset[int] = frozenset()
+        """What may be read and sent."""
+
+    def begin(self) -> None:
+        """With no shard yet. Raises MarzhookError when the database cannot be reached."""
+        self.end()
+        self._holder = self._database.shards(self._name)
+        self._outbox.settle_on(self._holder.write)
+        self._outbox.own(())
+        self.shards, self._busy = frozenset(), Counter()
+        self._asked, self._next_sweep = False, 0.0
+
+    def end(self) -> None:
+        """Let others have all of it."""
+        if self._holder is not None:
+            self._holder.close()
+            self._holder = None
+
+    @property
+    def share(self) -> float:
+        """Of what all workers together may do; never 0."""
+        return max(1, len(self.shards)) / SHARDS
+
+    @property
+    def silent(self) -> bool:
+        """Whether the database has not been heard of for so long that nothing may be sent."""
+        return self._holder is None or self._holder.silent_for() > SILENT
+
+    def turn(self, now: float) -> bool:
+        """Keep up with what this process holds; return whether `shards` changed. Raises OwnershipLostError: begin anew."""
+        holder = self._holder
+        if holder is None:
+            raise OwnershipLostError("no session holds any shards")
+        if holder.lost is not None:
+            raise OwnershipLostError(holder.lost)
+        held, surplus = holder.held, holder.surplus
+        if not self._asked and now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_EVERY
+            self._ask(holder.sweep)
+        elif not self._asked and (idle := {s for s in surplus - self.shards if not self._busy[s]}):
+            self._ask(partial(holder.release, idle))
+        if held - surplus == self.shards:
+            return False
+        self.shards = held - surplus
+        self._outbox.own(self.shards)
+        log.info("shards", extra={"fields": {"shards": len(self.shards)}})
+        return True
+
+    def sent(self, deliveries: Iterable[Delivery]) -> None:
+        self._busy.update(shard_of(delivery.event.username) for delivery in deliveries)
+
+    def settled(self, settlements: Sequence[Settlement]) -> None:
+        self._busy.subtract(shard_of(settlement.delivery.event.username) for settlement in settlements)
+
+    def _ask(self, what: Callable[[], None]) -> None:
+        self._asked = True
+
+        def ask() -> None:
+            try:
+                what()
+            except OwnershipLostError:
+                pass  # `turn` finds it out
+            except MarzhookError as error:
+                log.warning("shards could not be looked after: %s", error)
+            finally:
+                self._asked = False
+
+        self._settler.call(ask)

@@ -1,0 +1,172 @@
+"""Shards that several workers share on PostgreSQL: who holds which, by advisory locks of one session, which also settles.
+
+Whoever loses the session has lost its shards, and cannot settle any more: the database lets others have them at once. So
+there are no leases, and nothing is to be mended after a crash.
+"""
+
+# ruff: noqa: S608 - put together of our own numbers
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+import sqlalchemy as sa
+
+from marzhook.errors import MarzhookError, OwnershipLostError, StartError
+from marzhook.event import SHARDS
+from marzhook.store.database import Horizon, ShardHolder, Transaction, Worker
+from marzhook.store.postgresql import NAMED, SHARD, WORKER, PostgreSQLDatabase, name_lock, writer_engine
+
+KEEPALIVE: Final = {
+    "keepalives": "1", "keepalives_idle": "5", "keepalives_interval": "5", "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+}  # fmt: skip
+"""How this side notices that the other one is cut off (seconds; milliseconds)."""
+SERVER_KEEPALIVE: Final = (
+    "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;"
+    " SET tcp_user_timeout = 25000"
+)
+"""And how the server does: after 25 s at the most it lets go of the shards of who does not answer."""
+
+_OURS: Final = (
+    "l.locktype = 'advisory' AND l.objsubid = 2"
+    " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+_TAKEN: Final = (
+    f"SELECT l.classid, l.objid FROM pg_locks l WHERE {_OURS} AND l.granted AND l.classid IN ({SHARD}, {WORKER})"
+)
+_WORKERS: Final = f"""
+    SELECT a.pid, a.application_name, coalesce(host(a.client_addr), 'local'), a.backend_start,
+        array_agg(l.objid::integer ORDER BY l.objid) FILTER (WHERE l.classid = {SHARD})
+    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE {_OURS} AND l.granted AND l.classid IN ({SHARD}, {WORKER})
+    GROUP BY 1, 2, 3, 4 ORDER BY a.backend_start, a.pid"""
+
+
+def workers(database: PostgreSQLDatabase) -> list[Worker]:
+    """Who sends just now, the eldest first."""
+    with database.read() as conn:
+        rows = conn.exec_driver_sql(_WORKERS)
+        return [Worker(name, address, since, tuple(shards or ())) for _, name, address, since, shards in rows]
+
+
+class ShardSession(ShardHolder):
+    """One session that holds shards and writes. Use it from one thread; `close` from any."""
+
+    def __init__(self, database: PostgreSQLDatabase, told: str) -> None:
+        """`told`: how others see it. Raises StartError behind a pooler, which gives each transaction another session."""
+        self._database = database
+        self.held: frozenset[int] = frozenset()
+        self.lost: str | None = None
+        """Why it is of no use any more."""
+        self._reached_at = time.monotonic()
+        self._fair = SHARDS
+        with database.explained():
+            self._connection = database.connect_directly(application_name=told[:63], **KEEPALIVE)
+            [pid] = self._row("SELECT pg_backend_pid()")
+            if pid != self._connection.info.backend_pid:
+                self._connection.close()
+                raise StartError(
+                    f"{database.name} is reached through a pooler, which cannot keep the locks of a worker;"
+                    " set MARZHOOK_WORKER_DATABASE_URL to the server's own address"
+                )
+            self._connection.execute(SERVER_KEEPALIVE)
+            self._row("SELECT pg_advisory_lock(%s, %s)", WORKER, pid)
+        self._engine = writer_engine(database, lambda: self._connection)
+
+    def sweep(self) -> None:
+        """Take free shards up to a fair share. Raises OwnershipLostError."""
+        with self._kept():
+            taken: dict[int, set[int]] = defaultdict(set)
+            for kind, number in self._connection.execute(_TAKEN):
+                taken[kind].add(number)
+            self._fair = fair_share(len(taken[WORKER]))
+            for shard in sorted(set(range(SHARDS)) - taken[SHARD])[: max(0, self._fair - len(self.held))]:
+                # Somebody else may have been quicker.
+                if self._row("SELECT pg_try_advisory_lock(%s, %s)", SHARD, shard)[0]:
+                    self.held |= {shard}
+
+    @property
+    def surplus(self) -> frozenset[int]:
+        """What is to be given up, because others have less than their share."""
+        return frozenset(sorted(self.held)[self._fair :])
+
+    def silent_for(self) -> float:
+        return time.monotonic() - self._reached_at
+
+    def release(self, shards: Iterable[int]) -> None:
+        """Let others have these; nothing of them may be on its way. Raises OwnershipLostError."""
+        with self._kept():
+            for shard in shards:
+                self._row("SELECT pg_advisory_unlock(%s, %s)", SHARD, shard)
+                self.held -= {shard}
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """A transaction on this very session: it fails when the shards are lost. Raises OwnershipLostError."""
+        with self._kept():
+            with self._database.explained(), self._engine.begin() as conn:
+                tx = self._database.transaction(conn)
+                yield tx
+            tx._committed()
+
+    def close(self) -> None:
+        """Let go of all shards."""
+        self.lost = self.lost or "closed"
+        self._connection.close()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        if self.lost is not None:
+            raise OwnershipLostError(self.lost)
+        try:
+            yield
+        except (MarzhookError, psycopg.Error, sa.exc.DBAPIError) as error:
+            if not (self._connection.closed or self._connection.broken):
+                raise
+            self.lost = f"the session with {self._database.name} was lost: {' '.join(str(error).split())[:200]}"
+            raise OwnershipLostError(self.lost) from error
+        self._reached_at = time.monotonic()
+
+    def _row(self, statement: str, *values: Any) -> Any:
+        return self._connection.execute(statement, values).fetchone()
+
+
+def fair_share(count: int) -> int:
+    """How many shards each of so many workers has at the most."""
+    return -(-SHARDS // max(1, count))
+
+
+class PublishHorizon(Horizon):
+    """Up to which event id all is visible. PostgreSQL's ids become visible out of order: who takes one may commit late."""
+
+    def __init__(self, database: PostgreSQLDatabase) -> None:
+        self._database = database
+        self.floor = 0
+        self._next = 0
+        self._publishing: set[str] = set()
+
+    def advance(self) -> None:
+        """Look who is publishing. Every id that was taken before they began belongs to one of them, or is visible."""
+        with self._database.read() as conn:
+            # In this order: who took an id and is not among the publishers has committed.
+            [last] = conn.exec_driver_sql(
+                "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM events_id_seq"
+            ).one()
+            publishing = {
+                row[0]
+                for row in conn.exec_driver_sql(
+                    f"SELECT l.virtualtransaction FROM pg_locks l WHERE {_OURS} AND l.granted AND l.mode = 'ShareLock'"
+                    " AND l.classid = %s AND l.objid = %s",
+                    (NAMED, name_lock("endpoints") % 2**32),
+                )
+            }
+        if not self._publishing & publishing:
+            self.floor, self._next, self._publishing = self._next, last, publishing
+        if not publishing:
+            self.floor = max(self.floor, last)

@@ -1,0 +1,215 @@
+"""Several processes that share what is owed, on PostgreSQL: real workers, real kills."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from dispatching import CLOCK, House
+from marzhook.event import SHARDS, shard_of
+from marzhook.store.database import Database
+from marzhook.store.outbox import Outbox
+from marzhook.testing import eventually
+from postgresql import Server
+from receivers import Receiver, events_of
+
+pytestmark = pytest.mark.postgresql
+
+Start = Callable[[], "WorkerProcess"]
+
+
+class WorkerProcess:
+    """`marzhook worker`."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], *arguments: str) -> None:
+        self.log = (folder / f"worker-{os.urandom(3).hex()}.log").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "marzhook", *(arguments or ("worker",))],
+            cwd=folder, env={"PATH": os.environ["PATH"], **environment}, stdin=subprocess.DEVNULL, stdout=self.log,
+            stderr=self.log,
+        )  # fmt: skip
+
+    @property
+    def told(self) -> str:
+        return f"process {self.process.pid} "
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def said(self) -> str:
+        self.log.seek(0)
+        return self.log.read()
+
+    def end(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def start(tmp_path: Path, database_settings: dict[str, str]) -> Iterator[Start]:
+    """Starts a worker on the test's database."""
+    with ExitStack() as stack:
+
+        def start() -> WorkerProcess:
+            worker = WorkerProcess(tmp_path, database_settings)
+            stack.callback(worker.log.close)
+            stack.callback(worker.end)
+            return worker
+
+        yield start
+
+
+def shares(database: Database) -> list[int]:
+    """How many shards each worker has."""
+    return sorted(len(worker.shards) for worker in database.workers())
+
+
+def shards_of(database: Database, name: str) -> set[int]:
+    return {shard for worker in database.workers() if worker.name == name for shard in worker.shards}
+
+
+def in_order(receiver: Receiver) -> None:
+    """Each user's events came for the first time in their order, and nothing came twice under another id."""
+    last: dict[str, int] = defaultdict(lambda: -1)
+    seen: set[tuple[str, int]] = set()
+    for event in receiver.accepted():
+        key = (event["username"], event["number"])
+        if key not in seen:
+            assert event["number"] == last[event["username"]] + 1, event
+            last[event["username"]] = event["number"]
+        seen.add(key)
+
+
+def publish(house: House, users: int, numbers: Sequence[int]) -> None:
+    for number in numbers:
+        with house.database.write() as tx:
+            new = [house.event(f"user{user}", number=number) for user in range(users)]
+            house.outbox.publish(tx, new, now=CLOCK.now())
+
+
+def test_workers_share_and_pass_on(house: House, start: Start, receiver: Receiver) -> None:
+    """One has all shards, two have half each, and when one is killed the other has all again; all arrives, in order."""
+    house.endpoint(receiver.url)
+    first = start()
+    eventually(lambda: shares(house.database) == [SHARDS], timeout=30)
+    publish(house, 40, range(5))
+    receiver.wait(200)
+    second = start()
+    eventually(lambda: shares(house.database) == [SHARDS // 2] * 2, timeout=30)
+    publish(house, 40, range(5, 10))
+    second.kill()
+    publish(house, 40, range(10, 15))
+    eventually(lambda: shares(house.database) == [SHARDS], timeout=30)
+    eventually(lambda: house.count("pending") == 0, timeout=60)
+    assert {event["username"] for event in receiver.accepted()} == {f"user{n}" for n in range(40)}
+    assert house.states() == {"delivered": 600}
+    in_order(receiver)
+    assert first.end() == 0
+    eventually(lambda: house.database.workers() == [])
+
+
+def test_kills_and_a_restart_of_the_server_lose_nothing(
+    house: House, start: Start, receiver: Receiver, postgresql: Server
+) -> None:
+    """Four workers under load; one after the other is killed and replaced, then the server restarts as after a crash."""
+    house.endpoint(receiver.url)
+    workers = [start() for _ in range(4)]
+    eventually(lambda: shares(house.database) == [SHARDS // 4] * 4, timeout=60)
+    for round_ in range(3):
+        publish(house, 100, range(round_ * 4, round_ * 4 + 4))
+        workers.pop(0).kill()
+        workers.append(start())
+    publish(house, 100, range(12, 16))
+    postgresql.restart()
+    eventually(lambda: house.count("pending") == 0, timeout=90)
+    assert house.states() == {"delivered": 1600}
+    in_order(receiver)
+    assert [worker.end() for worker in workers] == [0] * 4
+
+
+def test_who_lost_its_session_cannot_settle(house: House, receiver: Receiver, reopen: Callable[..., Database]) -> None:
+    """An answer that comes after the session is gone changes nothing: the delivery is made again, by whoever has it then."""
+    endpoint = house.endpoint(receiver.url)
+    receiver.do(hold=True)
+    with house.dispatching(shared="one") as dispatcher:
+        house.publish(["anna"])
+        receiver.wait(1)
+        with house.database.write() as tx:
+            tx.conn.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'one'"
+            )
+            receiver.do(status=200)
+        receiver.wait(2)
+        eventually(lambda: house.count("pending") == 0)
+        eventually(lambda: dispatcher.not_ready == [])
+    assert [number for number, *_ in house.attempts(endpoint, 1)] == [1]
+
+
+def test_shards_are_given_up_only_when_nothing_of_them_is_on_its_way(house: House, receiver: Receiver) -> None:
+    """While one has a request of a user on its way, the joiner does not send the next one of that user."""
+    house.endpoint(receiver.url)
+    names = [f"user{n}" for n in range(64)]
+    receiver.do(hold=True)
+    with house.dispatching(shared="one", timeout=60.0):
+        house.publish(names)
+        receiver.wait(32)
+        other = House(house.database, Outbox(house.database))
+        with other.dispatching(shared="two", timeout=60.0):
+            eventually(lambda: len(shards_of(house.database, "two")) > 0)
+            flying = [event["username"] for record in receiver.seen() for event in events_of(record["body"])]
+            house.publish(names)
+            # Some of what the other one is to get is idle, and went to it; what is on its way stays where it is.
+            receiver.wait(33)
+            assert {shard_of(name) for name in flying} <= shards_of(house.database, "one")
+            later = [event["username"] for record in receiver.seen()[32:] for event in events_of(record["body"])]
+            assert not set(later) & set(flying)
+            assert {shard_of(name) for name in later} <= shards_of(house.database, "two")
+            receiver.do(status=200)
+            eventually(lambda: house.count("pending") == 0, timeout=60)
+            eventually(lambda: shares(house.database) == [SHARDS // 2] * 2)
+    assert house.states() == {"delivered": 128}
+
+
+def test_an_event_that_becomes_visible_late_is_not_missed(house: House, receiver: Receiver) -> None:
+    """Who took an id first may commit last: it comes although later ids were read, sent and settled before."""
+    house.endpoint(receiver.url)
+    taken, go_on = threading.Event(), threading.Event()
+
+    def late() -> None:
+        with house.database.write() as tx:
+            house.outbox.publish(tx, [house.event("late")], now=CLOCK.now())
+            taken.set()
+            assert go_on.wait(30)
+
+    thread = threading.Thread(target=late)
+    with house.dispatching(shared="one"):
+        thread.start()
+        assert taken.wait(30)
+        for number in range(5):
+            house.publish([f"quick{number}"])
+            receiver.wait(number + 1)
+        eventually(lambda: house.count("pending") == 0)
+        go_on.set()
+        thread.join(30)
+        receiver.wait(6)
+    assert receiver.accepted()[-1]["username"] == "late"
+
+
+def test_a_worker_needs_postgresql(tmp_path: Path) -> None:
+    """On SQLite it says so in one line, and ends with 2; so does a service that is to send nothing."""
+    for arguments in (("worker",), ("run", "--no-dispatch")):
+        worker = WorkerProcess(tmp_path, {"MARZHOOK_DATABASE_URL": "sqlite:///marzhook.db"}, *arguments)
+        assert worker.process.wait(30) == 2
+        assert "on SQLite one process does all" in worker.said()
+        worker.log.close()
