@@ -141,7 +141,22 @@ def test_every_change_raises_the_revision(database: Database, clock: FakeClock) 
             seen.append(change().revision)
         assert seen == [1, 2, 3, 4, 5]
         assert endpoints.revisions(tx.conn) == {one.id: 5}
-        assert not endpoints.still(tx.conn, one)
+
+
+def test_what_was_found_out_holds_for_the_same_address(database: Database, clock: FakeClock) -> None:
+    """A replay or a new name says nothing about the address; another address, secret or switch does, and so does its end."""
+    with database.write() as tx:
+        one = made(tx, clock)
+        assert endpoints.still(tx.conn, one)
+        endpoints.update(tx, one.id, name="x")
+        assert endpoints.still(tx.conn, one)
+        for change in ({"url": "https://example.com/other"}, {"secret": "s"}, {"enabled": False}):
+            before = endpoints.get(tx.conn, one.id)
+            endpoints.update(tx, one.id, **change)
+            assert not endpoints.still(tx.conn, before)
+        last = endpoints.get(tx.conn, one.id)
+        endpoints.delete(tx, one.id, now=clock.now())
+        assert not endpoints.still(tx.conn, last)
 
 
 def test_rotation_keeps_the_old_secret_for_a_day(database: Database, clock: FakeClock) -> None:
