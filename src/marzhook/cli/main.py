@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "import": ("marzhook.cli.importing:app", "Bring a panel's users into the built-in registry."),
     "ingest": ("marzhook.cli.ingest:app", "Show what panels sent and could not be taken."),
     "replay": ("marzhook.cli.replay:replay", "Owe many deliveries again."),
+    "db": ("marzhook.cli.db:app", "Upgrade and check the database."),
     "bench": ("marzhook.cli.bench:bench", "Measure what this machine and this disk can do."),
 }
 """One line a command. The target is a function, or a `typer.Typer` where the command has commands of its own; its module

@@ -238,8 +238,7 @@ class Database(ABC):
         """
         self._prepare()
         known = migrations.revisions()
-        with self.read() as conn:
-            current = self._revision(conn)
+        current = self.revision()
         if current is not None and current not in known:
             raise DatabaseNewerError(
                 f"{self.name} was made by a newer Marzhook (its schema is {current}, this version knows up to "
@@ -274,6 +273,11 @@ class Database(ABC):
         """Close all connections and let go of it."""
 
     # -- facts
+
+    def revision(self) -> str | None:
+        """Its schema's; None: it is empty. Raises DatabaseError where it is another program's."""
+        with self.read() as conn:
+            return self._revision(conn)
 
     @abstractmethod
     def version(self) -> str:
@@ -316,7 +320,6 @@ class Database(ABC):
     # -- parts of the above
 
     def _revision(self, conn: sa.Connection) -> str | None:
-        """None: it is empty."""
         tables = set(sa.inspect(conn).get_table_names())
         if not tables:
             return None
