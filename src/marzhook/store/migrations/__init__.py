@@ -14,8 +14,8 @@ def revisions() -> list[str]:
     return sorted(path.name.split("_")[0] for path in (_HERE / "versions").glob("[0-9]*.py"))
 
 
-def upgrade(conn: sa.Connection) -> None:
-    """Bring the database to the last revision, within the connection's transaction."""
+def upgrade(conn: sa.Connection, revision: str = "head") -> None:
+    """Bring the database to a revision, the last one by default, within the connection's transaction."""
     # Imported where it is needed: it takes longer than most commands do.
     from alembic import command
     from alembic.config import Config
@@ -24,4 +24,4 @@ def upgrade(conn: sa.Connection) -> None:
     # `%` begins an interpolation in Alembic's configuration.
     config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
     config.attributes["connection"] = conn
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
