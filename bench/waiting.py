@@ -39,6 +39,8 @@ class Run:
 
 def measure(options: Options) -> Measured:
     waiting = options.scaled(100_000, 20_000)
+    # Enough that the start, at which all that waits is read once, is not what is measured.
+    events = options.scaled(100_000, 20_000)
     cases: dict[str, Callable[[Services], None]] = {
         "alone": lambda _: None,
         f"beside a failing endpoint that is owed {waiting:,} of one user": lambda s: _publish(
@@ -56,8 +58,8 @@ def measure(options: Options) -> Measured:
             # Alone before and after: what else the machine does changes meanwhile.
             for number, name in enumerate([*cases, "alone"]):
                 folder = Path(made, str(number))
-                _fill(folder, urls, cases[name], options.events)
-                found[name].append(_run(folder, urls, sink, options))
+                _fill(folder, urls, cases[name], events)
+                found[name].append(_run(folder, urls, sink, events, options))
     return Measured(_figures(found))
 
 
@@ -109,10 +111,10 @@ def _stuck(services: Services, usernames: list[str]) -> None:
         )
 
 
-def _run(folder: Path, urls: tuple[str, str], sink: Sink, options: Options) -> Run:
+def _run(folder: Path, urls: tuple[str, str], sink: Sink, events: int, options: Options) -> Run:
     sink.report()
     with Service(folder, *urls) as service:
-        report = _arrived(sink, options.events)
+        report = _arrived(sink, events)
         rate = report[0] / (report[2] - report[1])
         client = service.client()
         begun, count = time.monotonic(), PACE * options.scaled(6, 2)

@@ -2,7 +2,8 @@
 
 A lane is the events of one username on their way to the endpoint (of one event, where the endpoint is not ordered). Only
 its head may be on the way. A lane holds a few deliveries behind its head, and of all further ones remembers just that they
-exist (`more`), so memory is bounded by how many users are owed something, not by how much they are owed.
+exist (`more`), so memory is bounded by how many users are owed something, not by how much they are owed. One that waits
+for its next try is no object at all, but a few numbers (`marzhook.dispatch.waiting`).
 
 Life of a lane, apart from being gone (nothing of that user is known to be owed):
 
@@ -12,17 +13,17 @@ Life of a lane, apart from being gone (nothing of that user is known to be owed)
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from marzhook.delivery import PENDING, Delivery, Settlement
+from marzhook.dispatch.waiting import Waiting, WaitingLanes
 
 KEEP = 16
 """Deliveries that a lane holds behind its head."""
 MAX_HELD = 4000
 """Deliveries in memory, of one endpoint; above, lanes keep nothing behind their heads."""
-LONG_AGO = float("-inf")
+LONG_AGO = 0.0
 
 
 class _Lane:
@@ -34,7 +35,7 @@ class _Lane:
         self.flying = 0
         """How many from the front of the queue are on their way."""
         self.retrying: tuple[int, ...] = ()
-        """Event ids that wait for their next try; the deliveries themselves are read again when it comes."""
+        """Event ids that are to be tried again, once the disk knows it."""
         self.due = 0.0
         """When they are due."""
         self.patient = False
@@ -56,15 +57,16 @@ class Lanes:
         # Two queues, so that neither a backlog of retries nor one of first tries can starve the other.
         self._first: deque[_Lane] = deque()
         self._again: deque[_Lane] = deque()
-        self._waiting: list[tuple[float, int, _Lane]] = []
+        self._waiting = WaitingLanes()
         self._parked: dict[int, _Lane] = {}
         """Lanes whose next try the disk does not know yet, by the newest event that is retried: what could be read of them
         is out of date. What came of one request is committed together, so it also comes due together."""
-        self._loading: list[_Lane] = []
+        self._loading: list[Waiting] = []
         self._hungry: dict[Hashable, _Lane] = {}
         self._unsettled: set[int] = set()
-        self._sequence = 0
         self._requests = 0
+        self.astray = False
+        """Whether a user's events on disk can be found only by `rewind`: what his lane waited for was gone."""
         self.held = 0
         """Deliveries in memory."""
 
@@ -82,20 +84,21 @@ class Lanes:
             key: Hashable = delivery.event.username if self._ordered else event_id
             lane = self._lanes.get(key)
             if lane is None:
-                lane = self._lanes[key] = _Lane(key)
-                lane.last = event_id
+                if self._waiting and key in self._waiting:
+                    self._waiting.seen(key, event_id)
+                    continue
                 due = due_in(delivery)
-                # Who asked for that time is not on disk; it may have been the receiver, whom nobody may hurry.
-                lane.patient = due is not None
-                if due is None and delivery.attempts:
+                if due is not None:
+                    # Who asked for that time is not on disk; it may have been the receiver, whom nobody may hurry.
+                    self._waiting.add(key, (event_id,), due, patient=True)
+                elif delivery.attempts:
                     # Not held yet: many that failed before must not fill the room of those that were never tried.
-                    due = LONG_AGO
-                if due is None:
+                    self._waiting.add(key, (event_id,), LONG_AGO)
+                else:
+                    lane = self._lanes[key] = _Lane(key)
+                    lane.last = event_id
                     self._hold(lane, delivery)
                     self._make_ready(lane)
-                else:
-                    lane.retrying = (event_id,)
-                    self._wait(lane, due)
             elif event_id > lane.last:
                 if not lane.more and not lane.retrying and len(lane.queue) < KEEP and self.held < MAX_HELD:
                     self._hold(lane, delivery)
@@ -119,8 +122,8 @@ class Lanes:
         self._first.clear()
         self._again.clear()
         self._hungry.clear()
-        self._waiting = [entry for entry in self._waiting if self._lanes.get(entry[2].key) is entry[2]]
-        heapq.heapify(self._waiting)
+        self._waiting = WaitingLanes()
+        self.astray = False
 
     # -- going out
 
@@ -142,7 +145,7 @@ class Lanes:
     @property
     def idle(self) -> bool:
         """Nothing is known to be owed."""
-        return not self._lanes
+        return not self._lanes and not self._waiting
 
     def take(self, fits: Callable[[Delivery], bool], *, limit: int = 1, again: bool = False) -> list[Delivery]:
         """The next request's deliveries: heads of ready lanes and what follows them in their order, while `fits` says yes.
@@ -220,7 +223,10 @@ class Lanes:
             for event_id in event_ids:
                 lane = self._parked.pop(event_id, None)
                 if lane is not None:
-                    self._wait(lane, lane.due)
+                    del self._lanes[lane.key]
+                    self._waiting.add(
+                        lane.key, lane.retrying, lane.due, more=lane.more, patient=lane.patient, request=lane.request
+                    )
 
     @property
     def unsettled(self) -> int:
@@ -236,39 +242,33 @@ class Lanes:
     @property
     def next_due(self) -> float | None:
         """When the next waiting lane is due."""
-        return self._waiting[0][0] if self._waiting else None
+        return self._waiting.next_due
 
     def due(self, now: float, *, limit: int) -> list[int]:
         """Event ids whose time has come, to be loaded and given to `loaded`. About `limit`: what failed in one request comes
         whole."""
-        ids: list[int] = []
-        self._loading = []
-        request = 0
-        while self._waiting and self._waiting[0][0] <= now:
-            lane = self._waiting[0][2]
-            if len(ids) >= limit and not 0 < lane.request == request:
-                break
-            request = lane.request
-            heapq.heappop(self._waiting)
-            self._loading.append(lane)
-            ids += lane.retrying
-        return ids
+        self._loading = self._waiting.pop_due(now, limit=limit)
+        return [event_id for lane in self._loading for event_id in lane.event_ids]
 
     def loaded(self, deliveries: Sequence[Delivery]) -> None:
         """What `due` named, read from disk. One that is missing was cancelled: its lane goes on without it."""
         found = {delivery.event.id: delivery for delivery in deliveries}
-        for lane in self._loading:
-            for event_id in lane.retrying:
-                if event_id in found:
-                    self._hold(lane, found[event_id])
-            lane.retrying = ()
-            self._advance(lane)
+        for event_ids, more in self._loading:
+            there = [found[event_id] for event_id in event_ids if event_id in found]
+            if not there:
+                self.astray = self.astray or more
+                continue
+            key: Hashable = there[0].event.username if self._ordered else there[0].event.id
+            lane = self._lanes[key] = _Lane(key)
+            for delivery in there:
+                self._hold(lane, delivery)
+            lane.last, lane.more = event_ids[-1], more
+            self._make_ready(lane)
         self._loading = []
 
     def hasten(self, now: float) -> None:
         """The endpoint is back: what waits only because of its outage is due now."""
-        self._waiting = [(due if lane.patient else min(due, now), n, lane) for due, n, lane in self._waiting]
-        heapq.heapify(self._waiting)
+        self._waiting.hasten()
         for lane in self._parked.values():
             if not lane.patient:
                 lane.due = min(lane.due, now)
@@ -327,10 +327,6 @@ class Lanes:
         self.held += 1
         if self._hungry.pop(lane.key, None):
             self._make_ready(lane)
-
-    def _wait(self, lane: _Lane, due: float) -> None:
-        self._sequence += 1  # lanes do not compare; first come, first served among equals
-        heapq.heappush(self._waiting, (due, self._sequence, lane))
 
     def _lanes_of(self, deliveries: Sequence[Delivery]) -> list[_Lane]:
         keys = dict.fromkeys(d.event.username if self._ordered else d.event.id for d in deliveries)

@@ -148,6 +148,8 @@ class Sender:
             if self._groups and len(found) < len(due):
                 for cancelled in set(due).difference(delivery.event.id for delivery in found):
                     self._groups.pop(cancelled, None)
+            if lanes.astray:
+                self._rewind()
         if lanes.starving:
             hungry = lanes.hungry(limit=LOOKUPS)
             lanes.fed(hungry, self._outbox.following(endpoint_id, hungry, limit=KEEP), limit=KEEP)
