@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Annotated
 
@@ -17,6 +18,8 @@ from marzhook.telemetry import configure_logging
 
 SWITCH_INTERVAL = 0.0005
 """Seconds."""
+NEW_OBJECTS = 20_000
+"""Objects made since that let the collector look for cycles: many more than one batch of deliveries has, which are no cycles."""
 
 
 def run(
@@ -29,9 +32,7 @@ def run(
     configure_logging(settings.log_format, settings.log_level)
     # Before anything starts: a signal that comes early is kept, not fatal.
     hold_signals()
-    # The dispatcher gives the interpreter's lock away at every system call and wants it back at once; with Python's default
-    # of 5 ms a thread that computes (settling, the API) would keep it waiting that long each time.
-    sys.setswitchinterval(SWITCH_INTERVAL)
+    tune_interpreter()
     runtime = Runtime(settings, dispatches=not no_dispatch)
     try:
         app = create_app(runtime.services)
@@ -47,6 +48,16 @@ def run(
         server.stop()
     finally:
         runtime.stop()
+
+
+def tune_interpreter() -> None:
+    """For a process that sends."""
+    # The dispatcher gives the interpreter's lock away at every system call and wants it back at once; with Python's default
+    # of 5 ms a thread that computes (settling, the API) would keep it waiting that long each time.
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    # Modules and what they hold stay for good.
+    gc.freeze()
+    gc.set_threshold(NEW_OBJECTS, 20, 20)
 
 
 def command_line_of(called: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from marzhook import settings as settings_module
 from marzhook.cli import output
 from marzhook.cli.open import opened
-from marzhook.cli.run import SWITCH_INTERVAL
+from marzhook.cli.run import tune_interpreter
 from marzhook.runtime import Runtime, hold_signals, wait_for_signal
 from marzhook.telemetry import configure_logging
 
@@ -24,7 +23,7 @@ def worker() -> None:
     settings = settings_module.load()
     configure_logging(settings.log_format, settings.log_level)
     hold_signals()
-    sys.setswitchinterval(SWITCH_INTERVAL)
+    tune_interpreter()
     runtime = Runtime(settings, serves=False)
     try:
         runtime.start()

@@ -373,7 +373,7 @@ class Dispatcher:
         for s in batch:
             delivery, attempt, state, *_ = s
             endpoint = names.get(delivery.endpoint_id) or str(delivery.endpoint_id)
-            result = attempt.error or str(attempt.status)
+            result = attempt.error or attempt.status
             if state == PENDING:
                 tries.append(Try(endpoint, result, attempt.duration))
             else:

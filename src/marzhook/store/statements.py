@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import sqlalchemy as sa
@@ -117,7 +118,7 @@ class _Insert(Many):
         start = touched = 0
         for size, statement in self._of_size.items():
             while len(rows) - start >= size:
-                values = tuple(value for row in rows[start : start + size] for value in row)
+                values = tuple(chain.from_iterable(rows[start : start + size]))
                 touched += driver.execute(conn, statement, values).rowcount
                 start += size
         return touched

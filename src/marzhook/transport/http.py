@@ -12,7 +12,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import certifi
@@ -39,7 +39,6 @@ SMALL_BODY = 4096
 """Bytes of a body that an idle handle may go on holding."""
 AT_ONCE = 32
 """Sockets that are dealt with at once: who has a new request waits for no more than these, however many others answer."""
-_NO_REQUEST = Request("", (), b"", 0.0, 0.0)
 
 
 class HttpTransport:
@@ -164,11 +163,13 @@ def _kept_connections() -> int:
 class _Exchange:
     """A libcurl handle and the request that it carries just now. Reused: what a request leaves as it was is not set again."""
 
-    __slots__ = ("body", "curl", "head", "refused", "request", "t0", "token", "truncated")
+    __slots__ = ("_timeouts", "_url", "body", "curl", "head", "refused", "request", "t0", "token", "truncated")
 
     def __init__(self, curl: Any, guard: Guard | None) -> None:
         self.curl = curl
-        self.request = _NO_REQUEST
+        self.request: Request | None = None
+        self._url = ""
+        self._timeouts = (0.0, 0.0)
         self.token: object = None
         self.head: list[bytes] = []
         self.refused: str | None = None
@@ -180,28 +181,30 @@ class _Exchange:
             curl.setopt(pycurl.OPENSOCKETFUNCTION, self._opener(guard))
 
     def begin(self, request: Request, token: object, clock: Clock) -> None:
-        curl, last = self.curl, self.request
+        curl = self.curl
         self.request, self.token = request, token
-        if request.url != last.url:
-            curl.setopt(pycurl.URL, request.url)
-        lines = [*request.lines, "Expect:"]
+        url, headers, body, connect_timeout, timeout, _ = request
+        if url != self._url:
+            curl.setopt(pycurl.URL, url)
+            self._url = url
+        lines = [*headers, "Expect:"]
         try:
             curl.setopt(pycurl.HTTPHEADER, lines)
         except UnicodeEncodeError:
             curl.setopt(pycurl.HTTPHEADER, [line.encode("latin-1") for line in lines])
-        curl.setopt(pycurl.POSTFIELDS, request.body)
-        if request.timeout != last.timeout or request.connect_timeout != last.connect_timeout:
+        curl.setopt(pycurl.POSTFIELDS, body)
+        if self._timeouts != (connect_timeout, timeout):
             # Never 0: to libcurl that is "no limit".
-            curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(request.connect_timeout * 1000)))
-            curl.setopt(pycurl.TIMEOUT_MS, max(1, int(request.timeout * 1000)))
+            curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(connect_timeout * 1000)))
+            curl.setopt(pycurl.TIMEOUT_MS, max(1, int(timeout * 1000)))
+            self._timeouts = connect_timeout, timeout
         self.t0 = clock.monotonic()
 
     def clear(self) -> None:
         """Keep nothing of the request: its body may have 256 KiB, and idle handles are as many as were ever in flight."""
-        if len(self.request.body) > SMALL_BODY:
+        if self.request is not None and len(self.request.body) > SMALL_BODY:
             self.curl.setopt(pycurl.POSTFIELDS, b"")
-        self.request = self.request._replace(lines=(), body=b"")
-        self.token = self.refused = None
+        self.request = self.token = self.refused = None
         self.head.clear()
         self.body = b""
         self.truncated = False
@@ -274,8 +277,9 @@ class _Pool:
         done: list[tuple[Any, Response]] = []
         while True:
             waiting, good, bad = self._multi.info_read(500)
-            done += [self._end(curl, 0, "") for curl in good]
-            done += [self._end(curl, code, text) for curl, code, text in bad]
+            now, ended_at = self._clock.monotonic(), self._clock.now()
+            done += [self._end(curl, 0, "", now, ended_at) for curl in good]
+            done += [self._end(curl, code, text, now, ended_at) for curl, code, text in bad]
             if not waiting:
                 return done
 
@@ -305,12 +309,12 @@ class _Pool:
             curl.setopt(option, value)
         return curl
 
-    def _end(self, curl: Any, code: int, text: str) -> tuple[Any, Response]:
+    def _end(self, curl: Any, code: int, text: str, now: float, ended_at: datetime) -> tuple[Any, Response]:
         exchange: _Exchange = curl.exchange
         self._multi.remove_handle(curl)
-        duration = self._clock.monotonic() - exchange.t0
+        duration = now - exchange.t0
         # Reckoned back from now: the wall clock may have been set meanwhile, and what is decided next goes by the new time.
-        started_at = self._clock.now() - timedelta(seconds=duration)
+        started_at = ended_at - timedelta(seconds=duration)
         status = curl.getinfo(pycurl.RESPONSE_CODE) or None
         if code == 0 or (exchange.truncated and status is not None):
             headers = _Headers(exchange.head.copy())
@@ -379,6 +383,7 @@ def _readable(text: str) -> str:
 
 def _explain(exchange: _Exchange, code: int, text: str, status: int | None, *, connected: bool) -> tuple[str, str]:
     request, text = exchange.request, _readable(text)
+    assert request is not None
     if exchange.refused is not None:
         return "refused_address", (
             f"{exchange.refused} is not a public address; MARZHOOK_ALLOW_ADDRESSES can allow it for endpoints made over"
