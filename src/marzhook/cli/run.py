@@ -19,7 +19,7 @@ from marzhook.telemetry import configure_logging
 SWITCH_INTERVAL = 0.0005
 """Seconds."""
 NEW_OBJECTS = 20_000
-"""Objects made since that let the collector look for cycles: many more than one batch of deliveries has, which are no cycles."""
+"""Objects made meanwhile that let the collector look for cycles: more than a batch of deliveries has, which form none."""
 
 
 def run(
