@@ -22,9 +22,11 @@ from marzhook.errors import ConflictError, StartError
 from marzhook.retry import RetryPolicy
 from marzhook.settings import Settings
 from marzhook.sources.ingest import Ingest
+from marzhook.sources.marzban_poll import Follower
 from marzhook.sources.registry import Registry
 from marzhook.sources.review import Review
-from marzhook.store import admins, endpoints, inbox, stats, users
+from marzhook.sources.snapshot import Snapshots
+from marzhook.store import admins, endpoints, inbox, sources, stats, users
 from marzhook.store.database import Database, Transaction
 from marzhook.store.outbox import Outbox
 from marzhook.store.retention import Ages
@@ -45,6 +47,7 @@ class Services:
     outbox: Outbox
     registry: Registry
     ingest: Ingest
+    snapshots: Snapshots
     metrics: Metrics
     not_ready: Callable[[], list[str]]
     """Reasons, in words, why the service should get no traffic just now; empty: it is ready."""
@@ -93,15 +96,24 @@ def build_services(
         thresholds=Thresholds(settings.usage_percents, settings.days_left),
         metrics=metrics,
     )
+    snapshots = Snapshots(
+        database,
+        outbox,
+        clock,
+        published_actions=settings.published_actions,
+        thresholds=Thresholds(settings.usage_percents, settings.days_left),
+        detail=settings.webhook_detail,
+    )
     ingest = Ingest(
         database,
         outbox,
         clock,
+        snapshots,
         secret=settings.ingest_secret,
         detail=settings.webhook_detail,
         metrics=metrics,
     )
-    return Services(settings, clock, database, outbox, registry, ingest, metrics, not_ready)
+    return Services(settings, clock, database, outbox, registry, ingest, snapshots, metrics, not_ready)
 
 
 class Runtime:
@@ -164,6 +176,15 @@ class Runtime:
             metrics=s.metrics,
             mine=self._caretaker.mine,
         )
+        self.follower = Follower(
+            s.database,
+            s.snapshots,
+            s.clock,
+            interval=settings.poll_interval,
+            metrics=s.metrics,
+            ca_file=settings.ca_file,
+            mine=self._caretaker.mine,
+        )
         self.watchdog = Watchdog(
             s.database,
             s.outbox,
@@ -195,6 +216,7 @@ class Runtime:
             self.dispatcher.start()
             self.upkeep.start()
             self.watchdog.start()
+            self.follower.start()
         self._started = True
         database = {"database": s.database.name, s.database.kind.lower(): s.database.version()}
         log.info("started", extra={"fields": database})
@@ -218,6 +240,8 @@ class Runtime:
     def stop(self) -> None:
         """Sources first, so that nothing new comes; then what is on its way; the database last."""
         if self._started and self._dispatches:
+            # A panel may take its time to answer; what it says then is not written any more, and asked for again.
+            self.follower.stop(3)
             self.upkeep.stop()
             self.watchdog.stop(30)
             self.review.stop()
@@ -242,6 +266,10 @@ class Runtime:
             oldest = stats.oldest_due(conn, now)
             next_due = users.next_due(conn)
             last_event = stats.last_event(conn)
+            followed = sources.all_sources(conn)
+        for source in followed:
+            seen_at = source.passed_at or source.created_at
+            s.metrics.set_source(source.name, (now - seen_at).total_seconds(), source.error is not None)
         for endpoint_id, name in names.items():
             s.metrics.set_queue(name, pending.get(endpoint_id, 0), oldest.get(endpoint_id, 0.0))
         # Looked up now, and not noted by the review: one that is stuck could not tell how late it is.

@@ -26,6 +26,10 @@ POINTS = frozenset(
         "prune.before_commit",
         "prune.after_commit",
         "upkeep.done",
+        "poll.before_commit",
+        "poll.after_commit",
+        "poll.done",
+        "poll.failed",
     }
 )
 

@@ -212,6 +212,16 @@ class Metrics:
             "marzhook_ingest_refused_total", "Panels' requests that were refused as a whole.", ("source", "code"),
             registry=registry,
         )  # fmt: skip
+        self._polled = Counter(
+            "marzhook_polled_total", "Events found by following panels.", ("source",), registry=registry
+        )
+        self._source_age = Gauge(
+            "marzhook_source_age_seconds", "Since all users of a followed panel were last seen.", ("source",),
+            registry=registry,
+        )  # fmt: skip
+        self._source_failing = Gauge(
+            "marzhook_source_failing", "1: this panel cannot be followed just now.", ("source",), registry=registry
+        )
         self._delivery_seconds = _Durations(
             "marzhook_delivery_seconds", "From an event's commit to its delivery.", _DELIVERY_SECONDS
         )
@@ -254,6 +264,14 @@ class Metrics:
     def count_ingested(self, source: str, outcome: str, events: int) -> None:
         self._ingested.labels(source, outcome).inc(events)
 
+    def count_polled(self, source: str, events: int) -> None:
+        self._polled.labels(source).inc(events)
+
+    def set_source(self, source: str, age: float, failing: bool) -> None:
+        """Seconds since it was last seen whole, and whether it fails now; to be called by a callback."""
+        self._source_age.labels(source).set(age)
+        self._source_failing.labels(source).set(failing)
+
     def count_refused(self, source: str, code: str) -> None:
         self._refused.labels(source, code).inc()
 
@@ -275,6 +293,8 @@ class Metrics:
             # An endpoint that is gone must not keep its last depth for ever.
             self._pending.clear()
             self._oldest_due.clear()
+            self._source_age.clear()
+            self._source_failing.clear()
             for callback in self._callbacks:
                 try:
                     callback()

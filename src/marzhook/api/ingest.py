@@ -118,7 +118,9 @@ async def _ingest(request: Request, services: Services, panel: Panel) -> Respons
     # Who is not let in need not be listened to, unless it takes the body to tell.
     body = b"" if not panel.signs else await request.body()
     services.ingest.admit(panel, headers, body, local=local)
-    taken = await run_in_threadpool(services.ingest.take, panel, body or await request.body())
+    given = request.query_params.get("source", "")
+    source = int(given) if given.isascii() and given.isdecimal() and len(given) < 10 else None
+    taken = await run_in_threadpool(services.ingest.take, panel, body or await request.body(), source_id=source)
     return answer({"accepted": taken.accepted, "duplicates": taken.duplicates, "rejected": taken.rejected})
 
 

@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "endpoints": ("marzhook.cli.endpoints:app", "List, show, test, enable and disable endpoints."),
     "deliveries": ("marzhook.cli.deliveries:app", "List, show, retry and cancel deliveries."),
     "import": ("marzhook.cli.importing:app", "Bring a panel's users into the built-in registry."),
+    "source": ("marzhook.cli.source:app", "Follow panels over their API: add, list, pause, resume, remove."),
     "ingest": ("marzhook.cli.ingest:app", "Show what panels sent and could not be taken."),
     "replay": ("marzhook.cli.replay:replay", "Owe many deliveries again."),
     "db": ("marzhook.cli.db:app", "Upgrade and check the database."),

@@ -90,6 +90,8 @@ class Settings:
     ingest_secret: str | None
     database_url: str
     worker_database_url: str | None
+    poll_interval: float
+    """Seconds from the end of a pass over a followed panel's users to the next."""
     retention_days: int
     dead_retention_days: int
     secret_keys: tuple[str, ...]
@@ -164,6 +166,8 @@ SETTINGS: Final = (
             "seconds between the tries of a failed delivery, where Marzban's two settings are unset"),
     Setting("MARZHOOK_REJECTED_SCHEDULE", "rejected_schedule", "5,60,300", parsers.schedule,
             "the same for an event that its receiver refuses (400, 422 …) while it accepts others"),
+    Setting("MARZHOOK_POLL_INTERVAL", "poll_interval", "60", partial(parsers.seconds, 86_400),
+            "seconds between two looks at the users of a panel that is followed (marzhook source)"),
     Setting("MARZHOOK_RETENTION_DAYS", "retention_days", "30", partial(parsers.whole, 1, 3_650),
             "days for which delivered and cancelled deliveries and their events are kept"),
     Setting("MARZHOOK_DEAD_RETENTION_DAYS", "dead_retention_days", "90", partial(parsers.whole, 1, 3_650),

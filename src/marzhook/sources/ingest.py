@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import sqlalchemy as sa
-
 from marzhook.clock import Clock
 from marzhook.errors import ForbiddenError, InvalidError
 from marzhook.sources.panels.base import Incoming, Panel, Rejection
-from marzhook.store import ingested, rejected, schema
+from marzhook.sources.snapshot import Snapshots
+from marzhook.store import endpoints, ingested, rejected, sources
 from marzhook.store.database import Database, Transaction
 from marzhook.store.ingested import Arrival
 from marzhook.store.outbox import Outbox
@@ -30,7 +29,7 @@ class Taken:
     accepted: int
     """New, and on disk."""
     duplicates: int
-    """Taken before: the panel did not get its answer, and sent them again."""
+    """Taken before: the panel did not get its answer, and sent them again; or polling has told them."""
     rejected: int
     """Kept aside with the reason."""
 
@@ -39,12 +38,21 @@ class Ingest:
     """Takes panels' requests. What the panel sent has passed the panel's own NOTIFY_… settings, so ours are not asked."""
 
     def __init__(
-        self, database: Database, outbox: Outbox, clock: Clock, *, secret: str | None, detail: str, metrics: Metrics
+        self,
+        database: Database,
+        outbox: Outbox,
+        clock: Clock,
+        snapshots: Snapshots,
+        *,
+        secret: str | None,
+        detail: str,
+        metrics: Metrics,
     ) -> None:
         """`secret`: MARZHOOK_INGEST_SECRET. `detail`: WEBHOOK_DETAIL."""
         self._database = database
         self._outbox = outbox
         self._clock = clock
+        self._snapshots = snapshots
         self._secret = secret
         self._detail = detail
         self._metrics = metrics
@@ -71,15 +79,17 @@ class Ingest:
                 "wrong_secret",
             )
 
-    def take(self, panel: Panel, body: bytes) -> Taken:
+    def take(self, panel: Panel, body: bytes, *, source_id: int | None = None) -> Taken:
         """Store all events of the body that are new, owed to every endpoint that wants them. On disk when this returns.
+
+        `source_id`: which followed panel sends; where only one of its kind is followed it is that one.
 
         Raises InvalidError where the body is no JSON, StoreBusyError where nothing could be written.
         """
         with _uncollected():
-            return self._take(panel, body)
+            return self._take(panel, body, source_id)
 
-    def _take(self, panel: Panel, body: bytes) -> Taken:
+    def _take(self, panel: Panel, body: bytes, source_id: int | None) -> Taken:
         try:
             items = panel.parse(body, credentials=self._keeps_credentials())
         except InvalidError as error:
@@ -88,30 +98,34 @@ class Ingest:
         incoming = [item for item in items if isinstance(item, Incoming)]
         refused = [item for item in items if isinstance(item, Rejection)]
         with self._database.write() as tx:
-            accepted = self._publish(tx, incoming)
+            accepted = self._publish(tx, panel, incoming, source_id)
             kept = [NewRejected(item.code, item.reason, item.body) for item in refused]
             rejected.keep(tx, panel.name, kept, now=self._clock.now())
         taken = Taken(accepted, len(incoming) - accepted, len(refused))
         self._tell(panel, taken, refused)
         return taken
 
-    def _publish(self, tx: Transaction, incoming: list[Incoming]) -> int:
+    def _publish(self, tx: Transaction, panel: Panel, incoming: list[Incoming], source_id: int | None) -> int:
         # Read inside the transaction, so that times grow with ids.
         now = self._clock.now()
         arrivals = [Arrival(one.fingerprint, one.tries, one.dated) for one in incoming]
         verdicts = ingested.sift(tx, arrivals, now=now)
-        new = [one.event for one, is_new in zip(incoming, verdicts, strict=True) if is_new]
-        self._outbox.publish(tx, new, now=now)
+        new = [one for one, is_new in zip(incoming, verdicts, strict=True) if is_new]
+        followed = sources.following(tx.conn, panel.name)
+        if source_id is not None:
+            followed = [one for one in followed if one == source_id]
+        if len(followed) == 1:
+            untold = self._snapshots.sift(tx, followed[0], new, now=now)
+            new = [one for one, is_untold in zip(new, untold, strict=True) if is_untold]
+        self._outbox.publish(tx, [one.event for one in new], now=now)
         return len(new)
 
     def _keeps_credentials(self) -> bool:
         """Whether anybody is to get them; else they are not stored at all."""
         if self._detail == "full":
             return True
-        table = schema.endpoints
-        wants = sa.select(table.c.id).where(table.c.deleted_at.is_(None), table.c.detail == "full").limit(1)
         with self._database.read() as conn:
-            return conn.execute(wants).first() is not None
+            return endpoints.any_full(conn)
 
     def _refused(self, panel: Panel, message: str, code: str) -> ForbiddenError:
         self._metrics.count_refused(panel.name, code)

@@ -48,6 +48,11 @@ def enabled_ids(conn: sa.Connection) -> set[int]:
     return set(conn.execute(sa.select(_t.c.id).where(_alive, _t.c.enabled)).scalars())
 
 
+def any_full(conn: sa.Connection) -> bool:
+    """Whether one of them gets credentials."""
+    return conn.execute(sa.select(_t.c.id).where(_alive, _t.c.detail == "full").limit(1)).first() is not None
+
+
 def get(conn: sa.Connection, endpoint_id: int, *, held: bool = False) -> Endpoint:
     """`held`: as it stays until the transaction's end, unless that changes it. Raises NotFoundError."""
     query = sa.select(_t).where(_t.c.id == endpoint_id, _alive)

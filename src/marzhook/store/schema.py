@@ -308,3 +308,44 @@ rejected = Table(
     Column("length", Integer, nullable=False),
 )
 """What panels sent and Marzhook could not take."""
+
+sources = Table(
+    "sources",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("kind", Text, nullable=False),
+    # Sealed, as password and token are.
+    Column("url", Text, nullable=False),
+    Column("username", Text),
+    Column("password", Text),
+    Column("token", Text),
+    Column("paused", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    # When the first snapshot was whole; NULL: it is not.
+    Column("snapshot_at", Double),
+    # When all users had been looked at for the last time.
+    Column("passed_at", Double),
+    # Since when it cannot be followed, and why, in words.
+    Column("failing_since", Double),
+    Column("error", Text),
+    CheckConstraint(_one_of("kind", "marzban"), name="kind"),
+    CheckConstraint("(token IS NULL) <> (password IS NULL)", name="login"),
+    CheckConstraint("(failing_since IS NULL) = (error IS NULL)", name="error"),
+    sqlite_autoincrement=True,
+)
+"""Panels that are followed over their API."""
+
+source_users = Table(
+    "source_users",
+    metadata,
+    Column("source_id", Id, ForeignKey("sources.id", ondelete="CASCADE"), primary_key=True),
+    Column("username", Name, primary_key=True),
+    # As he was seen last, without credentials (`sources.seen`); NULL: he was deleted.
+    Column("state", Text),
+    # Actions that polling has told lately, and when: {action: Unix seconds}.
+    Column("told", Text),
+    # When the panel's webhook changed this last, 0: never. What was asked for before that is older.
+    Column("touched_at", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""What each user of a followed panel was like, as far as events have told of it."""

@@ -72,6 +72,11 @@ def last_event(conn: sa.Connection) -> int:
     return int(driver.execute(conn, LAST_ID).fetchone()[0])
 
 
+def users_since(conn: sa.Connection, event_id: int) -> list[str]:
+    """Of whom events newer than this one tell."""
+    return list(conn.execute(sa.select(_events.c.username).where(_events.c.id > event_id).distinct()).scalars())
+
+
 def settled_counts(conn: sa.Connection) -> dict[int, dict[str, int]]:
     """Deliveries at their end, by endpoint id and state. Walks the whole history: not for every scrape."""
     query = sa.select(_settled.c.endpoint_id, _settled.c.state, sa.func.count()).group_by(

@@ -1,7 +1,8 @@
 """Secrets at rest: sealed with a key that is not in the database, so that a copy of the file gives none of them away.
 
-Sealed are what endpoints sign and authenticate with, their URLs (passwords and tokens are in them), and the key of the
-admins' tokens. The key comes from MARZHOOK_SECRET_KEY, or from a file beside a SQLite database that the first start makes.
+Sealed are what endpoints sign and authenticate with, their URLs (passwords and tokens are in them), the logins at panels
+that are followed, and the key of the admins' tokens. The key comes from MARZHOOK_SECRET_KEY, or from a file beside a SQLite
+database that the first start makes.
 The row `vault` of `meta` is a known word under the key in use: it tells at once whether a key is the right one, and that
 nothing in this database is plain any more.
 
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 SEALED: Final = ("url", "secret", "signing_secret", "previous_signing_secret")
 """The columns of `endpoints` that are never written plain."""
 SEALED_META: Final = ("token_key",)
+SEALED_SOURCES: Final = ("url", "password", "token")
+"""The columns of `sources` that are never written plain."""
 
 OPTION: Final = "marzhook_vault"
 """The execution option under which each of a database's connections has its vault."""
@@ -43,6 +46,7 @@ _NONCE = 12
 _CHECK, _WORD = "vault", "marzhook"
 
 _endpoints, _meta = schema.endpoints, schema.meta
+_TABLES = ((_endpoints, SEALED), (schema.sources, SEALED_SOURCES))
 
 
 class Vault:
@@ -229,10 +233,12 @@ def _revealed(cipher: AESGCM, stored: str) -> str | None:
 
 def _seal_all(conn: sa.Connection, reveal: Callable[[str], str], cipher: AESGCM) -> None:
     """Also of endpoints that were deleted: their rows stay. The revision is not raised: what it is about is the same."""
-    columns = [_endpoints.c[name] for name in SEALED]
-    for row in conn.execute(sa.select(_endpoints.c.id, *columns)).mappings().all():
-        values = {name: _sealed(cipher, reveal(row[name])) for name in SEALED if row[name] is not None}
-        conn.execute(sa.update(_endpoints).where(_endpoints.c.id == row["id"]).values(values))
+    for table, names in _TABLES:
+        if not sa.inspect(conn).has_table(table.name):
+            continue  # a database that is about to be upgraded
+        for row in conn.execute(sa.select(table.c.id, *(table.c[name] for name in names))).mappings().all():
+            values = {name: _sealed(cipher, reveal(row[name])) for name in names if row[name] is not None}
+            conn.execute(sa.update(table).where(table.c.id == row["id"]).values(values))
     for key in SEALED_META:
         value = _meta_value(conn, key)
         if value is not None:

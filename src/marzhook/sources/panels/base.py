@@ -32,6 +32,8 @@ class Incoming:
     """How often the panel has tried before, as it says."""
     dated: bool = False
     """The content bears the event's own time: another event with this fingerprint is as good as impossible."""
+    user: dict[str, JSON] | None = field(default=None, repr=False, compare=False)
+    """The user as the panel sent him, with credentials, where it sent him: to be compared, not to be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,11 @@ class Panel(ABC):
         if len(text) > MAX_DETAIL // 2:
             detail_json(detail)  # too large, perhaps
         fingerprint = hashlib.sha256(text.encode()).digest()[:16] if retried else None
-        return Incoming(NewEvent(action, username, detail), fingerprint, reading.tries, reading.dated)
+        user = reading.detail.get("user")
+        return Incoming(
+            NewEvent(action, username, detail), fingerprint, reading.tries, reading.dated,
+            user if isinstance(user, dict) else None,
+        )  # fmt: skip
 
 
 def field_of(item: Mapping[str, JSON], name: str) -> JSON:

@@ -1,0 +1,69 @@
+"""One `marzhook run` as the panel, another that follows it: real processes, killed where it hurts."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+from marzhook.testing import eventually
+from receivers import Receiver, events_of, header_of
+from service import Service, marzhook
+
+
+def change(panel: Service, note: str) -> None:
+    status, _ = panel.call("PUT", "/api/user/ann", {"note": note})
+    assert status == 200
+
+
+def test_a_running_service_follows_another_one(tmp_path: Path) -> None:
+    """The command adds it beside the running service; each change is one event, also when the follower is killed before and
+    after the commit that tells it, and what happens while either is down is told later."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    settings = {"MARZHOOK_POLL_INTERVAL": "0.05"}
+    with Receiver() as receiver, Service(there) as panel:
+        settings["WEBHOOK_ADDRESS"] = receiver.url
+        assert panel.call("POST", "/api/user", {"username": "ann", "proxies": {"vless": {}}})[0] == 200
+        with Service(here, **settings) as service:
+            url = f"http://127.0.0.1:{panel.port}"
+            added = marzhook(
+                here, "source", "add", "marzban", url, "--username", "root", PANEL_PASSWORD="toor-toor", **settings
+            )
+            assert added.returncode == 0, added.stderr
+            assert "1 user in its first snapshot" in added.stdout
+            change(panel, "first")
+            assert told(receiver, 1) == [("user_updated", "first")]
+            again = marzhook(
+                here, "source", "add", "marzban", url, "--username", "root", PANEL_PASSWORD="toor-toor", **settings
+            )
+            assert again.returncode != 0
+            assert "is followed already" in again.stderr
+            assert service.stop() == 0
+        change(panel, "while nobody looked")
+        for number, point in enumerate(("poll.before_commit:1", "poll.after_commit:1")):
+            with Service(here, point=point, **settings) as service:
+                assert service.end() == -signal.SIGKILL
+            with Service(here, **settings) as service:
+                note = "while nobody looked" if number == 0 else "second"
+                assert told(receiver, 2 + number)[-1] == ("user_updated", note)
+                assert service.stop() == 0
+            change(panel, "second" if number == 0 else "third")
+        with Service(here, **settings) as service:
+            notes = [note for _, note in told(receiver, 4)]
+            assert notes == ["first", "while nobody looked", "second", "third"]
+            listed = marzhook(here, "source", "list", **settings).stdout
+            assert "followed" in listed
+            assert "toor" not in listed
+            assert service.stop() == 0
+
+
+def told(receiver: Receiver, count: int) -> list[tuple[str, Any]]:
+    """What has arrived, each event once, when there are `count` of them."""
+
+    def found() -> dict[str | None, dict[str, Any]]:
+        return {header_of(record, "webhook-id"): events_of(record["body"])[0] for record in receiver.seen()}
+
+    eventually(lambda: len(found()) >= count, timeout=30, what=f"event number {count}")
+    return [(event["action"], event["user"]["note"]) for event in found().values()]
