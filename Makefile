@@ -4,10 +4,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 DEPENDS := pyproject.toml constraints.txt
 
-.PHONY: help run test lint bench clean
+.PHONY: help run test test-long lint bench clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 run: .venv/server.stamp ## Start Marzhook (a first start makes .env from .env.example)
 	@test -e .env || { cp .env.example .env && echo "Made .env from .env.example."; }
@@ -15,6 +15,9 @@ run: .venv/server.stamp ## Start Marzhook (a first start makes .env from .env.ex
 
 test: lint ## Run all checks and all tests, on all cores (ARGS="-k name" selects)
 	$(BIN)/python -m pytest -n logical --dist loadfile $(ARGS)
+
+test-long: .venv/dev.stamp ## Kill workers and servers under full load: minutes; prints what it measures
+	$(BIN)/python -m pytest -m long -s $(ARGS)
 
 lint: .venv/dev.stamp ## Check style, types and layers
 	$(BIN)/ruff check .

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from marzhook.store.outbox import Outbox
 from marzhook.testing import FakeClock
 from postgresql import Server
 from receivers import Receiver
+from workers import Start, WorkerProcess
 
 # How fast an example is made or passes says something about the machine, and nothing about the product.
 # CI decides about a change, so it looks at the same examples each time; new ones are searched for on people's machines.
@@ -108,3 +110,17 @@ def house(database: Database, outbox: Outbox) -> House:
 def receiver() -> Iterator[Receiver]:
     with Receiver() as receiver:
         yield receiver
+
+
+@pytest.fixture
+def start(tmp_path: Path, database_settings: dict[str, str]) -> Iterator[Start]:
+    """Starts a worker on the test's database, or on another one."""
+    with ExitStack() as stack:
+
+        def start(through: Sequence[str] = (), **settings: str) -> WorkerProcess:
+            worker = WorkerProcess(tmp_path, database_settings | settings, through=through)
+            stack.callback(worker.log.close)
+            stack.callback(worker.end)
+            return worker
+
+        yield start

@@ -1,7 +1,8 @@
 """A receiver in a process of its own, on loopback: obeys, and remembers what it was sent.
 
 Run as a script it prints its port and serves until its standard input closes. `POST /_do` sets how the next requests are
-treated (`hold`: they are answered when the next order comes), `GET /_seen` tells what came, `POST /_forget` empties the
+treated (`hold`: they are answered when the next order comes; `brief`: of each is remembered only what came, whence and
+when), `GET /_seen` tells what came, `POST /_forget` empties the
 memory. Every other request is a delivery.
 """
 
@@ -15,7 +16,7 @@ import time
 from typing import Any
 
 OK = {"mode": "answer", "status": 200, "headers": {}, "body": "ok", "delay": 0.0, "secret": None, "times": None,
-    "refuse": None, "only": None, "hold": False,
+    "refuse": None, "only": None, "hold": False, "brief": False,
 }  # fmt: skip
 
 
@@ -79,6 +80,13 @@ class Receiver:
             "at": time.time(), "method": method, "path": target, "headers": headers, "body": body.decode(),
             "answered": status if mode == "answer" else None,
         }  # fmt: skip
+        if how["brief"]:
+            event = json.loads(body)
+            record = {
+                "at": record["at"], "answered": record["answered"], "from": writer.get_extra_info("peername")[0],
+                "id": next((v for k, v in headers if k.lower() == "webhook-id"), None),
+                "username": event["username"], "number": event["number"],
+            }  # fmt: skip
         # Before the answer: who is answered can rely on it, also when we are killed in between.
         await self.remember(record)
         if how["hold"]:

@@ -20,7 +20,10 @@ READY = re.compile(r"ready at http://127\.0\.0\.1:(\d+)")
 class Service:
     """A running service on `folder`/marzhook.db. Settings are environment variables; `point`: where to die by SIGKILL."""
 
-    def __init__(self, folder: Path, *, point: str | None = None, wait: bool = True, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, point: str | None = None, wait: bool = True, **settings: str
+    ) -> None:
+        """`arguments`: what follows `marzhook run`."""
         self.folder = folder
         environment = {
             "PATH": os.environ["PATH"],
@@ -33,7 +36,7 @@ class Service:
         if point:
             environment["MARZHOOK_KILL_AT"] = point
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "marzhook.testing", "run"],
+            [sys.executable, "-m", "marzhook.testing", "run", *arguments],
             cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.log: list[str] = []
@@ -63,9 +66,11 @@ class Service:
 
     # -- talking to it
 
-    def call(self, method: str, path: str, body: Any = None, *, token: bool = True) -> tuple[int, Any]:
-        """Status and decoded answer."""
-        headers = {"Content-Type": "application/json"}
+    def call(
+        self, method: str, path: str, body: Any = None, *, token: bool = True, key: str | None = None
+    ) -> tuple[int, Any]:
+        """Status and decoded answer. `key`: the Idempotency-Key."""
+        headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
         if token:
             headers["Authorization"] = f"Bearer {self.token()}"
         return self._http(method, path, None if body is None else json.dumps(body), headers)

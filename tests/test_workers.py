@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,64 +14,10 @@ from marzhook.event import SHARDS, shard_of
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
 from marzhook.testing import eventually
-from postgresql import Server
 from receivers import Receiver, events_of
+from workers import Start, WorkerProcess, shards_of, shares
 
 pytestmark = pytest.mark.postgresql
-
-Start = Callable[[], "WorkerProcess"]
-
-
-class WorkerProcess:
-    """`marzhook worker`."""
-
-    def __init__(self, folder: Path, environment: dict[str, str], *arguments: str) -> None:
-        self.log = (folder / f"worker-{os.urandom(3).hex()}.log").open("w+")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "marzhook", *(arguments or ("worker",))],
-            cwd=folder, env={"PATH": os.environ["PATH"], **environment}, stdin=subprocess.DEVNULL, stdout=self.log,
-            stderr=self.log,
-        )  # fmt: skip
-
-    @property
-    def told(self) -> str:
-        return f"process {self.process.pid} "
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def said(self) -> str:
-        self.log.seek(0)
-        return self.log.read()
-
-    def end(self) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
-
-
-@pytest.fixture
-def start(tmp_path: Path, database_settings: dict[str, str]) -> Iterator[Start]:
-    """Starts a worker on the test's database."""
-    with ExitStack() as stack:
-
-        def start() -> WorkerProcess:
-            worker = WorkerProcess(tmp_path, database_settings)
-            stack.callback(worker.log.close)
-            stack.callback(worker.end)
-            return worker
-
-        yield start
-
-
-def shares(database: Database) -> list[int]:
-    """How many shards each worker has."""
-    return sorted(len(worker.shards) for worker in database.workers())
-
-
-def shards_of(database: Database, name: str) -> set[int]:
-    return {shard for worker in database.workers() if worker.name == name for shard in worker.shards}
 
 
 def in_order(receiver: Receiver) -> None:
@@ -117,25 +58,6 @@ def test_workers_share_and_pass_on(house: House, start: Start, receiver: Receive
     in_order(receiver)
     assert first.end() == 0
     eventually(lambda: house.database.workers() == [])
-
-
-def test_kills_and_a_restart_of_the_server_lose_nothing(
-    house: House, start: Start, receiver: Receiver, postgresql: Server
-) -> None:
-    """Four workers under load; one after the other is killed and replaced, then the server restarts as after a crash."""
-    house.endpoint(receiver.url)
-    workers = [start() for _ in range(4)]
-    eventually(lambda: shares(house.database) == [SHARDS // 4] * 4, timeout=60)
-    for round_ in range(3):
-        publish(house, 100, range(round_ * 4, round_ * 4 + 4))
-        workers.pop(0).kill()
-        workers.append(start())
-    publish(house, 100, range(12, 16))
-    postgresql.restart()
-    eventually(lambda: house.count("pending") == 0, timeout=90)
-    assert house.states() == {"delivered": 1600}
-    in_order(receiver)
-    assert [worker.end() for worker in workers] == [0] * 4
 
 
 def test_who_lost_its_session_cannot_settle(house: House, receiver: Receiver, reopen: Callable[..., Database]) -> None:
