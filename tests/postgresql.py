@@ -79,9 +79,18 @@ class Server:
         self._end()
         self.process = self._start()
 
+    def kill(self) -> None:
+        """As if the machine lost its power: all of its processes at once, by SIGKILL."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for pid in (self.process.pid, *map(int, children)):
+            with suppress(ProcessLookupError):  # a session's may have ended by itself meanwhile
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(30)
+
     def stop(self) -> None:
         """As if the machine went away, and everything of it too."""
-        self._end()
+        if self.process.poll() is None:
+            self._end()
         shutil.rmtree(self._folder)
 
     def _end(self) -> None:
@@ -97,13 +106,16 @@ class Server:
             "initdb", "--pgdata", str(self._data), "--username", "marzhook", "--pwfile", str(password), "--no-sync",
             "--encoding", "UTF8", "--locale", "C", "--auth-local", "trust", "--auth-host", "scram-sha-256",
         )  # fmt: skip
+        self._configure()
+
+    def _configure(self, **more: str) -> None:
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": str(self._folder),
         }
         with (self._data / "postgresql.conf").open("a") as file:
-            file.writelines(f"{name} = '{value}'\n" for name, value in (settings | self._settings).items())
+            file.writelines(f"{name} = '{value}'\n" for name, value in (settings | self._settings | more).items())
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
@@ -160,6 +172,36 @@ class Server:
     @property
     def _log(self) -> Path:
         return self._folder / "log"
+
+
+class Standby(Server):
+    """A copy of a server that follows it. The primary acknowledges no commit that this one does not have."""
+
+    NAME = "standby"
+
+    def __init__(self, primary: Server) -> None:
+        self._primary = primary
+        super().__init__()
+        self.password = primary.password
+        primary.sql(f"ALTER SYSTEM SET synchronous_standby_names = '{self.NAME}'")
+        primary.sql("SELECT pg_reload_conf()")
+        eventually(self._followed, what="a synchronous standby")
+
+    def promote(self) -> None:
+        """From now on it is the primary."""
+        self.sql("SELECT pg_promote()")
+
+    def _initialise(self) -> None:
+        os.chown(self._folder, *self._user)
+        self._run("pg_basebackup", "--pgdata", str(self._data), "--checkpoint", "fast", "-d", self._primary.url())
+        (self._data / "standby.signal").touch()
+        os.chown(self._data / "standby.signal", *self._user)
+        self._configure(primary_conninfo=f"{self._primary.url()}&application_name={self.NAME}")
+
+    def _followed(self) -> bool:
+        with psycopg.connect(self._primary.url()) as connection:
+            found = connection.execute("SELECT sync_state FROM pg_stat_replication").fetchall()
+        return found == [("sync",)]
 
 
 def binaries() -> Path:
