@@ -37,9 +37,9 @@ class Server:
     def __init__(self, **settings: str) -> None:
         """`settings`: lines of postgresql.conf."""
         # The path of a socket may have 107 bytes only, and pytest's own folders cannot be entered by others.
-        self._folder = Path(tempfile.mkdtemp(prefix="marzhook-pg-", dir="/tmp"))
-        self._user = _unprivileged()
-        self.port = _free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="marzhook-pg-", dir="/tmp"))
+        self._user = unprivileged()
+        self.port = free_port()
         self.password = os.urandom(12).hex()
         self._settings = {**QUICK, **settings}
         self._databases = count(1)
@@ -48,12 +48,12 @@ class Server:
             self._initialise()
             self.process = self._start()
         except BaseException:
-            shutil.rmtree(self._folder)
+            shutil.rmtree(self.folder)
             raise
 
     def url(self, database: str = "postgres") -> str:
         """Through the socket, without a password: the quickest way in."""
-        return f"postgresql://marzhook@/{database}?host={self._folder}&port={self.port}"
+        return f"postgresql://marzhook@/{database}?host={self.folder}&port={self.port}"
 
     def tcp_url(self, database: str = "postgres") -> str:
         """Over TCP, with the password."""
@@ -91,16 +91,16 @@ class Server:
         """As if the machine went away, and everything of it too."""
         if self.process.poll() is None:
             self._end()
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self.folder)
 
     def _end(self) -> None:
         self.process.send_signal(signal.SIGQUIT)
         self.process.wait(30)
 
     def _initialise(self) -> None:
-        password = self._folder / "password"
+        password = self.folder / "password"
         password.write_text(self.password)
-        os.chown(self._folder, *self._user)
+        os.chown(self.folder, *self._user)
         os.chown(password, *self._user)
         self._run(
             "initdb", "--pgdata", str(self._data), "--username", "marzhook", "--pwfile", str(password), "--no-sync",
@@ -112,7 +112,7 @@ class Server:
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
-            "unix_socket_directories": str(self._folder),
+            "unix_socket_directories": str(self.folder),
         }
         with (self._data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in (settings | self._settings | more).items())
@@ -121,7 +121,7 @@ class Server:
         with self._log.open("ab") as log:
             process = subprocess.Popen(
                 [str(self.bin / "postgres"), "-D", str(self._data)],
-                cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent, **self._as_user,
+                cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent, **self._as_user,
             )  # fmt: skip
 
         def ready() -> bool:
@@ -144,7 +144,7 @@ class Server:
 
     def _reachable(self, folder: Path) -> Path:
         """These binaries; of a package that the unprivileged user cannot reach (in root's home, say), a copy."""
-        os.chmod(self._folder, 0o755)
+        os.chmod(self.folder, 0o755)
         try:
             subprocess.run(
                 [folder / "postgres", "--version"], cwd="/", check=True, capture_output=True, **self._as_user
@@ -155,8 +155,8 @@ class Server:
                 raise
             # Its libraries lie beside it, found by their relative path.
             for part in (package, package.with_name(f"{PACKAGE}.libs")):
-                shutil.copytree(part, self._folder / part.name)
-            return self._folder / folder.relative_to(package.parent)
+                shutil.copytree(part, self.folder / part.name)
+            return self.folder / folder.relative_to(package.parent)
         return folder
 
     @property
@@ -167,11 +167,11 @@ class Server:
 
     @property
     def _data(self) -> Path:
-        return self._folder / "data"
+        return self.folder / "data"
 
     @property
     def _log(self) -> Path:
-        return self._folder / "log"
+        return self.folder / "log"
 
 
 class Standby(Server):
@@ -192,7 +192,7 @@ class Standby(Server):
         self.sql("SELECT pg_promote()")
 
     def _initialise(self) -> None:
-        os.chown(self._folder, *self._user)
+        os.chown(self.folder, *self._user)
         self._run("pg_basebackup", "--pgdata", str(self._data), "--checkpoint", "fast", "-d", self._primary.url())
         (self._data / "standby.signal").touch()
         os.chown(self._data / "standby.signal", *self._user)
@@ -228,7 +228,7 @@ def _version(folder: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def _unprivileged() -> tuple[int, int]:
+def unprivileged() -> tuple[int, int]:
     """Under whose ids the server runs."""
     if os.geteuid() != 0:
         return os.geteuid(), os.getegid()
@@ -236,12 +236,12 @@ def _unprivileged() -> tuple[int, int]:
     return nobody.pw_uid, nobody.pw_gid
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     # Also where the tests are killed, no server stays behind.
     ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # PR_SET_PDEATHSIG

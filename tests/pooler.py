@@ -1,0 +1,84 @@
+"""A real PgBouncer in transaction mode in front of a server of the tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+
+from marzhook.testing import eventually
+from postgresql import Server, die_with_parent, free_port, unprivileged
+
+INSTALL = "apt-get install -y --no-install-recommends pgbouncer"
+SESSIONS = 3
+"""With the server, for all clients together: so few that one client's transactions come to have several of them."""
+
+
+def installed() -> str:
+    """The program. Installs it where that may be done; else fails with the line to type."""
+    found = _found()
+    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in ("apt-get update", INSTALL):
+            subprocess.run(command.split(), env=environment, capture_output=True, check=False, timeout=600)
+        found = _found()
+    assert found, f"this test needs PgBouncer; type: sudo {INSTALL}"
+    return found
+
+
+def _found() -> str | None:
+    # Debian's is in a folder that only root has on its path.
+    return shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+
+
+@contextmanager
+def pgbouncer(server: Server) -> Iterator[int]:
+    """Its port on 127.0.0.1. Whoever says that he is `marzhook` is let in."""
+    program, port, (uid, gid) = installed(), free_port(), unprivileged()
+    with tempfile.TemporaryDirectory(prefix="marzhook-pgbouncer-", dir="/tmp") as name:
+        folder = Path(name)
+        (folder / "users").write_text('"marzhook" ""\n')
+        (folder / "ini").write_text(f"""
+[databases]
+* = host={server.folder} port={server.port}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = trust
+auth_file = {folder}/users
+pool_mode = transaction
+default_pool_size = {SESSIONS}
+""")
+        for path in (folder, folder / "users", folder / "ini"):
+            os.chown(path, uid, gid)
+        as_user = {"user": uid, "group": gid} if os.geteuid() == 0 else {}
+        with (folder / "log").open("w+") as log:
+            process = subprocess.Popen(
+                [program, folder / "ini"],
+                cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent, **as_user,
+            )  # fmt: skip
+
+            def ready() -> bool:
+                if process.poll() is not None:
+                    raise RuntimeError(f"PgBouncer ended: {(folder / 'log').read_text()}")
+                with (
+                    suppress(psycopg.OperationalError),
+                    psycopg.connect(f"postgresql://marzhook@127.0.0.1:{port}/postgres"),
+                ):
+                    return True
+                return False
+
+            try:
+                eventually(ready, what="PgBouncer")
+                yield port
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait(10)
