@@ -104,17 +104,21 @@ def quiet_service(*, users: int = ROWS) -> Iterator[Service]:
 
 
 def _at_once(service: Service, connections: int, seconds: float) -> float:
-    clients = [service.client() for _ in range(connections)]
     found: list[float] = []
+    ready = threading.Barrier(connections)
 
-    def make(number: int, client: Client) -> None:
-        found.append(rate(maker(client, f"many{number}"), seconds))
+    def make(number: int) -> None:
+        # To log in takes a while, and the server closes connections that are idle for some seconds.
+        client = service.client()
+        call = maker(client, f"many{number}")
+        call()
+        ready.wait(60)
+        found.append(rate(call, seconds))
+        client.close()
 
-    threads = [threading.Thread(target=make, args=pair) for pair in enumerate(clients)]
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(connections)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for client in clients:
-        client.close()
     return sum(found)
