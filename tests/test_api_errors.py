@@ -42,6 +42,7 @@ def test_every_error_has_its_status(kind: type[errors.MarzhookError]) -> None:
         "unauthorized": 401,
         "forbidden": 403,
         "store_busy": 503,
+        "outcome_unknown": 503,
         "database_unusable": 503,
     }
     assert errors.http_status(error) == expected.get(kind.code, 500)

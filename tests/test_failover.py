@@ -79,7 +79,6 @@ def test_a_standby_takes_over(
         eventually(lambda: service.call("GET", "/readyz")[0] == 200)
         assert [worker.end() for worker in workers] == [0, 0]
         assert service.stop() == 0
-    assert load.repeated
     print(
         f"failover: {load.total} events accepted, {load.repeated} calls repeated, {report.repeated} requests came again,"
         f" {report.silences[0]:.1f} s without a delivery"

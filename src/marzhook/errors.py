@@ -8,6 +8,8 @@
     │   └── AlreadyRunningError   another process holds the database
     ├── OwnershipLostError      another worker may send by now what this one was sending
     ├── StoreBusyError          the database could not be written just now    (HTTP 503, CLI exit 2)
+    │   ├── TransientError        nothing was changed, and the same may work at once
+    │   └── OutcomeUnknownError   it went away during the commit
     ├── InvalidError            the caller's data is wrong                    (HTTP 422, CLI exit 2)
     │   └── InvalidUserError      a field of a user, as the panel reports it
     ├── NotFoundError           no such thing                                 (HTTP 404)
@@ -62,6 +64,16 @@ class OwnershipLostError(MarzhookError):
 
 class StoreBusyError(MarzhookError):
     code = "store_busy"
+
+
+class TransientError(StoreBusyError):
+    """Nothing was changed: the transaction met another one, or the connection was lost before its commit."""
+
+
+class OutcomeUnknownError(StoreBusyError):
+    """The commit's answer was lost. Only what recognises itself, by an idempotency key, may be repeated."""
+
+    code = "outcome_unknown"
 
 
 class InvalidError(MarzhookError):

@@ -37,7 +37,8 @@ def once(
     if key is not None:
         idempotency.check_key(key)
     request_hash = hashlib.sha256(path.encode() + b"\n" + raw).digest() if key is not None else b""
-    with services.database.write() as tx:
+
+    def at_most_once(tx: Transaction) -> tuple[str, Mapping[str, str] | None]:
         if key is None:
             return work(tx), None
         now = services.clock.now()
@@ -47,3 +48,5 @@ def once(
         text = work(tx)
         idempotency.remember(tx, caller.owner, key, request_hash, text, now=now)
         return text, None
+
+    return services.database.transact(at_most_once, repeatable=key is not None)

@@ -131,6 +131,8 @@ class Dispatcher:
             reasons.append(f"dispatcher: {self.trouble}")
         if self._thread.ident is not None and not self._thread.is_alive() and self._stop_at is None:
             reasons.append("dispatcher: its thread has ended")
+        elif self._thread.is_alive() and self._ownership is not None and self._ownership.silent:
+            reasons.append("dispatcher: the database that says what is ours to send does not answer")
         if self._thread.ident is not None and not self._settler.alive and self._stop_at is None:
             reasons.append("settling: its thread has ended")
         return reasons

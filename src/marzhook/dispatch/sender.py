@@ -78,6 +78,8 @@ class Sender:
         self.lanes = Lanes(ordered=endpoint.ordered)
         self.cursor = 0
         """The newest event that a window has shown."""
+        self._unsure = float("inf")
+        """Behind this event some may have become visible since a window passed them."""
         self.exhausted = False
         """Whether the last window reached the end: nothing more until somebody publishes."""
         self.endpoint = endpoint
@@ -118,13 +120,17 @@ class Sender:
         self._rewind()
 
     def look_behind(self, floor: float) -> None:
-        """What was published behind the event `floor` may have become visible only now."""
+        """What was published behind the event `floor` may become visible only now: read it again when all else is read."""
         if self.cursor > floor:
-            self.cursor = int(floor)
+            self._unsure = min(self._unsure, floor)
+        # Not before, or the windows would begin there again and again and never come to an end.
+        if self.exhausted and self._unsure < self.cursor:
+            self.cursor, self._unsure = int(self._unsure), float("inf")
 
     def _rewind(self) -> None:
         self.lanes.rewind()
         self.cursor = 0
+        self._unsure = float("inf")
         self.exhausted = False
 
     # -- reading

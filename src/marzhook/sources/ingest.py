@@ -97,10 +97,13 @@ class Ingest:
             raise
         incoming = [item for item in items if isinstance(item, Incoming)]
         refused = [item for item in items if isinstance(item, Rejection)]
-        with self._database.write() as tx:
-            accepted = self._publish(tx, panel, incoming, source_id)
+
+        def store(tx: Transaction) -> int:
             kept = [NewRejected(item.code, item.reason, item.body) for item in refused]
             rejected.keep(tx, panel.name, kept, now=self._clock.now())
+            return self._publish(tx, panel, incoming, source_id)
+
+        accepted = self._database.transact(store)
         taken = Taken(accepted, len(incoming) - accepted, len(refused))
         self._tell(panel, taken, refused)
         return taken

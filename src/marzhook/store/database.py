@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import random
 import secrets
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Self
+from typing import Self, TypeVar
 
 import sqlalchemy as sa
 
 from marzhook import signals
-from marzhook.errors import DatabaseError, DatabaseNewerError
+from marzhook.errors import DatabaseError, DatabaseNewerError, OutcomeUnknownError, TransientError
 from marzhook.event import SHARDS
 from marzhook.store import driver, migrations, schema
 from marzhook.store.vault import SEALED_META, Vault, vault_of
 
 BUSY_TIMEOUT = 10.0
 """Seconds that a write waits for another process's before it gives up with StoreBusyError."""
+FIRST_WAIT, LONGEST_WAIT = 0.02, 1.0
+"""Seconds from one try of a transaction to the next: twice as long each time."""
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -196,6 +204,27 @@ class Database(ABC):
             with self._writing(durable) as tx:
                 yield tx
             tx._committed()
+
+    def transact(self, work: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
+        """Do `work` in a write transaction and return its result once that is on disk.
+
+        Again where nothing was changed and the same may work now, for BUSY_TIMEOUT seconds: `work` changes things through its
+        transaction alone. `repeatable`: also where nobody knows whether it was done, because `work` recognises that.
+        Raises StoreBusyError.
+        """
+        wait, until = FIRST_WAIT, time.monotonic() + BUSY_TIMEOUT
+        while True:
+            try:
+                with self.write() as tx:
+                    return work(tx)
+            except (TransientError, OutcomeUnknownError) as error:
+                again = repeatable or isinstance(error, TransientError)
+                if not again or time.monotonic() + wait > until:
+                    raise
+                log.warning("a transaction is tried again: %s", error)
+            # By chance, so that two who met do not meet again.
+            time.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
+            wait = min(2 * wait, LONGEST_WAIT)
 
     # -- start and stop
 

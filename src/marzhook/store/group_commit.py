@@ -36,8 +36,7 @@ class GroupCommit:
         if not self._database.one_writer:
             # Nothing to share: these writers do not wait for each other, and PostgreSQL has their commits wait for the disk
             # together. In one transaction they would hold users of whom others wait for some, and those for the rest.
-            with self._database.write() as tx:
-                return work(tx)
+            return self._database.transact(work)
         call = _Call(work)
         self._waiting.append(call)
         with self._turn:

@@ -19,7 +19,14 @@ import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from marzhook.errors import DatabaseError, InvalidError, MarzhookError, StoreBusyError
+from marzhook.errors import (
+    DatabaseError,
+    InvalidError,
+    MarzhookError,
+    OutcomeUnknownError,
+    StoreBusyError,
+    TransientError,
+)
 from marzhook.store.database import (
     BUSY_TIMEOUT,
     Caretaker,
@@ -37,6 +44,20 @@ CHANNEL: Final = "marzhook"
 """Notified of what dispatchers should look at."""
 SWEEP: Final = 1.0
 """Seconds after which a watch says that something may have changed although nobody told: notifications can be lost."""
+
+PATIENCE: Final = {
+    "connect_timeout": "10",
+    "keepalives": "1", "keepalives_idle": "5", "keepalives_interval": "5", "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+}  # fmt: skip
+"""How soon this side gives a server up that it is cut off from (seconds; milliseconds). What the URL says goes first."""
+_SERVERS_PATIENCE: Final = (
+    "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;"
+    " SET tcp_user_timeout = 25000"
+)
+IDLE: Final = 60
+"""Seconds after which the server ends a write transaction in which nothing happens: its process hangs, or is cut off, and
+others wait for its locks."""
 
 # Advisory locks have two numbers. The first says what kind of thing is locked.
 NAMED: Final = 0x4D5A01
@@ -107,7 +128,10 @@ class PostgreSQLDatabase(Database):
         )
         sa.event.listen(self._engine, "begin", _begin)
         # In one journey. Not options of the session: a pooler would give them to others, or refuse them.
-        self.begin = begin = f"BEGIN; SET LOCAL lock_timeout = {int(busy_timeout * 1000)}"
+        self.begin = begin = (
+            f"BEGIN; SET LOCAL lock_timeout = {int(busy_timeout * 1000)};"
+            f" SET LOCAL idle_in_transaction_session_timeout = {IDLE * 1000}"
+        )
         self._write_engine, self._lazy_engine = (
             self._engine.execution_options(marzhook_begin=statements)
             for statements in (begin, f"{begin}; SET LOCAL synchronous_commit = off")
@@ -116,11 +140,16 @@ class PostgreSQLDatabase(Database):
     def connect(self, **more: str) -> psycopg.Connection[Any]:
         """A session of its own. It begins no transactions by itself, and prepares no statements: a pooler, which gives each
         transaction another session, would not find them again."""
-        return psycopg.connect(make_conninfo(**self._parts | more), autocommit=True, prepare_threshold=None)
+        return self._session(self._parts, more)
 
     def connect_directly(self, **more: str) -> psycopg.Connection[Any]:
-        """A session that stays one: for locks of the session, and for LISTEN."""
-        return psycopg.connect(make_conninfo(**self._direct | more), autocommit=True, prepare_threshold=None)
+        """A session that stays one: for locks of the session, and for LISTEN. Locks of a standby's would keep nobody away, so
+        it is the primary's."""
+        return self._session({"target_session_attrs": "read-write"} | self._direct, more)
+
+    @staticmethod
+    def _session(parts: dict[str, str], more: dict[str, str]) -> psycopg.Connection[Any]:
+        return psycopg.connect(make_conninfo(**PATIENCE | parts | more), autocommit=True, prepare_threshold=None)
 
     def exists(self) -> bool:
         with self.read() as conn:
@@ -173,8 +202,17 @@ class PostgreSQLDatabase(Database):
 
     @contextmanager
     def _writing(self, durable: bool) -> Iterator[Transaction]:
-        with (self._write_engine if durable else self._lazy_engine).begin() as conn:
+        with (self._write_engine if durable else self._lazy_engine).connect() as conn, conn.begin() as transaction:
             yield self.transaction(conn)
+            try:
+                transaction.commit()
+            except sa.exc.DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                raise OutcomeUnknownError(
+                    f"{self.name} went away during the commit, and nobody knows whether it was done; look, or repeat it with"
+                    " the same Idempotency-Key"
+                ) from error
 
     def transaction(self, conn: sa.Connection) -> Transaction:
         """On a connection where one was begun."""
@@ -229,6 +267,7 @@ class _SessionCaretaker(Caretaker):
             try:
                 if self._connection is None:
                     self._connection = self._database.connect_directly(application_name="marzhook caretaker")
+                    dropped_when_cut_off(self._connection)
                 if self._mine:
                     self._connection.execute("SELECT 1")
                 else:
@@ -289,6 +328,14 @@ class _Listener(ChangeWatch):
         self._next_sweep = time.monotonic() + SWEEP
 
 
+def dropped_when_cut_off(connection: psycopg.Connection[Any]) -> None:
+    """Have the server end this session, and with it its locks, when its process has not been reached for 25 s."""
+    connection.execute(_SERVERS_PATIENCE)
+    with suppress(psycopg.errors.InvalidParameterValue):  # on systems that cannot look
+        # Also while it works, or waits for a lock.
+        connection.execute("SET client_connection_check_interval = 5000")
+
+
 def writer_engine(database: PostgreSQLDatabase, creator: Callable[[], psycopg.Connection[Any]]) -> sa.Engine:
     """Write transactions, one after the other, on the one connection that `creator` gives."""
     engine = sa.create_engine(
@@ -337,12 +384,14 @@ def _explanation(name: str, error: psycopg.Error) -> MarzhookError | None:
     state = error.sqlstate or ""
     text = (error.diag.message_primary or str(error)).strip().splitlines()[0][:300]
     match state:
-        case "40001" | "40P01" | "55P03" | "57014":
+        case "40001" | "40P01":
+            return TransientError(f"{name} is busy ({text}); nothing was changed, try again")
+        case "55P03" | "57014":
             return StoreBusyError(f"{name} is busy ({text}); nothing was changed, try again")
         case "53100":
             return StoreBusyError(f"{name} could not be written ({text}); free some space", code="disk_full")
         case "25006":
-            return StoreBusyError(f"{name} can only be read just now ({text}); try again when it is the primary")
+            return TransientError(f"{name} can only be read just now ({text}); try again when it is the primary")
         case "42501":
             return DatabaseError(
                 f"{name} cannot be used ({text}); give its user the rights to create and change tables"
@@ -352,16 +401,12 @@ def _explanation(name: str, error: psycopg.Error) -> MarzhookError | None:
     if not state and text.startswith(_NEVER_REACHED):
         if any(words in text for words in _REFUSED):
             return DatabaseError(f"{name} cannot be opened ({text}); check MARZHOOK_DATABASE_URL")
-        return StoreBusyError(
+        return TransientError(
             f"{name} cannot be reached ({text}); check that it runs, and MARZHOOK_DATABASE_URL",
             code="database_unreachable",
         )
     if state[:2] in ("08", "53", "57") or (not state and isinstance(error, psycopg.OperationalError)):
-        # Where it went away during a commit, nobody knows whether that was done.
-        return StoreBusyError(
-            f"{name} went away ({text}); look whether it was done, or repeat it with the same Idempotency-Key",
-            code="database_unreachable",
-        )
+        return TransientError(f"{name} went away ({text}); nothing was changed, try again", code="database_unreachable")
     if isinstance(error, psycopg.DataError) and "NUL" in text:
         return InvalidError("a text contains the character NUL, which cannot be kept", code="invalid_text")
     return None

@@ -20,18 +20,15 @@ import sqlalchemy as sa
 from marzhook.errors import MarzhookError, OwnershipLostError, StartError
 from marzhook.event import SHARDS
 from marzhook.store.database import Horizon, ShardHolder, Transaction, Worker
-from marzhook.store.postgresql import NAMED, SHARD, WORKER, PostgreSQLDatabase, name_lock, writer_engine
-
-KEEPALIVE: Final = {
-    "keepalives": "1", "keepalives_idle": "5", "keepalives_interval": "5", "keepalives_count": "3",
-    "tcp_user_timeout": "20000",
-}  # fmt: skip
-"""How this side notices that the other one is cut off (seconds; milliseconds)."""
-SERVER_KEEPALIVE: Final = (
-    "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;"
-    " SET tcp_user_timeout = 25000"
+from marzhook.store.postgresql import (
+    NAMED,
+    SHARD,
+    WORKER,
+    PostgreSQLDatabase,
+    dropped_when_cut_off,
+    name_lock,
+    writer_engine,
 )
-"""And how the server does: after 25 s at the most it lets go of the shards of who does not answer."""
 
 _OURS: Final = (
     "l.locktype = 'advisory' AND l.objsubid = 2"
@@ -67,16 +64,16 @@ class ShardSession(ShardHolder):
         self._reached_at = time.monotonic()
         self._fair = SHARDS
         with database.explained():
-            self._connection = database.connect_directly(application_name=told[:63], **KEEPALIVE)
-            [pid] = self._row("SELECT pg_backend_pid()")
-            if pid != self._connection.info.backend_pid:
+            self._connection = database.connect_directly(application_name=told[:63])
+            [self._pid] = self._row("SELECT pg_backend_pid()")
+            if self._pid != self._connection.info.backend_pid:
                 self._connection.close()
                 raise StartError(
                     f"{database.name} is reached through a pooler, which cannot keep the locks of a worker;"
                     " set MARZHOOK_WORKER_DATABASE_URL to the server's own address"
                 )
-            self._connection.execute(SERVER_KEEPALIVE)
-            self._row("SELECT pg_advisory_lock(%s, %s)", WORKER, pid)
+            dropped_when_cut_off(self._connection)
+            self._row("SELECT pg_advisory_lock(%s, %s)", WORKER, self._pid)
         self._engine = writer_engine(database, lambda: self._connection)
 
     def sweep(self) -> None:
@@ -85,7 +82,8 @@ class ShardSession(ShardHolder):
             taken: dict[int, set[int]] = defaultdict(set)
             for kind, number in self._connection.execute(_TAKEN):
                 taken[kind].add(number)
-            self._fair = fair_share(len(taken[WORKER]))
+            # Everybody sees the same list, and finds himself in it.
+            self._fair = fair_share(sorted(taken[WORKER]).index(self._pid), len(taken[WORKER]))
             for shard in sorted(set(range(SHARDS)) - taken[SHARD])[: max(0, self._fair - len(self.held))]:
                 # Somebody else may have been quicker.
                 if self._row("SELECT pg_try_advisory_lock(%s, %s)", SHARD, shard)[0]:
@@ -137,9 +135,9 @@ class ShardSession(ShardHolder):
         return self._connection.execute(statement, values).fetchone()
 
 
-def fair_share(count: int) -> int:
-    """How many shards each of so many workers has at the most."""
-    return -(-SHARDS // max(1, count))
+def fair_share(place: int, count: int) -> int:
+    """How many shards the worker at this place (from 0) among `count` is to have."""
+    return SHARDS // count + (place < SHARDS % count)
 
 
 class PublishHorizon(Horizon):

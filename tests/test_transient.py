@@ -1,0 +1,117 @@
+"""Troubles of a PostgreSQL database that pass: met by trying again, wherever that cannot do anything twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from conftest import SECRET_KEY
+from marzhook.admin import SCOPES
+from marzhook.api.auth import Caller
+from marzhook.api.once import once
+from marzhook.errors import OutcomeUnknownError, StoreBusyError
+from marzhook.event import NewEvent
+from marzhook.runtime import Services, build_services
+from marzhook.settings import load
+from marzhook.store import schema
+from marzhook.store.database import Database, Transaction
+from postgresql import Server
+from severing import Severed
+
+pytestmark = pytest.mark.postgresql
+CALLER = Caller("admin:1", frozenset(SCOPES))
+
+
+@pytest.fixture
+def severed(postgresql: Server) -> Iterator[tuple[Severed, Services]]:
+    """Services whose way to the database can be cut."""
+    with postgresql.database() as name, Severed(postgresql.port) as way:
+        url = postgresql.tcp_url(name).replace(f":{postgresql.port}/", f":{way.port}/")
+        services = build_services(load({"MARZHOOK_DATABASE_URL": url, "MARZHOOK_SECRET_KEY": SECRET_KEY}, None))
+        services.database.upgrade()
+        try:
+            yield way, services
+        finally:
+            services.database.close()
+
+
+def publish(services: Services, key: str | None) -> str:
+    """An event, as the API takes it."""
+
+    def work(tx: Transaction) -> str:
+        return str(services.outbox.publish(tx, [NewEvent("user_created", "ann")], now=services.clock.now()))
+
+    return once(services, CALLER, key, "/api/v1/events", b"{}", work)[0]
+
+
+def events(database: Database) -> int:
+    with database.read() as conn:
+        return int(conn.execute(sa.select(sa.func.count()).select_from(schema.events)).scalar_one())
+
+
+def test_a_commit_whose_answer_is_lost_is_done_once(severed: tuple[Severed, Services]) -> None:
+    """With an idempotency key the caller notices nothing, however often it happens."""
+    way, services = severed
+    way.at_commit = 2
+    first = publish(services, "k1")
+    assert way.lost >= 1
+    assert events(services.database) == 1
+    assert publish(services, "k1") == first
+    assert events(services.database) == 1
+
+
+def test_without_a_key_the_caller_is_told_that_nobody_knows(severed: tuple[Severed, Services]) -> None:
+    """It may be there: to do it again could do it twice."""
+    way, services = severed
+    way.at_commit = 1
+    with pytest.raises(OutcomeUnknownError, match=r"during the commit.*Idempotency-Key"):
+        publish(services, None)
+    assert way.lost == 1
+    assert events(services.database) == 1
+
+
+@pytest.mark.parametrize("state", ["40001", "40P01", "25006"])
+def test_what_the_server_takes_back_is_tried_again(severed: tuple[Severed, Services], state: str) -> None:
+    """A serialization failure, a deadlock, a primary that is none for a moment: nothing was changed, nobody is told."""
+    _, services = severed
+    tries = []
+
+    def work(tx: Transaction) -> list[int]:
+        ids = services.outbox.publish(tx, [NewEvent("user_created", "ann")], now=services.clock.now())
+        tries.append(ids)
+        if len(tries) < 3:
+            tx.conn.exec_driver_sql(f"DO $$ BEGIN RAISE EXCEPTION 'as told' USING ERRCODE = '{state}'; END $$")
+        return ids
+
+    assert services.database.transact(work) == tries[-1]
+    assert len(tries) == 3
+    assert events(services.database) == 1
+
+
+def test_a_connection_that_is_lost_before_the_commit_is_made_anew(severed: tuple[Severed, Services]) -> None:
+    """Also without a key: what was not committed was not done."""
+    _, services = severed
+    tries = []
+
+    def work(tx: Transaction) -> str:
+        tries.append(services.outbox.publish(tx, [NewEvent("user_created", "ann")], now=services.clock.now()))
+        if len(tries) == 1:
+            tx.conn.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+        return "done"
+
+    assert services.database.transact(work) == "done"
+    assert len(tries) == 2
+    assert events(services.database) == 1
+
+
+def test_a_database_that_stays_away_is_told_in_time(
+    severed: tuple[Severed, Services], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller waits for some seconds and not for ever, and is told that nothing was changed."""
+    way, services = severed
+    monkeypatch.setattr("marzhook.store.database.BUSY_TIMEOUT", 0.2)
+    way.__exit__(None, None, None)
+    with pytest.raises(StoreBusyError):
+        publish(services, "k")
