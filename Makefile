@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 DEPENDS := pyproject.toml constraints.txt
 
-.PHONY: help run test test-long lint bench clean
+.PHONY: help run test test-long test-ha lint bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -18,6 +18,9 @@ test: lint ## Run all checks and all tests, on all cores (ARGS="-k name" selects
 
 test-long: .venv/dev.stamp ## Kill workers and servers under full load: minutes; prints what it measures
 	$(BIN)/python -m pytest -m long -s $(ARGS)
+
+test-ha: .venv/dev.stamp .venv/ha.stamp ## Kill the leader of a Patroni cluster, cut a worker off: minutes; prints what it measures
+	$(BIN)/python -m pytest -m ha -s -rs $(ARGS)
 
 lint: .venv/dev.stamp ## Check style, types and layers
 	$(BIN)/ruff check .
@@ -42,6 +45,16 @@ clean: ## Remove .venv and all caches; .env and databases stay
 	@echo "Installing what Marzhook's development needs into .venv (once; it takes a minute or two) …"
 	@$(PIP) -e '.[server,dev]'
 	@touch $@ .venv/server.stamp
+
+# Patroni has an environment of its own: it is no part of Marzhook's. Where root runs the tests, Patroni runs as somebody who
+# cannot read root's own Python.
+HA_PYTHON ?= $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
+.venv/ha.stamp: constraints.txt | .venv/bin/pip
+	@echo "Installing Patroni into .venv/ha (once) …"
+	@$(HA_PYTHON) -m venv --clear --without-pip .venv/ha
+	@$(BIN)/python -m pip --python .venv/ha/bin/python --disable-pip-version-check -q install -c constraints.txt \
+		'patroni[etcd3,psycopg3]>=4.0'
+	@touch $@
 
 # pip is there only once the environment is whole. Debian's python3 can lack venv, in its own package.
 .venv/bin/pip:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -15,33 +14,16 @@ import psycopg
 
 from marzhook.testing import eventually
 from postgresql import Server, die_with_parent, free_port, unprivileged
+from programs import program
 
-INSTALL = "apt-get install -y --no-install-recommends pgbouncer"
 SESSIONS = 3
 """With the server, for all clients together: so few that one client's transactions come to have several of them."""
-
-
-def installed() -> str:
-    """The program. Installs it where that may be done; else fails with the line to type."""
-    found = _found()
-    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in ("apt-get update", INSTALL):
-            subprocess.run(command.split(), env=environment, capture_output=True, check=False, timeout=600)
-        found = _found()
-    assert found, f"this test needs PgBouncer; type: sudo {INSTALL}"
-    return found
-
-
-def _found() -> str | None:
-    # Debian's is in a folder that only root has on its path.
-    return shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 
 
 @contextmanager
 def pgbouncer(server: Server) -> Iterator[int]:
     """Its port on 127.0.0.1. Whoever says that he is `marzhook` is let in."""
-    program, port, (uid, gid) = installed(), free_port(), unprivileged()
+    executable, port, (uid, gid) = program("pgbouncer", package="pgbouncer"), free_port(), unprivileged()
     with tempfile.TemporaryDirectory(prefix="marzhook-pgbouncer-", dir="/tmp") as name:
         folder = Path(name)
         (folder / "users").write_text('"marzhook" ""\n')
@@ -62,7 +44,7 @@ default_pool_size = {SESSIONS}
         as_user = {"user": uid, "group": gid} if os.geteuid() == 0 else {}
         with (folder / "log").open("w+") as log:
             process = subprocess.Popen(
-                [program, folder / "ini"],
+                [executable, folder / "ini"],
                 cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent, **as_user,
             )  # fmt: skip
 

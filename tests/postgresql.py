@@ -34,13 +34,14 @@ QUICK: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off", "max_conn
 class Server:
     """A running server whose data lie in a folder of its own under /tmp; `stop` removes it."""
 
-    def __init__(self, **settings: str) -> None:
-        """`settings`: lines of postgresql.conf."""
+    def __init__(self, *, allow: str = "", **settings: str) -> None:
+        """`settings`: lines of postgresql.conf; `allow`: further addresses that may come in, with the password."""
         # The path of a socket may have 107 bytes only, and pytest's own folders cannot be entered by others.
         self.folder = Path(tempfile.mkdtemp(prefix="marzhook-pg-", dir="/tmp"))
         self._user = unprivileged()
         self.port = free_port()
         self.password = os.urandom(12).hex()
+        self._allow = allow
         self._settings = {**QUICK, **settings}
         self._databases = count(1)
         try:
@@ -55,9 +56,9 @@ class Server:
         """Through the socket, without a password: the quickest way in."""
         return f"postgresql://marzhook@/{database}?host={self.folder}&port={self.port}"
 
-    def tcp_url(self, database: str = "postgres") -> str:
+    def tcp_url(self, database: str = "postgres", *, host: str = "127.0.0.1") -> str:
         """Over TCP, with the password."""
-        return f"postgresql://marzhook:{self.password}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://marzhook:{self.password}@{host}:{self.port}/{database}"
 
     @contextmanager
     def database(self, template: str = "template0", encoding: str = "UTF8") -> Iterator[str]:
@@ -81,10 +82,7 @@ class Server:
 
     def kill(self) -> None:
         """As if the machine lost its power: all of its processes at once, by SIGKILL."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        for pid in (self.process.pid, *map(int, children)):
-            with suppress(ProcessLookupError):  # a session's may have ended by itself meanwhile
-                os.kill(pid, signal.SIGKILL)
+        kill_tree(self.process.pid)
         self.process.wait(30)
 
     def stop(self) -> None:
@@ -107,6 +105,9 @@ class Server:
             "--encoding", "UTF8", "--locale", "C", "--auth-local", "trust", "--auth-host", "scram-sha-256",
         )  # fmt: skip
         self._configure()
+        if self._allow:
+            with (self._data / "pg_hba.conf").open("a") as file:
+                file.write(f"host all all {self._allow} scram-sha-256\n")
 
     def _configure(self, **more: str) -> None:
         settings = {
@@ -240,6 +241,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def kill_tree(pid: int) -> None:
+    """A process and its children, by SIGKILL; what has ended by itself meanwhile is no matter."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for one in (pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
 
 
 def die_with_parent() -> None:

@@ -1,9 +1,9 @@
 """A receiver in a process of its own, on loopback: obeys, and remembers what it was sent.
 
-Run as a script it prints its port and serves until its standard input closes. `POST /_do` sets how the next requests are
-treated (`hold`: they are answered when the next order comes; `brief`: of each is remembered only what came, whence and
-when), `GET /_seen` tells what came, `POST /_forget` empties the
-memory. Every other request is a delivery.
+Run as a script (with a port, 0 for any, and an address) it prints its port and serves until its standard input closes.
+`POST /_do` sets how the next requests are treated (`hold`: they are answered when the next order comes; `brief`: of each is
+remembered only what came, whence and when), `GET /_seen` tells what came, `POST /_forget` empties the memory. Every other
+request is a delivery.
 """
 
 from __future__ import annotations
@@ -169,9 +169,9 @@ class Receiver:
         return True
 
 
-async def main(port: int) -> None:
+async def main(port: int, host: str) -> None:
     receiver = Receiver()
-    server = await asyncio.start_server(receiver.connection, "127.0.0.1", port, limit=1 << 20)
+    server = await asyncio.start_server(receiver.connection, host, port, limit=1 << 20)
     print(server.sockets[0].getsockname()[1], flush=True)
     stdin = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
@@ -179,4 +179,5 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 0))
+    port, host = (*sys.argv[1:], *("0", "127.0.0.1")[len(sys.argv) - 1 :])
+    asyncio.run(main(int(port), host))

@@ -16,13 +16,14 @@ SCRIPT = Path(__file__).with_name("receiver_process.py")
 class Receiver:
     """A receiver process. `do` sets how it treats what comes (see receiver_process.OK), `wait` waits for deliveries."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, *, host: str = "127.0.0.1") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(SCRIPT), str(port), host], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout
         self.port = int(self._process.stdout.readline())
-        self.url = f"http://127.0.0.1:{self.port}/"
+        self.host = host
+        self.url = f"http://{host}:{self.port}/"
 
     def do(self, **behaviour: Any) -> None:
         self._ask("POST", "/_do", behaviour)
@@ -77,7 +78,7 @@ class Receiver:
         self.stop()
 
     def _ask(self, method: str, path: str, body: Any, *, timeout: float = 30.0) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         try:
             connection.request(method, path, json.dumps(body))
             return json.loads(connection.getresponse().read())

@@ -10,7 +10,6 @@ import pytest
 
 from conftest import SECRET_KEY
 from dispatching import House
-from marzhook.errors import MarzhookError
 from marzhook.event import SHARDS
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
@@ -19,7 +18,7 @@ from postgresql import Server, Standby
 from receivers import Receiver
 from service import Service
 from storm import Blow, Load, check, now
-from workers import Start, shares
+from workers import Start, holding, shares
 
 USERS = 100
 
@@ -83,11 +82,3 @@ def test_a_standby_takes_over(
         f"failover: {load.total} events accepted, {load.repeated} calls repeated, {report.repeated} requests came again,"
         f" {report.silences[0]:.1f} s without a delivery"
     )
-
-
-def holding(database: Database) -> int:
-    """How many shards are held; 0 where nobody can be asked."""
-    try:
-        return sum(shares(database))
-    except MarzhookError:
-        return 0

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from marzhook.errors import MarzhookError
 from marzhook.store.database import Database
 
 
@@ -56,3 +57,11 @@ def shares(database: Database) -> list[int]:
 def shards_of(database: Database, name: str) -> set[int]:
     """Those of the workers in whose names this is."""
     return {shard for worker in database.workers() if name in worker.name for shard in worker.shards}
+
+
+def holding(database: Database) -> int:
+    """How many shards are held; 0 where nobody can be asked."""
+    try:
+        return sum(shares(database))
+    except MarzhookError:
+        return 0
