@@ -3,13 +3,16 @@ from __future__ import annotations
 import html
 import re
 import shlex
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
+from marzhook.dashboard.events import failed_before
 from marzhook.dashboard.replay import Replay
-from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING
+from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING, Attempt, Outcome, Verdict, settle
+from marzhook.request import Response
+from marzhook.retry import RetryPolicy
 from marzhook.store import endpoints, history, inbox
 from marzhook.store.outbox import DeliveryFilter
 from marzhook.testing import eventually
@@ -143,6 +146,50 @@ def test_the_story_of_an_event(browser: Browser) -> None:
     assert words[:3] == ["curl", "-i", "https://shop.example/hook"]
     assert "x-webhook-secret: ***" in words
     assert words[-1].startswith('{"username": "o\'hara", "action": "user_updated"')
+
+
+@pytest.mark.parametrize(
+    ("schedules", "failed", "said"),
+    [
+        (["standard", "outage", "standard", None], 2, [0, 1, 1, 2]),
+        (["standard", "standard", "standard", None], 1, [0, 1, 0, 1]),
+        (["standard", None, "rejected"], 1, [0, 1, 0]),
+        (["standard", None, None], 0, [0, 1, 0]),
+        ([], 0, []),
+    ],
+)
+def test_each_try_is_shown_with_the_count_that_it_carried(
+    schedules: list[str | None], failed: int, said: list[int]
+) -> None:
+    """Outages count nothing, and a replay begins anew."""
+    now = datetime.now(UTC)
+    tries = [Attempt(i + 1, now, 0.1, 500, None, "", "", schedule) for i, schedule in enumerate(schedules)]
+    assert failed_before(tries, failed) == said
+
+
+def test_a_try_shows_where_its_time_went_and_the_head_of_the_answer(browser: Browser) -> None:
+    """The request is the one of that try, masked; what a receiver sends in confidence is not kept."""
+    endpoint, event = browser.api.endpoint(secret="s3cret"), browser.api.publish()
+    outbox, now = browser.services.outbox, browser.api.clock.now()
+    for headers in ({"x-request-id": "ab12", "set-cookie": "sid=letmein", "x-webhook-secret": "s3cret"}, {}):
+        [delivery] = outbox.window(endpoint, after=0, limit=10)
+        response = Response(now, 0.5, 503, headers, b"busy", timing="100000 50000 150000" if headers else "")
+        answered = settle([delivery], response, Outcome(Verdict.FAILED), RetryPolicy(), random=0.0)
+        outbox.settle(answered, now=now)
+    page = html.unescape(browser.page(f"/events/{event}"))
+    first, second = page.split('<details id="try-')[1:]
+    for phase in ("finding the name <b>100 ms", "connecting <b>50 ms", "TLS <b>150 ms", "answer <b>200 ms"):
+        assert phase in first
+    assert "x-request-id: ab12" in first
+    assert '"tries": 0}' in first
+    assert '"tries": 1}' in second
+    assert f"webhook-timestamp: {int(now.timestamp())}" in second
+    assert "The connection stood already." in second
+    assert "s3cret" not in page
+    assert "letmein" not in page
+    shown = browser.api.get(f"/api/v1/deliveries/{endpoint}/{event}").json()["attempt_log"]
+    assert shown[0]["phases"] == {"dns": 0.1, "connect": 0.05, "tls": 0.15, "wait": pytest.approx(0.2)}
+    assert shown[0]["head"] == "x-request-id: ab12\nset-cookie: ***\nx-webhook-secret: ***"
 
 
 def test_a_delivery_is_retried_and_cancelled(browser: Browser) -> None:

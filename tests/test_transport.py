@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from marzhook.clock import SystemClock
+from marzhook.delivery import Attempt, Phases
 from marzhook.request import MAX_RESPONSE, Request, Response
 from marzhook.transport.http import HttpTransport
 from receivers import Receiver, header_of
+from tls_server import certificate, server_context, tls_receiver
 
 
 @pytest.fixture(scope="module")
@@ -322,3 +324,45 @@ def test_nothing_grows(receiver: Receiver) -> None:
         [sys.executable, str(script), receiver.url, refused], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def phases_of(response: Response) -> Phases:
+    found = Attempt(1, response.started_at, response.duration, 200, None, "", "", timing=response.timing).phases
+    assert found is not None
+    assert sum(found) == pytest.approx(response.duration, abs=1e-5)
+    return found
+
+
+def test_a_new_connection_says_what_it_took(tmp_path: Path) -> None:
+    """DNS, connecting and TLS each have their share of a try that had to connect."""
+    shown, key = certificate(tmp_path, "DNS:localhost")
+    with tls_receiver(server_context(shown, key)) as port:
+        transport = HttpTransport(SystemClock(), ca_file=str(shown))
+        try:
+            first = phases_of(ask(transport, f"https://localhost:{port}/"))
+        finally:
+            transport.close()
+    assert min(first) > 0
+    assert first.tls > first.dns
+
+
+def test_a_connection_that_stood_already_has_nothing_but_waiting(transport: HttpTransport, receiver: Receiver) -> None:
+    """The second request over a connection took no DNS and no connecting."""
+    assert phases_of(ask(transport, receiver.url)).connect > 0
+    response = ask(transport, receiver.url)
+    assert response.timing == ""
+    assert phases_of(response) == (0, 0, 0, response.duration)
+
+
+def test_a_try_without_an_answer_says_where_its_time_went(transport: HttpTransport, receiver: Receiver) -> None:
+    """A name that is not found took its time for DNS, a refused connection for connecting, a hung receiver for waiting."""
+    unknown = phases_of(ask(transport, "http://nowhere.invalid/"))
+    assert (unknown.connect, unknown.tls, round(unknown.wait, 5)) == (0, 0, 0)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        refused = phases_of(ask(transport, f"http://127.0.0.1:{closed.getsockname()[1]}/"))
+    assert refused.connect > 0
+    assert (refused.tls, round(refused.wait, 5)) == (0, 0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hung = phases_of(ask(transport, f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout=0.3))
+    assert hung.wait > 0.25

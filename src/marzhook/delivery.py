@@ -36,6 +36,8 @@ SPLIT: Final = "split"
 SCHEDULES: Final = (STANDARD, REJECTED, OUTAGE, SPLIT)
 """How a failed delivery goes on: the long schedule; the short one of an event that the receiver refuses while it accepts
 others; with the endpoint's probes (an outage counts no tries); at once, in a smaller batch (which counts none either)."""
+COUNTED: Final = frozenset({STANDARD, REJECTED})
+"""Those of them that count as tries."""
 
 ERRORS: Final = (
     "dns",
@@ -91,6 +93,15 @@ ACCEPTED: Final = Outcome(Verdict.ACCEPTED)
 """What most answers come to."""
 
 
+class Phases(NamedTuple):
+    """Where a try's time went, in seconds: to find the name, to connect, to agree on TLS, and to wait for the answer."""
+
+    dns: float
+    connect: float
+    tls: float
+    wait: float
+
+
 class Attempt(NamedTuple):
     """One try, as it is kept."""
 
@@ -103,6 +114,18 @@ class Attempt(NamedTuple):
     response: str
     schedule: str | None = None
     """What decided when a failed delivery is tried again: one of SCHEDULES; None after a success."""
+    timing: str | None = None
+    """Microseconds that DNS, connecting and TLS took, "120 840 2310"; "": the connection stood already; None: not known."""
+    head: str | None = None
+    """Headers of a failure's answer, one a line, without what they hold in confidence."""
+
+    @property
+    def phases(self) -> Phases | None:
+        """None: not known. Together they are the duration."""
+        if self.timing is None:
+            return None
+        dns, connect, tls = (int(part) / 1e6 for part in self.timing.split() or (0, 0, 0))
+        return Phases(dns, connect, tls, max(0.0, self.duration - dns - connect - tls))
 
 
 class Settlement(NamedTuple):
@@ -133,17 +156,20 @@ def settle(
     at, duration, status, error, text = (
         response.started_at, response.duration, response.status, response.error, _kept(response, accepted),
     )  # fmt: skip
+    timing = response.timing
     # What is no text could never be written, and its delivery never be settled.
     message = response.message and response.message.encode("utf-8", "replace").decode().replace("\0", "�")
     if accepted:
         return [
-            Settlement(d, Attempt(d.attempts + 1, at, duration, status, error, message, text), DELIVERED, d.tries)
+            Settlement(
+                d, Attempt(d.attempts + 1, at, duration, status, error, message, text, None, timing), DELIVERED, d.tries
+            )
             for d in deliveries
         ]
-    ended = at + timedelta(seconds=duration)
+    ended, head = at + timedelta(seconds=duration), _head(response)
     settlements = []
     for delivery in deliveries:
-        attempt = Attempt(delivery.attempts + 1, at, duration, status, error, message, text, schedule)
+        attempt = Attempt(delivery.attempts + 1, at, duration, status, error, message, text, schedule, timing, head)
         if policy is None:
             settlements.append(Settlement(delivery, attempt, PENDING, delivery.tries))
             continue
@@ -164,3 +190,14 @@ def _kept(response: Response, accepted: bool) -> str:
     body = response.body[:KEPT_OF_SUCCESS] if accepted else response.body
     # NUL is legal in a body but not in PostgreSQL's text.
     return body.decode("utf-8", "replace").replace("\0", "�")
+
+
+KEPT_OF_HEAD = 2048
+"""Characters kept of the headers of a failure's answer."""
+CONFIDENTIAL: Final = frozenset({"set-cookie", "authorization", "x-webhook-secret", "webhook-signature"})
+"""Headers whose values are nobody's business, also where a receiver sends ours back."""
+
+
+def _head(response: Response) -> str | None:
+    lines = [f"{name}: {'***' if name in CONFIDENTIAL else value}" for name, value in response.headers.items()]
+    return "\n".join(lines)[:KEPT_OF_HEAD].replace("\0", "�") or None

@@ -47,6 +47,8 @@ class Response(NamedTuple):
     error: str | None = None
     message: str = ""
     """The error in words."""
+    timing: str | None = None
+    """What a new connection took, see `delivery.Attempt.timing`."""
 
 
 def header(name: str, value: str) -> str:

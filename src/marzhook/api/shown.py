@@ -80,6 +80,8 @@ def attempt_shown(attempt: Attempt) -> dict[str, Any]:
         "message": attempt.message,
         "response": attempt.response,
         "schedule": attempt.schedule,
+        "phases": attempt.phases and attempt.phases._asdict(),
+        "head": attempt.head,
     }
 
 

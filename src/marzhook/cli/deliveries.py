@@ -178,6 +178,7 @@ def attempt_shown(attempt: Attempt) -> dict[str, Any]:
     return {
         "number": attempt.number, "at": output.iso(attempt.at), "duration": attempt.duration, "status": attempt.status,
         "error": attempt.error, "message": attempt.message, "response": attempt.response, "schedule": attempt.schedule,
+        "phases": attempt.phases and attempt.phases._asdict(), "head": attempt.head,
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,10 +14,10 @@ from starlette.responses import Response
 from marzhook import operations
 from marzhook.dashboard.preview import Shown, preview
 from marzhook.dashboard.visit import MAX_ID, Pages, Visit, moment
-from marzhook.delivery import STATES, Attempt
+from marzhook.delivery import COUNTED, STATES, Attempt
 from marzhook.endpoint import Endpoint
 from marzhook.errors import InvalidError, MarzhookError
-from marzhook.event import PANEL_ACTIONS, TEST_ACTION
+from marzhook.event import PANEL_ACTIONS, TEST_ACTION, Event
 from marzhook.store import endpoints, history, outcomes
 from marzhook.store.history import DeliveryRow
 from marzhook.store.outbox import DeliveryFilter
@@ -26,6 +27,8 @@ pages = Pages()
 PAGE = 50
 MANY = 200
 """Deliveries of one event that its page shows."""
+TRIES = 20
+"""Tries of one delivery that its page shows: the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +123,12 @@ class Chapter:
     """What became of the event at one endpoint."""
 
     row: DeliveryRow
-    attempts: list[Attempt]
-    endpoint: Endpoint | None
-    """None: it was deleted."""
+    tries: list[tuple[Attempt, Shown | None]]
+    """With the request that was sent; None: it could not be made, or the endpoint was deleted."""
+    earlier: int
+    """Tries that are not shown."""
     request: Shown | None
+    """The next one; None: the endpoint was deleted."""
 
 
 @pages.get("/events/{event_id:int}")
@@ -135,9 +140,8 @@ def show(visit: Visit) -> Response:
         tries = {row.endpoint_id: history.attempts(conn, row.endpoint_id, event_id) for row in rows}
         alive = {endpoint.id: endpoint for endpoint in endpoints.all_endpoints(conn)}
     chapters = [
-        Chapter(row, tries[row.endpoint_id], endpoint, preview(visit, endpoint, event, row.tries) if endpoint else None)
+        _chapter(visit, event, row, tries[row.endpoint_id], alive.get(row.endpoint_id))
         for row in sorted(rows, key=lambda row: row.endpoint_id)
-        for endpoint in [alive.get(row.endpoint_id)]
     ]
     by = event.detail.get("by")
     return visit.page(
@@ -148,6 +152,33 @@ def show(visit: Visit) -> Response:
         # Also for a sudo admin: a page is looked at over shoulders, and credentials are not what it is about.
         detail=json.dumps(event.detail, indent=2, ensure_ascii=False) if event.detail_json else "",
     )
+
+
+def _chapter(visit: Visit, event: Event, row: DeliveryRow, tries: list[Attempt], endpoint: Endpoint | None) -> Chapter:
+    shown = [
+        (one, preview(visit, endpoint, event, failed, one.at) if endpoint and one.error != "render" else None)
+        for one, failed in [*zip(tries, failed_before(tries, row.tries), strict=True)][-TRIES:]
+    ]
+    request = preview(visit, endpoint, event, row.tries) if endpoint else None
+    return Chapter(row, shown, len(tries) - len(shown), request)
+
+
+def failed_before(tries: Sequence[Attempt], failed: int) -> list[int]:
+    """What each try's request said of failed tries before it; `failed`: how many the delivery has now.
+
+    Those since the last replay are reckoned backwards: a replay begins anew, and leaves no row of its own. Those before
+    it are counted from the first one, or from the last success, so of a delivery that died several times some may differ.
+    """
+    found, count = [], 0
+    for one in tries:
+        found.append(count)
+        count = 0 if one.schedule is None else count + (one.schedule in COUNTED)
+    for index in reversed(range(len(tries))):
+        failed -= tries[index].schedule in COUNTED
+        if failed < 0 or (tries[index].schedule is None and index < len(tries) - 1):
+            break
+        found[index] = failed
+    return found
 
 
 @pages.post("/events/{event_id:int}/{endpoint_id:int}/retry")

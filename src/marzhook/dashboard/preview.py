@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -28,8 +29,10 @@ class Shown:
     curl: str
 
 
-def preview(visit: Visit, endpoint: Endpoint, event: Event | None = None, tries: int = 0) -> Shown:
-    """What goes out for the event; None: for one that could happen. The URL is masked as everywhere.
+def preview(
+    visit: Visit, endpoint: Endpoint, event: Event | None = None, tries: int = 0, at: datetime | None = None
+) -> Shown:
+    """What goes out for the event (None: one that could happen) at a time (None: now). The URL is masked as everywhere.
 
     An event's credentials, which an endpoint with the detail `full` is sent, are left out all the same.
     """
@@ -42,7 +45,7 @@ def preview(visit: Visit, endpoint: Endpoint, event: Event | None = None, tries:
         signing_secret=new_secret(),
         previous_signing_secret=None,
     )
-    now = visit.services.clock.now()
+    now = at or visit.services.clock.now()
     with visit.services.database.read() as conn:
         instance = visit.services.database.meta(conn, "instance") or ""
     target = destination(masked, instance=instance)

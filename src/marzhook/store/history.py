@@ -88,7 +88,7 @@ def attempts(conn: sa.Connection, endpoint_id: int, event_id: int) -> list[Attem
     """Every try of one delivery, the first one first."""
     t = _attempts.c
     query = (
-        sa.select(t.number, t.at, t.duration, t.status, t.error, t.message, t.response, t.schedule)
+        sa.select(t.number, t.at, t.duration, t.status, t.error, t.message, t.response, t.schedule, t.timing, t.head)
         .where(t.endpoint_id == endpoint_id, t.event_id == event_id)
         .order_by(t.number)
     )

@@ -106,6 +106,7 @@ INSERT_SETTLED = insert_many(schema.settled, *KEY, "state", "tries", "attempts",
 # What is settled twice (a commit whose answer was lost) leaves one attempt.
 INSERT_ATTEMPTS = insert_many(
     schema.attempts, *KEY, "number", "at", "duration", "status", "error", "message", "response", "schedule",
+    "timing", "head",
     conflict="ON CONFLICT DO NOTHING",
 )  # fmt: skip
 UPDATE_FAILED = update_many(schema.pending, ("tries", "attempts", "due_at"), KEY)

@@ -165,6 +165,10 @@ attempts = Table(
     Column("response", Text, nullable=False),
     # What decided when it is tried again, after a failure.
     Column("schedule", Text),
+    # What a new connection took, see `delivery.Attempt.timing`; NULL: not known.
+    Column("timing", Text),
+    # The head of a failure's answer.
+    Column("head", Text),
     CheckConstraint("number >= 1", name="number"),
     CheckConstraint(_one_of("schedule", "standard", "rejected", "outage", "split"), name="schedule"),
     CheckConstraint("(status IS NULL) <> (error IS NULL)", name="status_or_error"),

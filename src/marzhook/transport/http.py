@@ -11,7 +11,7 @@ import resource
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,6 +21,8 @@ import pycurl
 from marzhook.clock import Clock
 from marzhook.request import MAX_RESPONSE, Request, Response
 from marzhook.transport.guard import Guard, Network
+from marzhook.transport.headers import Headers
+from marzhook.transport.timing import timing_of
 
 _TLS_ERRORS = frozenset({35, 51, 53, 54, 58, 59, 60, 64, 66, 77, 80, 82, 83, 90, 91, 98})
 _RESET_ERRORS = frozenset({pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_PARTIAL_FILE})
@@ -317,13 +319,18 @@ class _Pool:
         started_at = ended_at - timedelta(seconds=duration)
         status = curl.getinfo(pycurl.RESPONSE_CODE) or None
         if code == 0 or (exchange.truncated and status is not None):
-            headers = _Headers(exchange.head.copy())
-            finished = Response(started_at, duration, status, headers, exchange.body)
+            headers = Headers(exchange.head.copy())
+            finished = Response(
+                started_at, duration, status, headers, exchange.body, timing=timing_of(curl, duration, sent=True)
+            )
         else:
             # Not CONNECT_TIME: that is 0 also where the connection stood already.
             connected = curl.getinfo(pycurl.REQUEST_SIZE) > 0
             error, message = _explain(exchange, code, text, status, connected=connected)
-            finished = Response(started_at, duration, error=error, message=message, body=exchange.body)
+            finished = Response(
+                started_at, duration, error=error, message=message, body=exchange.body,
+                timing=timing_of(curl, duration, sent=connected),
+            )  # fmt: skip
         token = exchange.token
         self._running.discard(exchange)
         if len(self._idle) < IDLE_CONNECTIONS:
@@ -342,37 +349,6 @@ class _Pool:
 
     def _on_timer(self, milliseconds: int) -> None:
         self._deadline = None if milliseconds < 0 else self._clock.monotonic() + milliseconds / 1000
-
-
-class _Headers(Mapping[str, str]):
-    """The head of an answer; read only when somebody looks, because hardly anybody does after a success."""
-
-    __slots__ = ("_lines", "_parsed")
-
-    def __init__(self, lines: list[bytes]) -> None:
-        self._lines = lines
-        self._parsed: dict[str, str] | None = None
-
-    def _all(self) -> dict[str, str]:
-        if self._parsed is None:
-            headers = self._parsed = {}
-            for line in self._lines:
-                if line.startswith(b"HTTP/"):
-                    headers.clear()  # the head before was an interim one (100 Continue)
-                    continue
-                name, colon, value = line.decode("latin-1").partition(":")
-                if colon:
-                    headers[name.strip().lower()] = value.strip()
-        return self._parsed
-
-    def __getitem__(self, name: str) -> str:
-        return self._all()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
-
-    def __len__(self) -> int:
-        return len(self._all())
 
 
 def _readable(text: str) -> str:
