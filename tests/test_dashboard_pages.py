@@ -150,6 +150,20 @@ def test_what_is_not_there_is_said_so(browser: Browser, path: str) -> None:
     assert 'href="/"' in got.text
 
 
+def test_an_address_that_is_none_is_a_page_to_browsers_and_json_to_programs(browser: Browser) -> None:
+    """Who mistypes an address reads so in his language; what a program reads stays as it was."""
+    html = {"accept": "text/html,*/*;q=0.8"}
+    for path, status in (("/nowhere", 404), ("/sign-out", 405)):
+        got = browser.get(path, **html)
+        assert got.status_code == status
+        assert "There is no such page." in got.text
+        assert "default-src 'none'" in got.headers["content-security-policy"]
+    assert "چنین" in browser.get("/nowhere", **html, **{"accept-language": "fa"}).text
+    for path, headers in (("/nowhere", {}), ("/api/v1/nowhere", html)):
+        got = browser.get(path, **headers)
+        assert (got.status_code, got.json()["code"]) == (404, "not_found")
+
+
 def test_what_nobody_expected_is_said_without_its_details(browser: Browser) -> None:
     """A bug shows nothing of the inside to the outside."""
     browser.site.figures.get = lambda: 1 / 0  # type: ignore[assignment,return-value]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from marzhook.dashboard import (
@@ -20,7 +24,7 @@ from marzhook.dashboard import (
 from marzhook.dashboard.languages import NAMES, load
 from marzhook.dashboard.rendering import environment
 from marzhook.dashboard.session import Throttle
-from marzhook.dashboard.visit import routes
+from marzhook.dashboard.visit import not_there, routes
 from marzhook.runtime import Services
 
 
@@ -61,4 +65,20 @@ def install(app: FastAPI, services: Services) -> Site:
     """Add the dashboard to the application, from `/` on."""
     site = Site(services)
     app.router.routes.extend(site.routes())
+    as_json = app.exception_handlers[HTTPException]
+
+    async def answered(request: Request, error: Exception) -> Response:
+        """What is not there, as a page to browsers and as JSON to programs."""
+        assert isinstance(error, HTTPException)
+        if not _is_page(request):
+            return await as_json(request, error)  # type: ignore[no-any-return, misc]
+        return await run_in_threadpool(not_there, site, request, error.status_code)
+
+    app.add_exception_handler(HTTPException, answered)
     return site
+
+
+def _is_page(request: Request) -> bool:
+    """Whether a person asks, with a browser."""
+    asked = request.method in ("GET", "HEAD") and "text/html" in request.headers.get("accept", "")
+    return asked and not request.url.path.startswith(("/api/", "/ingest/", "/static/"))

@@ -226,6 +226,15 @@ def error_page(visit: Visit, error: errors.MarzhookError) -> Response:
     return visit.page("error.html", errors.http_status(error), what=what, detail=detail)
 
 
+def not_there(site: Site, request: Request, status: int) -> Response:
+    """The page for an address that is none."""
+    response = error_page(begin(site, request, FormData()), errors.NotFoundError("there is no such page"))
+    response.status_code = status
+    response.headers["Cache-Control"] = "no-store"
+    response.headers.update(HEADERS)
+    return response
+
+
 # -- reading fields
 
 
