@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
+from marzhook.cli.relay import Incoming, Step
 from marzhook.errors import StartError
 from marzhook.receiver import EventRefused, Memory, ReceivedEvent, RequestRefused, Secrets
 from marzhook.receiver.body import read
@@ -47,6 +48,8 @@ class Received:
     """plain, hmac, wrong or missing; None: nobody asked."""
     signature: str | None
     """valid, wrong, stale or missing; None: nobody asked."""
+    notes: tuple[str, ...] = ()
+    """What those to whom it was passed on said."""
 
 
 class Checks:
@@ -101,6 +104,8 @@ class Inbox(ThreadingHTTPServer):
         self.delay = delay
         self.clock = clock
         self.stopping = threading.Event()
+        self.steps: list[Step] = []
+        """What is done with a request that may be accepted, in turn; the first that fails says how it is answered."""
         self.on_tick: Callable[[], None] | None = None
         """Called every now and then on the thread of `serve_forever`."""
         self._accepted = Memory()
@@ -119,6 +124,32 @@ class Inbox(ThreadingHTTPServer):
     def url(self) -> str:
         host = str(self.server_address[0])
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+
+    def take(self, path: str, headers: Mapping[str, str], body: bytes, now: float) -> int:
+        """Verify a request, do with it what there is to do, and tell of it; return the status to answer. Names of headers are
+        in lower case."""
+        secret = self.checks.secret_of(headers, body, now=now)
+        signature = self.checks.signature_of(headers, body, now=now)
+        status = 403 if {secret, signature} & {WRONG, MISSING, STALE} else self.plan()
+        kind, events = understand(body)
+        notes: list[str] = []
+        if status < 300 and self.steps:
+            incoming = Incoming(now, path, headers, body, _written(body) if events else ())
+            for step in self.steps:
+                found, words = step(incoming)
+                notes += [words] if words else []
+                if not 200 <= found < 300:
+                    status = found
+                    break
+        if self.delay:
+            self.stopping.wait(self.delay)
+        message_id = headers.get("webhook-id")
+        again = status < 300 and self.accept(message_id)
+        # Shown before it is answered: so whoever sends one after the other finds them shown in that order.
+        self.on_received(
+            Received(now, path, status, kind, events, body, message_id, again, secret, signature, tuple(notes))
+        )
+        return status
 
     def accept(self, message_id: str | None) -> bool:
         """Note an accepted message; return whether it had come before."""
@@ -158,20 +189,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         if body is None:
             return
-        inbox, headers = self.server, {name.lower(): value for name, value in self.headers.items()}
-        now = inbox.clock()
-        secret = inbox.checks.secret_of(headers, body, now=now)
-        signature = inbox.checks.signature_of(headers, body, now=now)
-        status = 403 if {secret, signature} & {WRONG, MISSING, STALE} else inbox.plan()
-        if inbox.delay:
-            inbox.stopping.wait(inbox.delay)
-        message_id = headers.get("webhook-id")
-        again = status < 300 and inbox.accept(message_id)
-        kind, events = understand(body)
-        # Shown before it is answered: so whoever sends one after the other finds them shown in that order.
-        inbox.on_received(
-            Received(now, self.path, status, kind, events, body, message_id, again, secret, signature)
-        )  # fmt: skip
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        status = self.server.take(self.path, headers, body, self.server.clock())
         self._answer(status)
 
     do_PUT = do_POST
@@ -230,6 +249,11 @@ def understand(body: bytes) -> tuple[str, tuple[ReceivedEvent, ...]]:
     except (ValueError, RecursionError):
         return "text", ()
     return "discord" if isinstance(value, dict) and isinstance(value.get("embeds"), list) else "json", ()
+
+
+def _written(body: bytes) -> tuple[Mapping[str, Any], ...]:
+    """The events of a body that has some, as they came."""
+    return tuple(item for item, _ in read(None, body, "plain").items)
 
 
 def _why_not(error: OSError, host: str, port: int) -> str:

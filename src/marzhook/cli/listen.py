@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -41,10 +42,23 @@ def listen(
     attach: Annotated[
         bool, typer.Option("--attach", help="Be an endpoint of the service whose settings are here, until it ends.")
     ] = False,
+    forward: Annotated[
+        str | None, typer.Option(metavar="URL", help="Post each on to a program of yours, and answer as it does.")
+    ] = None,
+    command: Annotated[
+        str | None, typer.Option("--exec", metavar="CMD", help="Run this for each event, with its JSON on stdin.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append each to this file, secrets among its headers.")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take what --save wrote once more, and end.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a request.")] = False,
 ) -> None:
     """Receive webhooks here, verify them, and print them. Ctrl-C ends it."""
     from marzhook.cli.inbox import Checks, Inbox
+    from marzhook.cli.relay import forwarder, runner, saver
 
     plan = Plan(fail)
     try:
@@ -54,7 +68,19 @@ def listen(
             f"--signing-secret: {error}; endpoints show theirs once, when they are made", code="usage"
         ) from None
     journal = _JsonJournal() if as_json else _Journal(secret_asked=bool(secret))
-    inbox = Inbox(host, port, journal, checks=checks, plan=plan, delay=delay)
+    if replay is not None and (attach or save is not None):
+        raise SettingError(
+            "--replay takes what was saved, and nothing new: leave --attach and --save out", code="usage"
+        )
+    inbox = Inbox(host, 0 if replay is not None else port, journal, checks=checks, plan=plan, delay=delay)
+    inbox.steps = [
+        *([saver(save)] if save is not None else []),
+        *([forwarder(forward)] if forward is not None else []),
+        *([runner(command)] if command is not None else []),
+    ]
+    if replay is not None:
+        _again(inbox, replay, journal)
+        return
     # SIGTERM ends it as Ctrl-C does: scripts and process managers send that one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -71,6 +97,24 @@ def listen(
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
     journal.ended()
+
+
+def _again(inbox: Inbox, file: Path, journal: _Journal | _JsonJournal) -> None:
+    """Take saved requests as if they came now; verified by the time at which they came. Exit code 1 where one failed."""
+    from marzhook.cli.relay import saved
+
+    inbox.server_close()
+    # Read as a whole first: nothing is done where a line is none.
+    found = list(saved(file))
+    statuses = []
+    try:
+        for incoming in found:
+            statuses.append(inbox.take(incoming.path, incoming.headers, incoming.body, incoming.at))
+    except KeyboardInterrupt:
+        output.line(f"\nStopped after {len(statuses)} of {len(found)}.")
+    journal.ended()
+    if len(statuses) < len(found) or any(status >= 300 for status in statuses):
+        raise typer.Exit(1)
 
 
 @contextmanager
@@ -219,7 +263,7 @@ def as_json(received: Received) -> dict[str, Any]:
     return {
         "at": received.at, "path": received.path, "status": received.status, "kind": received.kind,
         "webhook_id": received.message_id, "again": received.again,
-        "secret": received.secret, "signature": received.signature, "body": body,
+        "secret": received.secret, "signature": received.signature, "body": body, "notes": list(received.notes),
     }  # fmt: skip
 
 
@@ -246,6 +290,7 @@ def _lines(received: Received) -> list[tuple[str, str]]:
         found.append((f"{at}  {what} on {received.path}  {answered}", style))
         found += [("    " + line, "") for line in _unknown(received)]
     found += [("    " + words, BAD) for words in _complaints(received)]
+    found += [("    " + line, style) for words in received.notes for line in words.splitlines()]
     verified = [
         text
         for text in (

@@ -1,0 +1,131 @@
+"""What `marzhook listen` does with requests beside printing them, on real programs, files and senders."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command_line import Running, marzhook, marzhook_process
+from marzhook import signing
+from receivers import Receiver, header_of
+from test_cli_listen import EVENT, address_of, post
+
+WRITES = "import sys, os; open('got', 'a').write(os.environ['MARZHOOK_ACTION'] + ' ' + sys.stdin.read() + chr(10))"
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_forwards_as_it_came_and_answers_as_the_program_does(tmp_path: Path) -> None:
+    """Body and headers byte for byte, so signatures stay right; what the program refuses, the sender hears."""
+    body = json.dumps({**EVENT, "note": "سلام"}, ensure_ascii=False).encode()
+    with (
+        Receiver() as program,
+        Running(tmp_path, "listen", "--port", "0", "--forward", program.url + "hook?a=b") as own,
+    ):
+        port = address_of(own)
+        assert post(port, body, x_webhook_secret="sesame", webhook_id="msg_1") == 200
+        own.line("forwarded: 200")
+        [got] = program.wait(1)
+        assert got["body"].encode() == body
+        assert (header_of(got, "x-webhook-secret"), header_of(got, "webhook-id")) == ("sesame", "msg_1")
+        program.do(status=503)
+        assert post(port, EVENT) == 503
+        program.stop()
+        assert post(port, EVENT) == 502
+        own.line("forwarded: ")
+
+
+def test_what_was_not_verified_is_not_passed_on(tmp_path: Path) -> None:
+    """Neither to a program nor to a command nor into a file."""
+    with Receiver() as program:
+        steps = ("--forward", program.url, "--exec", f"{sys.executable} -c pass", "--save", "saved")
+        with Running(tmp_path, "listen", "--port", "0", "--secret", "sesame", *steps) as own:
+            port = address_of(own)
+            assert post(port, EVENT, x_webhook_secret="wrong") == 403
+            assert post(port, EVENT, x_webhook_secret="sesame") == 200
+            assert len(program.wait(1)) == 1
+    assert len(lines(tmp_path / "saved")) == 1
+
+
+def test_runs_a_command_for_each_event(tmp_path: Path) -> None:
+    """A list is several events, one after the other; the first that fails is the answer, with what the command said."""
+    code = f"{WRITES}; sys.exit(os.environ['MARZHOOK_USERNAME'] == 'bad' and 'no such user here')"
+    with Running(tmp_path, "listen", "--port", "0", "--exec", f'{sys.executable} -c "{code}"') as own:
+        port = address_of(own)
+        assert post(port, [EVENT, {**EVENT, "username": "bob"}]) == 200
+        found = [line.partition(" ") for line in lines(tmp_path / "got")]
+        assert [(action, json.loads(text)["username"]) for action, _, text in found] == [
+            ("user_updated", "alice"), ("user_updated", "bob"),
+        ]  # fmt: skip
+        assert post(port, [{**EVENT, "username": "bad"}, EVENT]) == 500
+        own.line("no such user here")
+        assert len(lines(tmp_path / "got")) == 3
+
+
+def test_a_command_that_is_none(tmp_path: Path) -> None:
+    """The sender hears that it failed, and tries again once it is mended."""
+    with Running(tmp_path, "listen", "--port", "0", "--exec", "./nothing") as own:
+        assert post(address_of(own), EVENT) == 500
+        own.line("cannot be run: No such file or directory")
+
+
+def test_saves_and_takes_again(tmp_path: Path) -> None:
+    """What was saved is verified by the time at which it came, and passed on as it was, also what is no text."""
+    secret, body, now = signing.new_secret(), json.dumps(EVENT).encode(), int(time.time())
+    signature = signing.sign_v1(signing.key_of(secret), "msg_1", now, body)
+    signed = {"webhook_id": "msg_1", "webhook_timestamp": str(now), "webhook_signature": signature}
+    with Running(tmp_path, "listen", "--port", "0", "--save", "saved", "--signing-secret", secret) as own:
+        assert post(address_of(own), body, **signed) == 200
+    file = tmp_path / "saved"
+    assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
+    with Receiver() as program:
+        ended = marzhook_process(tmp_path, "listen", "--replay", "saved", "--forward", program.url)
+        assert "Received 1 event in 1 request." in ended.stdout
+        [got] = program.wait(1)
+        assert got["body"].encode() == body
+        assert header_of(got, "webhook-signature") == signature
+        program.do(status=500)
+        failed = marzhook(tmp_path, "listen", "--replay", "saved", "--forward", program.url, expect=1)
+        assert "1 of them not accepted" in failed.stdout
+    wrong = marzhook(tmp_path, "listen", "--replay", "saved", "--signing-secret", signing.new_secret(), expect=1)
+    assert "signature is wrong" in wrong.stdout
+
+
+def test_what_is_no_text_is_saved_as_it_was(tmp_path: Path) -> None:
+    """Byte for byte, from the sender through the file to the command."""
+    with Running(tmp_path, "listen", "--port", "0", "--save", "saved") as own:
+        assert post(address_of(own), b"\xff\x00\n") == 200
+    code = "import sys; open('got', 'wb').write(sys.stdin.buffer.read())"
+    marzhook_process(tmp_path, "listen", "--replay", "saved", "--exec", f'{sys.executable} -c "{code}"')
+    assert (tmp_path / "got").read_bytes() == b"\xff\x00\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--forward", "ftp://x"), "no address like"),
+        (("--forward", "http://x:99999/"), "the port is"),
+        (("--exec", "'"), "--exec"),
+        (("--exec", " "), "needs a command"),
+        (("--save", "nowhere/file"), "cannot be written"),
+        (("--replay", "nothing"), "cannot be read"),
+        (("--replay", "odd"), "line 2 of odd is no request"),
+        (("--replay", "odd", "--attach"), "leave --attach"),
+    ],
+)
+def test_what_cannot_be_meant_is_said(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    """Before anything is received or done."""
+    record: dict[str, Any] = {"at": 1.0, "path": "/", "headers": {}, "body": "{}"}
+    (tmp_path / "odd").write_text(json.dumps(record) + "\n" + '{"at": 2}\n')
+    ended = marzhook(tmp_path, "listen", "--port", "0", *arguments, expect=2)
+    assert said in " ".join(ended.stderr.split())
+    assert "user_" not in ended.stdout
