@@ -324,12 +324,22 @@ def test_a_users_wrong_fields_are_told_at_their_places(browser: Browser) -> None
     """What is wrong stands where it was typed, and the rest is kept."""
     got = browser.post("/users/new", {"username": "a b", "note": "kept"})
     assert got.status_code == 422
-    assert "must have 3 to 32 characters" in got.text
+    assert 'class="wrong" role="alert">3 to 32 Latin letters' in got.text
     assert 'value="kept"' in got.text
     browser.post("/users/new", {"username": "alice"})
     assert "There is a user of this name already." in browser.post("/users/new", {"username": "ALICE"}).text
     assert browser.post("/user/alice/charge", {"amount": "-1"}).status_code == 422
     assert browser.post("/users/new", {"username": "bob", "data_limit": "nan"}).status_code == 422
+
+
+@pytest.mark.parametrize(("code", "said"), [("fa", "حرف لاتین"), ("ru", "латинских букв"), ("zh", "500 个字符")])
+def test_a_users_wrong_fields_are_told_in_the_readers_language(browser: Browser, code: str, said: str) -> None:
+    """No English sentence in the middle of a page in another language."""
+    browser.client.cookies.set("marzhook_language", code)
+    got = browser.post("/users/new", {"username": "ok", "note": "n" * 501}, on="/users/new")
+    assert got.status_code == 422
+    assert said in got.text
+    assert "must " not in got.text
 
 
 def test_users_are_found_by_the_beginning_of_their_names(browser: Browser) -> None:

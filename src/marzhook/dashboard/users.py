@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
+from marzhook.dashboard import words
 from marzhook.dashboard.visit import SIGNED_IN, Pages, Visit, moment, number
 from marzhook.errors import InvalidError, InvalidUserError, MarzhookError, http_status
 from marzhook.store import history, outcomes, users
@@ -139,7 +140,9 @@ def _page(visit: Visit, error: MarzhookError | None = None) -> Response:
 
 
 def _form(visit: Visit, user: User | None, fields: dict[str, Any], error: MarzhookError | None = None) -> Response:
-    wrong = error.fields if isinstance(error, InvalidUserError) else {}
+    given = error.fields if isinstance(error, InvalidUserError) else {}
+    # In the reader's language; a field that the form does not have is told as an error of the whole.
+    wrong = {name: text for name in given if (text := words.field(visit.language, name))}
     blank = {"username": "", "data_limit": "", "expire": "", "note": "", "data_limit_reset_strategy": "no_reset"}
     return visit.page(
         "user_form.html",

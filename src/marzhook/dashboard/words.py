@@ -72,6 +72,12 @@ _PROBLEMS: Final = {
     "store_busy": N_("The database is busy. Try again in a moment."),
     "internal": N_("Something went wrong. The log of the service has the details."),
 }
+_FIELDS: Final = {
+    "username": N_("3 to 32 Latin letters, digits and - _ @ ."),
+    "data_limit": N_("A number is expected here."),
+    "expire": N_("A date is expected here."),
+    "note": N_("This text cannot be used: at most 500 characters."),
+}
 # Whose own message says more than its code does: what exactly is wrong, in English.
 _DETAILED: Final = frozenset({"invalid_url", "invalid_name", "invalid_user", "invalid_number", "invalid_time"})
 
@@ -94,6 +100,11 @@ def problem(language: Language, error: errors.MarzhookError) -> tuple[str, str]:
     if error.code in _PROBLEMS:
         return language.gettext(_PROBLEMS[error.code]), str(error) if error.code in _DETAILED else ""
     return language.gettext("This was refused."), str(error)
+
+
+def field(language: Language, name: str) -> str | None:
+    """What a field of a user takes; None for one that no form has."""
+    return language.gettext(_FIELDS[name]) if name in _FIELDS else None
 
 
 # -- tries
