@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import html
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -196,7 +198,13 @@ def test_openapi(api: Api) -> None:
     """Every route has a summary, and /docs is served."""
     schema = api.get("/openapi.json").json()
     assert schema["info"]["title"] == "Marzhook"
-    assert api.get("/docs").status_code == 200
+    page = api.get("/docs")
+    assert page.status_code == 200
+    # Nothing is fetched, from here or elsewhere: no script, no style sheet, no picture.
+    assert not re.search(r"<(script|link|img|iframe)|https?://", page.text)
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    assert "<td>data_limit</td><td>body</td>" in page.text or "<td>limit</td><td>query</td>" in page.text
     for path, methods in schema["paths"].items():
         for method, route in methods.items():
             assert route.get("summary"), (method, path)
+            assert f"{method.upper()} {html.escape(path)}</code>" in page.text

@@ -8,6 +8,7 @@ from marzhook import __version__
 from marzhook.api import (
     admins,
     deliveries,
+    docs,
     endpoints,
     errors,
     events,
@@ -31,9 +32,10 @@ Errors are `{"detail": …, "code": …}`.
 
 def create_app(services: Services) -> FastAPI:
     """The application over these services, which somebody else starts and stops."""
-    app = FastAPI(title="Marzhook", version=__version__, description=DESCRIPTION, redoc_url=None)
+    app = FastAPI(title="Marzhook", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     app.state.services = services
     errors.install(app)
     for face in (admins, marzban_users, events, usage, endpoints, deliveries, replay, keys, ingest, health):
         app.include_router(face.router)
+    docs.install(app)
     return app
