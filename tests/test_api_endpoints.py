@@ -39,7 +39,8 @@ def test_create_and_show(api: Api) -> None:
     assert secret not in shown.text + api.get("/api/v1/endpoints").text
     assert made == {
         "id": 1, "name": "https://shop.example/hook", "kind": "webhook", "url": "https://shop.example/hook",
-        "format": "event", "has_secret": True, "secret_mode": "auto", "learned_mode": None, "detail": "safe",
+        "format": "event", "has_secret": True, "secret_mode": "auto", "learned_mode": None,
+        "signatures": "v1", "public_key": None, "detail": "safe",
         "actions": ["user_expired", "user_limited"], "ordered": True, "concurrency": 32,
         "rate_limit": None, "enabled": True, "disabled_reason": None, "failing_since": None, "source": "api",
         "previous_secret_expires_at": None,

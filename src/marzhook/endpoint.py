@@ -14,6 +14,7 @@ KINDS: Final = ("webhook", "discord")
 FORMATS: Final = ("event", "list", "standard")
 SECRET_MODES: Final = ("plain", "hmac", "auto")
 DETAILS: Final = ("none", "safe", "full")
+SIGNATURES: Final = ("v1", "v1a", "both")
 SOURCES: Final = ("environment", "api")
 
 REMOVED: Final = "no longer in the environment's settings"
@@ -41,7 +42,12 @@ class Endpoint:
     """`whsec_…`, of the Standard Webhooks signature."""
     previous_signing_secret: str | None = field(default=None, repr=False)
     previous_expires_at: datetime | None = None
-    """Until then requests are signed with the previous secret too."""
+    """Until then requests are signed with the previous secret and key too."""
+    signatures: str = "v1"
+    """Of Standard Webhooks: v1 (HMAC, with the signing secret), v1a (ed25519, with the signing key) or both."""
+    signing_key: str | None = field(default=None, repr=False)
+    """`whsk_…`; None: v1a was never asked for."""
+    previous_signing_key: str | None = field(default=None, repr=False)
     ordered: bool = True
     concurrency: int = 32
     """Requests in flight at the most."""

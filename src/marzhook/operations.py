@@ -13,6 +13,7 @@ from marzhook.endpoint import (
     KINDS,
     REMOVED,
     SECRET_MODES,
+    SIGNATURES,
     Endpoint,
     check_choice,
     check_url,
@@ -36,6 +37,8 @@ REPLAY_CHUNK: Final = 5000
 _AHEAD: Final = timedelta(days=1)
 
 
+CHOICES: Final = {"format": FORMATS, "secret_mode": SECRET_MODES, "detail": DETAILS, "signatures": SIGNATURES}
+
 # -- endpoints
 
 
@@ -47,7 +50,7 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {k: v for k, v in values.items() if v is not None or k in ("secret", "actions", "rate_limit")}
     if "url" in found:
         check_url(found["url"])
-    for name, choices in (("format", FORMATS), ("secret_mode", SECRET_MODES), ("detail", DETAILS)):
+    for name, choices in CHOICES.items():
         if name in found:
             check_choice(name, found[name], choices)
     if "name" in found:

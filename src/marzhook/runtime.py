@@ -66,6 +66,7 @@ def environment_endpoints(settings: Settings, *, inbox_url: str | None = None) -
                 "format": settings.webhook_format,
                 "secret": settings.webhook_secret,
                 "secret_mode": settings.webhook_secret_mode,
+                "signatures": settings.signatures,
             },
         )
         for url in settings.webhook_addresses

@@ -15,7 +15,7 @@ from marzhook import operations
 from marzhook.api.auth import Manager, Reader
 from marzhook.api.context import Id, ServicesDep, answer, example
 from marzhook.api.shown import endpoint_shown, event_shown, instance_of
-from marzhook.endpoint import DETAILS, FORMATS, KINDS, SECRET_MODES
+from marzhook.endpoint import DETAILS, FORMATS, KINDS, SECRET_MODES, SIGNATURES
 from marzhook.store import endpoints
 
 router = APIRouter(prefix="/api/v1/endpoints", tags=["Endpoints"])
@@ -24,7 +24,8 @@ Backlog = Literal["send", "skip"]
 
 _SHOWN = {
     "id": 1, "name": "shop", "kind": "webhook", "url": "https://shop.example/hook", "format": "event",
-    "has_secret": True, "secret_mode": "auto", "learned_mode": "hmac", "detail": "safe",
+    "has_secret": True, "secret_mode": "auto", "learned_mode": "hmac", "signatures": "both",
+    "public_key": "whpk_…", "detail": "safe",
     "actions": ["user_expired", "user_limited"], "ordered": True, "concurrency": 32,
     "rate_limit": None, "enabled": True, "disabled_reason": None, "failing_since": None,
     "source": "api", "previous_secret_expires_at": None, "created_at": "2026-01-01T00:00:00Z",
@@ -42,6 +43,7 @@ class EndpointChange(BaseModel):
     format: str | None = Field(default=None, description=" | ".join(FORMATS))
     secret: str | None = Field(default=None, repr=False, description="sent in x-webhook-secret")
     secret_mode: str | None = Field(default=None, description=" | ".join(SECRET_MODES))
+    signatures: str | None = Field(default=None, description=" | ".join(SIGNATURES))
     detail: str | None = Field(default=None, description=" | ".join(DETAILS))
     actions: list[str] | None = Field(default=None, description="only these; null: all")
     ordered: bool | None = Field(default=None, description="one user's events one after the other")

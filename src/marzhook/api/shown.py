@@ -14,6 +14,7 @@ from marzhook.endpoint import Endpoint, masked_url
 from marzhook.event import Event
 from marzhook.operations import name_shown
 from marzhook.runtime import Services
+from marzhook.signing import public_part
 from marzhook.store.history import DeliveryRow
 
 
@@ -96,6 +97,8 @@ def endpoint_shown(endpoint: Endpoint, *, full: bool) -> dict[str, Any]:
         "has_secret": endpoint.secret is not None,
         "secret_mode": endpoint.secret_mode,
         "learned_mode": endpoint.learned_mode,
+        "signatures": endpoint.signatures,
+        "public_key": public_part(endpoint.signing_key) if endpoint.signing_key else None,
         "detail": endpoint.detail,
         "actions": None if endpoint.actions is None else sorted(endpoint.actions),
         "ordered": endpoint.ordered,

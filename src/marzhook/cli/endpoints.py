@@ -12,6 +12,7 @@ from marzhook.cli.deliveries import warn_when_nobody_sends
 from marzhook.cli.open import choice_options, opened
 from marzhook.endpoint import REMOVED, Endpoint, masked_url
 from marzhook.errors import ConflictError
+from marzhook.signing import public_part
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -65,6 +66,8 @@ def show(endpoint_id: Id, as_json: AsJson = False) -> None:
             ("owed", _deliveries(pending)),
             ("format", endpoint.format),
             ("secret", secret_in_words(endpoint)),
+            ("signatures", endpoint.signatures),
+            *((("public key", public_part(endpoint.signing_key)),) if endpoint.signing_key else ()),
             ("detail", endpoint.detail),
             ("actions", ", ".join(sorted(endpoint.actions)) if endpoint.actions is not None else "all"),
             ("ordered", endpoint.ordered),
@@ -186,7 +189,8 @@ def shown(endpoint: Endpoint) -> dict[str, Any]:
     return {
         "id": endpoint.id, "name": _name(endpoint), "kind": endpoint.kind, "url": masked_url(endpoint.url),
         "format": endpoint.format, "has_secret": endpoint.secret is not None, "secret_mode": endpoint.secret_mode,
-        "learned_mode": endpoint.learned_mode, "detail": endpoint.detail,
+        "learned_mode": endpoint.learned_mode, "signatures": endpoint.signatures,
+        "public_key": public_part(endpoint.signing_key) if endpoint.signing_key else None, "detail": endpoint.detail,
         "actions": None if endpoint.actions is None else sorted(endpoint.actions),
         "ordered": endpoint.ordered, "concurrency": endpoint.concurrency, "enabled": endpoint.enabled,
         "disabled_reason": endpoint.disabled_reason, "source": endpoint.source,

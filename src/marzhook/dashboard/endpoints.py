@@ -10,9 +10,10 @@ from marzhook import operations
 from marzhook.dashboard import words
 from marzhook.dashboard.preview import preview
 from marzhook.dashboard.visit import Pages, Visit, number
-from marzhook.endpoint import DETAILS, FORMATS, KINDS, REMOVED, SECRET_MODES, Endpoint
+from marzhook.endpoint import DETAILS, FORMATS, KINDS, REMOVED, SECRET_MODES, SIGNATURES, Endpoint
 from marzhook.errors import InvalidError, MarzhookError, http_status
 from marzhook.event import PANEL_ACTIONS
+from marzhook.signing import public_part
 from marzhook.store import endpoints, history, inbox, outcomes
 from marzhook.store.outbox import DeliveryFilter
 
@@ -146,6 +147,7 @@ def _page(visit: Visit, endpoint_id: int, *, secret: str | None = None) -> Respo
         rows=rows,
         secret=secret,
         is_inbox=is_inbox,
+        public_key=public_part(endpoint.signing_key) if endpoint.signing_key else None,
         shown=preview(visit, endpoint),
     )
 
@@ -171,7 +173,8 @@ def _form(
 
 def _blank(visit: Visit) -> dict[str, Any]:
     return {
-        "kind": "webhook", "url": "", "name": "", "format": "event", "secret_mode": "auto", "detail": "safe",
+        "kind": "webhook", "url": "", "name": "", "format": "event", "secret_mode": "auto", "signatures": "v1",
+        "detail": "safe",
         "all_actions": True, "actions": [], "ordered": True, "rate_limit": "",
         "concurrency": str(visit.services.settings.endpoint_concurrency), "secret": "", "has_secret": False,
     }  # fmt: skip
@@ -180,7 +183,8 @@ def _blank(visit: Visit) -> dict[str, Any]:
 def _fields_of(endpoint: Endpoint) -> dict[str, Any]:
     return {
         "kind": endpoint.kind, "url": endpoint.url, "name": endpoint.name, "format": endpoint.format,
-        "secret_mode": endpoint.secret_mode, "detail": endpoint.detail, "all_actions": endpoint.actions is None,
+        "secret_mode": endpoint.secret_mode, "signatures": endpoint.signatures, "detail": endpoint.detail,
+        "all_actions": endpoint.actions is None,
         "actions": sorted(endpoint.actions or ()), "ordered": endpoint.ordered,
         "rate_limit": "" if endpoint.rate_limit is None else f"{endpoint.rate_limit:g}",
         "concurrency": str(endpoint.concurrency), "secret": "", "has_secret": endpoint.secret is not None,
@@ -189,7 +193,7 @@ def _fields_of(endpoint: Endpoint) -> dict[str, Any]:
 
 def _as_written(visit: Visit) -> dict[str, Any]:
     """The form as it was sent, to be shown again. A secret does not come back."""
-    names = ("kind", "url", "name", "format", "secret_mode", "detail", "rate_limit", "concurrency")
+    names = ("kind", "url", "name", "format", "secret_mode", "signatures", "detail", "rate_limit", "concurrency")
     return {name: visit.given(name) for name in names} | {
         "all_actions": visit.given("which") != "some",
         "actions": visit.given_all("actions"),
@@ -212,6 +216,7 @@ def _values(visit: Visit, endpoint: Endpoint | None) -> dict[str, Any]:
         "name": fields["name"] or None,
         "format": fields["format"] or None,
         "secret_mode": fields["secret_mode"] or None,
+        "signatures": fields["signatures"] or None,
         "detail": fields["detail"] or None,
         "actions": None if fields["all_actions"] else fields["actions"],
         "ordered": fields["ordered"],
@@ -235,6 +240,7 @@ def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
             format=fields["format"] if fields["format"] in FORMATS else "event",
             secret="…" if fields["has_secret"] else None,
             secret_mode=fields["secret_mode"] if fields["secret_mode"] in SECRET_MODES else "auto",
+            signatures=fields["signatures"] if fields["signatures"] in SIGNATURES else "v1",
             detail=fields["detail"] if fields["detail"] in DETAILS else "safe",
         ),
     )

@@ -13,7 +13,7 @@ from marzhook.delivery import Delivery
 from marzhook.destinations import destination
 from marzhook.endpoint import Endpoint, masked_url
 from marzhook.event import Event, detail_json
-from marzhook.signing import new_secret
+from marzhook.signing import new_private_key, new_secret
 
 SECRET_HEADERS: Final = frozenset({"x-webhook-secret", "webhook-signature"})
 MASKED: Final = "***"
@@ -44,6 +44,8 @@ def preview(
         secret=MASKED if endpoint.secret else None,
         signing_secret=new_secret(),
         previous_signing_secret=None,
+        signing_key=None if endpoint.signatures == "v1" else new_private_key(),
+        previous_signing_key=None,
     )
     now = at or visit.services.clock.now()
     with visit.services.database.read() as conn:

@@ -31,6 +31,10 @@ class Webhook(Destination):
         self._key = signing.key_of(endpoint.signing_secret)
         previous = endpoint.previous_signing_secret
         self._previous_key = signing.key_of(previous) if previous else None
+        self._ed25519, self._previous_ed25519 = (
+            signing.private_key_of(key) if key and endpoint.signatures != "v1" else None
+            for key in (endpoint.signing_key, endpoint.previous_signing_key)
+        )
         # Checked once, here, and not for every request.
         self._plain = header("x-webhook-secret", endpoint.secret) if endpoint.secret else ""
         if endpoint.format == "list":
@@ -58,9 +62,13 @@ class Webhook(Destination):
         text = f"[{', '.join(items)}]" if endpoint.format == "list" else items[0]
         body = text.encode()
         message_id, timestamp = self.message_id(ids), int(now.timestamp())
-        signature = signing.sign_v1(self._key, message_id, timestamp, body)
-        if self._previous_key and endpoint.previous_expires_at and now < endpoint.previous_expires_at:
+        rotated = endpoint.previous_expires_at is not None and now < endpoint.previous_expires_at
+        signature = "" if endpoint.signatures == "v1a" else signing.sign_v1(self._key, message_id, timestamp, body)
+        if signature and self._previous_key and rotated:
             signature += " " + signing.sign_v1(self._previous_key, message_id, timestamp, body)
+        for key in (self._ed25519, self._previous_ed25519 if rotated else None):
+            if key is not None:
+                signature += (signature and " ") + signing.sign_v1a(key, message_id, timestamp, body)
         lines = [f"webhook-id: {message_id}", f"webhook-timestamp: {timestamp}", f"webhook-signature: {signature}"]
         if endpoint.secret:
             hashed = secret_mode != "plain"

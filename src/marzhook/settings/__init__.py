@@ -70,6 +70,7 @@ class Settings:
     webhook_addresses: tuple[str, ...]
     webhook_secret: str | None
     webhook_secret_mode: str
+    signatures: str
     webhook_detail: str
     webhook_format: str
     send_interval: float | None
@@ -166,6 +167,8 @@ SETTINGS: Final = (
             "seconds between the tries of a failed delivery, where Marzban's two settings are unset"),
     Setting("MARZHOOK_REJECTED_SCHEDULE", "rejected_schedule", "5,60,300", parsers.schedule,
             "the same for an event that its receiver refuses (400, 422 …) while it accepts others"),
+    Setting("MARZHOOK_SIGNATURES", "signatures", "v1", partial(parsers.choice, endpoint.SIGNATURES),
+            "Standard Webhooks signatures of requests to WEBHOOK_ADDRESS: v1 (HMAC), v1a (ed25519) or both"),
     Setting("MARZHOOK_POLL_INTERVAL", "poll_interval", "60", partial(parsers.seconds, 86_400),
             "seconds between two looks at the users of a panel that is followed (marzhook source)"),
     Setting("MARZHOOK_RETENTION_DAYS", "retention_days", "30", partial(parsers.whole, 1, 3_650),

@@ -65,6 +65,9 @@ def get(conn: sa.Connection, endpoint_id: int, *, held: bool = False) -> Endpoin
 
 def create(tx: Transaction, *, now: datetime, kind: str, url: str, source: str = "api", **values: Any) -> Endpoint:
     """A new endpoint with a fresh signing secret. It is owed every event from now on that it wants."""
+    values = dict(values)
+    if values.get("signatures", "v1") != "v1":
+        values["signing_key"] = signing.new_private_key()
     row = {
         "name": masked_url(url), "format": "event", "secret": None, "secret_mode": "auto", "detail": "safe", "ordered": True,
         "concurrency": 32, "enabled": True, "signing_secret": signing.new_secret(), **_columns(values),
@@ -79,6 +82,8 @@ def update(tx: Transaction, endpoint_id: int, **values: Any) -> Endpoint:
     """Change columns. What was learned of the receiver is forgotten when what it was learned about changes."""
     if values.keys() & {"url", "secret", "secret_mode"}:
         values.setdefault("learned_mode", None)
+    if values.get("signatures", "v1") != "v1" and get(tx.conn, endpoint_id, held=True).signing_key is None:
+        values["signing_key"] = signing.new_private_key()
     columns = _sealed(_columns(values), vault_of(tx.conn))
     result = tx.conn.execute(
         sa.update(_t).where(_t.c.id == endpoint_id, _alive).values(revision=_t.c.revision + 1, **columns)
@@ -105,13 +110,15 @@ def disable(tx: Transaction, endpoint_id: int, reason: str) -> Endpoint:
 
 
 def rotate_secret(tx: Transaction, endpoint_id: int, *, now: datetime) -> Endpoint:
-    """A new signing secret; for ROTATION_OVERLAP requests carry both signatures."""
+    """A new signing secret, and key where there is one; for ROTATION_OVERLAP requests carry the signatures of both."""
     old = get(tx.conn, endpoint_id, held=True)
     return update(
         tx,
         endpoint_id,
         signing_secret=signing.new_secret(),
         previous_signing_secret=old.signing_secret,
+        signing_key=signing.new_private_key() if old.signing_key else None,
+        previous_signing_key=old.signing_key,
         previous_expires_at=now + ROTATION_OVERLAP,
     )
 

@@ -87,6 +87,10 @@ endpoints = Table(
     Column("signing_secret", Text, nullable=False),
     Column("previous_signing_secret", Text),
     Column("previous_expires_at", Double),
+    # v1, v1a or both; and the ed25519 keys of v1a, where that was ever asked for.
+    Column("signatures", Text, nullable=False, server_default=text("'v1'")),
+    Column("signing_key", Text),
+    Column("previous_signing_key", Text),
     Column("ordered", Boolean, nullable=False),
     Column("concurrency", Integer, nullable=False),
     # Requests a second; NULL: no limit.

@@ -32,7 +32,7 @@ from marzhook.store.driver import is_postgresql
 
 log = logging.getLogger(__name__)
 
-SEALED: Final = ("url", "secret", "signing_secret", "previous_signing_secret")
+SEALED: Final = ("url", "secret", "signing_secret", "previous_signing_secret", "signing_key", "previous_signing_key")
 """The columns of `endpoints` that are never written plain."""
 SEALED_META: Final = ("token_key",)
 SEALED_SOURCES: Final = ("url", "password", "token")
@@ -234,10 +234,13 @@ def _revealed(cipher: AESGCM, stored: str) -> str | None:
 def _seal_all(conn: sa.Connection, reveal: Callable[[str], str], cipher: AESGCM) -> None:
     """Also of endpoints that were deleted: their rows stay. The revision is not raised: what it is about is the same."""
     for table, names in _TABLES:
+        # Of a database that is about to be upgraded, what there is.
         if not sa.inspect(conn).has_table(table.name):
-            continue  # a database that is about to be upgraded
-        for row in conn.execute(sa.select(table.c.id, *(table.c[name] for name in names))).mappings().all():
-            values = {name: _sealed(cipher, reveal(row[name])) for name in names if row[name] is not None}
+            continue
+        there = {column["name"] for column in sa.inspect(conn).get_columns(table.name)}
+        sealed = [name for name in names if name in there]
+        for row in conn.execute(sa.select(table.c.id, *(table.c[name] for name in sealed))).mappings().all():
+            values = {name: _sealed(cipher, reveal(row[name])) for name in sealed if row[name] is not None}
             conn.execute(sa.update(table).where(table.c.id == row["id"]).values(values))
     for key in SEALED_META:
         value = _meta_value(conn, key)
