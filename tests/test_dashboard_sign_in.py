@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from dashboard_client import PASSWORD
-from marzhook.dashboard.session import FAILURES, WITHIN, Throttle
+from marzhook.dashboard.session import FAILURES, SESSION, WITHIN, Throttle
 from marzhook.store import admins
 from marzhook.testing import FakeClock
 
@@ -107,9 +107,15 @@ def test_a_forged_sign_in_is_refused(stranger: Browser) -> None:
 
 def test_signing_out_and_a_new_password_end_the_session(browser: Browser) -> None:
     """A lost computer is locked out by changing the password."""
+    # Tokens tell each other apart by the moment at which they were issued.
+    browser.api.clock.advance(1)
     other = browser.another()
     assert other.sign_in().status_code == 303
+    stolen = browser.client.cookies[SESSION]
     assert browser.post("/sign-out").headers["location"] == "/sign-in"
+    thief = browser.another()
+    thief.client.cookies.set(SESSION, stolen, domain="testserver.local")
+    assert thief.get("/").status_code == 303
     assert browser.get("/").status_code == 303
     assert other.get("/").status_code == 200
     browser.api.clock.advance(1)

@@ -57,6 +57,10 @@ def _token(visit: Visit, username: str) -> str:
 
 @pages.post("/sign-out", who=SIGNED_IN)
 def sign_out(visit: Visit) -> Response:
+    services = visit.services
+    # Whoever has read the cookie meanwhile cannot go on with it.
+    with services.database.write() as tx:
+        admins.void_token(tx, visit.bound_to, now=services.clock.now())
     response = visit.to("/sign-in")
     response.delete_cookie(session.SESSION, httponly=True, samesite="lax")
     return response

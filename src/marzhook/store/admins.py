@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ _ALL = "admins"
 
 # What every API call asks.
 _TOKEN_KEY = "SELECT value FROM meta WHERE key = 'token_key'"
+_VOID = "SELECT 1 FROM void_tokens WHERE token_hash = ?"
 _BY_NAME = f"SELECT {', '.join(_t.c.keys())} FROM admins WHERE username = ?"  # noqa: S608 - our own names
 
 _hasher = PasswordHasher()
@@ -207,7 +209,26 @@ def admin_of_token(conn: sa.Connection, token: str, *, now: datetime) -> Admin |
         return None
     if issued_at < max(row["password_reset_at"] or 0.0, row["created_at"]):
         return None
+    if driver.first(conn, _VOID, (_hash(token),)) is not None:
+        return None
     return _read(row)
+
+
+def void_token(tx: Transaction, token: str, *, now: datetime) -> None:
+    """The token of an admin who signs out is good for nothing any more; it must be one that `admin_of_token` takes."""
+    [stored] = driver.execute(tx.conn, _TOKEN_KEY).fetchone()
+    *_, expires_at = _claims(token, stored, vault_of(tx.conn))
+    t = schema.void_tokens
+    tx.conn.execute(sa.delete(t).where(t.c.expires_at <= now.timestamp()))
+    # Signed out twice at once, it is void all the same.
+    tx.lock("void_tokens")
+    if driver.first(tx.conn, _VOID, (_hash(token),)) is None:
+        ends = None if expires_at == float("inf") else expires_at
+        tx.conn.execute(sa.insert(t).values(token_hash=_hash(token), expires_at=ends))
+
+
+def _hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
 
 @lru_cache(maxsize=256)

@@ -209,6 +209,16 @@ api_keys = Table(
 )
 """`key_hash` is SHA-256 of the key: a key is 32 random bytes, so there is nothing to guess and no need to be slow."""
 
+void_tokens = Table(
+    "void_tokens",
+    metadata,
+    Column("token_hash", LargeBinary, primary_key=True),
+    # When the token itself ends, and the row may go; NULL: never.
+    Column("expires_at", Double),
+    sqlite_with_rowid=False,
+)
+"""Admins' tokens that were signed out before their time, as SHA-256."""
+
 users = Table(
     "users",
     metadata,
