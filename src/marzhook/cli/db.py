@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from marzhook.cli import output
 from marzhook.cli.open import nowhere
-from marzhook.errors import DatabaseError
+from marzhook.errors import DatabaseError, SettingError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from marzhook.settings import Settings
     from marzhook.store.database import Database
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Upgrade and check the database.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Upgrade, check and copy the database.")
 
 
 @app.callback()
 def _group() -> None:
-    """Upgrade and check the database."""
+    """Upgrade, check and copy the database."""
 
 
 @app.command()
@@ -79,6 +83,55 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
         output.line(f"\n{output.counted(len(found), 'thing')} to mend." if found else "All is well.")
     if found:
         raise typer.Exit(1)
+
+
+@app.command()
+def copy(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="The SQLite database, with its key file beside it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Copy a SQLite database into the PostgreSQL one of MARZHOOK_DATABASE_URL, which must be empty, and compare the two.
+
+    The service must be stopped. What was interrupted goes on when it is called again. Afterwards the file is not used any
+    more: start the service on PostgreSQL.
+    """
+    from marzhook import settings as marzhook_settings
+    from marzhook.store.copying import Copy
+    from marzhook.store.database import Database
+
+    settings = marzhook_settings.load()
+    if not source.is_file():
+        raise DatabaseError(nowhere(str(source)))
+    with ExitStack() as stack:
+        target = Database.open(
+            settings.database_url, secret_keys=settings.secret_keys, direct_url=settings.worker_database_url
+        )
+        stack.callback(target.close)
+        if target.kind != "PostgreSQL":
+            raise SettingError(
+                "set MARZHOOK_DATABASE_URL to the PostgreSQL database that is to be filled", code="usage"
+            )
+        old = Database.open(f"sqlite:///{source}", secret_keys=settings.secret_keys)
+        stack.callback(old.close)
+        old.claim()
+        progress = stack.enter_context(_progress())
+        task = progress.add_task("copy", total=None)
+        work = Copy(old, target, lambda rows: progress.advance(task, rows))
+        progress.update(task, total=work.begin())
+        rows = work.run()
+    if as_json:
+        output.json_document({"source": old.name, "target": target.name, "rows": rows})
+    else:
+        output.line(", ".join(f"{number:,} {name}" for name, number in rows.items() if number) or "no rows")
+        output.line(f"{old.name} is in {target.name}, compared row by row. Start the service there.")
+
+
+def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("Copying and comparing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 @contextmanager

@@ -32,7 +32,7 @@ COMMANDS: Final = {
     "source": ("marzhook.cli.source:app", "Follow panels over their API: add, list, pause, resume, remove."),
     "ingest": ("marzhook.cli.ingest:app", "Show what panels sent and could not be taken."),
     "replay": ("marzhook.cli.replay:replay", "Owe many deliveries again."),
-    "db": ("marzhook.cli.db:app", "Upgrade and check the database."),
+    "db": ("marzhook.cli.db:app", "Upgrade, check and copy the database."),
     "bench": ("marzhook.cli.bench:bench", "Measure what this machine and this disk can do."),
 }
 """One line a command. The target is a function, or a `typer.Typer` where the command has commands of its own; its module

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import sqlalchemy as sa
 
@@ -28,6 +28,9 @@ FIRST_WAIT, LONGEST_WAIT = 0.02, 1.0
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+MOVING: Final = "moving"
+"""The fact that a database has while it is copied, and its source ever after: see `store/copying.py`."""
 
 
 @dataclass(slots=True)
@@ -260,10 +263,10 @@ class Database(ABC):
         holder = self.holder()
         return [Worker(holder, "local", None, tuple(range(SHARDS)))] if holder else []
 
-    def upgrade(self) -> None:
+    def upgrade(self, *, moving: bool = False) -> None:
         """Create the database or bring it to this version's schema, and find the key to its secrets.
 
-        Raises DatabaseError, DatabaseNewerError.
+        `moving`: also where it is being copied to another place, or was. Raises DatabaseError, DatabaseNewerError.
         """
         self._prepare()
         known = migrations.revisions()
@@ -273,6 +276,8 @@ class Database(ABC):
                 f"{self.name} was made by a newer Marzhook (its schema is {current}, this version knows up to "
                 f"{known[-1]}); install that version again, or restore a backup"
             )
+        if current is not None and not moving:
+            self._refuse_moving()
         self._found_ours()
         if current == known[-1] and self._unlocked():
             return
@@ -359,6 +364,21 @@ class Database(ABC):
             )
         revision: str | None = conn.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
         return revision
+
+    def _refuse_moving(self) -> None:
+        with self.read() as conn:
+            mark = self.meta(conn, MOVING)
+        if mark is None:
+            return
+        if mark.startswith("{"):
+            raise DatabaseError(
+                f"the copy into {self.name} is not complete: `marzhook db copy` goes on with it", code="database_moving"
+            )
+        raise DatabaseError(
+            f"{self.name} was copied to PostgreSQL, or is being so: started on both, everything would be delivered twice; set"
+            " MARZHOOK_DATABASE_URL to the new one (to go back to this one: docs/reference.md, Moving to PostgreSQL)",
+            code="database_moving",
+        )
 
     def _unlocked(self) -> bool:
         with self.read() as conn:

@@ -50,7 +50,7 @@ meta = Table(
     Column("value", Text, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Facts about this database: `instance` (prefix of message ids), `token_key`, `vault`, `thresholds`."""
+"""Facts about this database: `instance` (prefix of message ids), `token_key`, `vault`, `thresholds`, `moving`."""
 
 events = Table(
     "events",
