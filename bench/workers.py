@@ -110,6 +110,11 @@ class Shared:
     def _settings(self, database: str) -> dict[str, str]:
         return {"MARZHOOK_DATABASE_URL": self._server.url(database), "MARZHOOK_SECRET_KEY": KEY}
 
+    def _processors(self, pids: list[int]) -> tuple[float, float]:
+        """Seconds of a core that the workers and the server's processes have used."""
+        children = Path(f"/proc/{self._server.process.pid}/task/{self._server.process.pid}/children").read_text()
+        return sum(map(_seconds, pids)), sum(map(_seconds, map(int, children.split())))
+
     @contextmanager
     def _opened(self, name: str) -> Iterator[Database]:
         database = Database.open(self._server.url(name), secret_keys=[KEY])
@@ -118,40 +123,62 @@ class Shared:
         finally:
             database.close()
 
-    def drain(self, sink: Sink, workers: int, written: list[tuple[float, float]]) -> float:
+    def drain(
+        self,
+        sink: Sink,
+        workers: int,
+        written: list[tuple[float, float]],
+        spent: list[tuple[float, float, float]] | None = None,
+    ) -> float:
         """Events a second from the first arrival until nothing is owed; with one worker, `written` gets the rows and the bytes
-        of the log for each."""
+        of the log for each. `spent` gets the seconds of a core that workers, server and receiver needed."""
         name = f"copy_{next(self._copies)}"
         self._server.sql("CREATE DATABASE {} TEMPLATE {}", name, "filled")
         environment = {"PATH": os.environ["PATH"], **environment_for(self._folder, self._url, **self._settings(name))}
         sink.report()
         with ExitStack() as ending, psycopg.connect(self._server.url(name), autocommit=True) as looking:
             before = _written(looking)
-            for _ in range(workers):
-                ending.enter_context(_worker(self._folder, environment))
+            pids = [ending.enter_context(_worker(self._folder, environment)) for _ in range(workers)]
             with self._opened(name) as database:
                 _shared(database, workers)
+                then = [*self._processors(pids), sink.report()["cpu"]]
                 with database.write() as tx:
                     endpoints.enable(tx, 1)
                     tx.announce()
             end = _drained(looking)
+            if spent is not None:
+                report = sink.report()
+                ended = [*self._processors(pids), report["cpu"]]
+                workers_, server_, receiver_ = (late - early for late, early in zip(ended, then, strict=True))
+                spent.append((workers_, server_, receiver_))
             ending.close()
             if workers == 1:
                 rows, wal = (now - then for now, then in zip(_written(looking), before, strict=True))
                 written.append((rows / self._events, wal / self._events))
-        report = sink.report()
+        if spent is None:
+            report = sink.report()
         self._server.sql("DROP DATABASE {} WITH (FORCE)", name)
         return float(report["count"]) / (end - float(report["first"]))
 
 
+def _seconds(pid: int) -> float:
+    """Of a core that the process has used; 0 where it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def _worker(folder: Path, environment: dict[str, str]) -> Iterator[None]:
+def _worker(folder: Path, environment: dict[str, str]) -> Iterator[int]:
+    """Its pid."""
     process = subprocess.Popen(
         [sys.executable, "-m", "marzhook", "worker"], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.wait(30)
@@ -168,7 +195,9 @@ def _shared(database: Database, workers: int) -> None:
 
 def _drained(looking: psycopg.Connection[Any]) -> float:
     deadline = time.monotonic() + PATIENCE
-    while looking.execute("SELECT EXISTS (SELECT 1 FROM pending)").fetchone() == (True,):
+    # From the end, where the rows are that go last: from the beginning each look would pass all that were deleted.
+    last = "SELECT event_id FROM pending ORDER BY endpoint_id DESC, event_id DESC LIMIT 1"
+    while looking.execute(last).fetchone() is not None:
         if time.monotonic() > deadline:
             raise BenchError(f"not everything was delivered within {PATIENCE:g} s")
         time.sleep(0.01)
