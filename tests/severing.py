@@ -17,6 +17,8 @@ class Severed:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.at_commit = 0
+        self.word = b"COMMIT"
+        """What to wait for in its place."""
         self.lost = 0
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -34,7 +36,7 @@ class Severed:
     def _forth(self, client: socket.socket, server: socket.socket, cut: threading.Event) -> None:
         with suppress(OSError):
             while data := client.recv(65536):
-                if b"COMMIT" in data and self.at_commit:
+                if self.word in data and self.at_commit:
                     self.at_commit -= 1
                     cut.set()
                 server.sendall(data)

@@ -106,6 +106,15 @@ def test_a_connection_that_is_lost_before_the_commit_is_made_anew(severed: tuple
     assert events(services.database) == 1
 
 
+def test_what_fails_after_the_commit_is_not_done_again(severed: tuple[Severed, Services]) -> None:
+    """The notification of other processes is lost with its connection: the event is there, once, and nobody is troubled."""
+    way, services = severed
+    way.word, way.at_commit = b"pg_notify", 1
+    assert publish(services, None)
+    assert way.lost == 1
+    assert events(services.database) == 1
+
+
 def test_a_database_that_stays_away_is_told_in_time(
     severed: tuple[Severed, Services], monkeypatch: pytest.MonkeyPatch
 ) -> None:

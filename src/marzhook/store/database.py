@@ -203,10 +203,10 @@ class Database(ABC):
         `durable` False: on disk with the next durable one. So the others do not wait for the disk; a power failure in
         between undoes it, as a whole.
         """
-        with self._explained():
-            with self._writing(durable) as tx:
-                yield tx
-            tx._committed()
+        with self._explained(), self._writing(durable) as tx:
+            yield tx
+        # What fails from here on is no trouble of the transaction, which must not be taken for undone.
+        tx._committed()
 
     def transact(self, work: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
         """Do `work` in a write transaction and return its result once that is on disk.

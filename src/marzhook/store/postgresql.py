@@ -220,7 +220,7 @@ class PostgreSQLDatabase(Database):
 
     def _notify(self) -> None:
         # Lost when the process dies just here: those who listen also look by themselves now and then.
-        with suppress(sa.exc.SQLAlchemyError), self._engine.connect() as conn:
+        with suppress(sa.exc.SQLAlchemyError, psycopg.Error), self._engine.connect() as conn:
             connection: Any = conn.connection.driver_connection
             connection.execute("SELECT pg_notify(%s, '')", (CHANNEL,))
 
