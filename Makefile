@@ -38,12 +38,12 @@ clean: ## Remove .venv and all caches; .env and databases stay
 # To run needs less than to develop, so a first start waits for less. A stamp is newer than what it was installed from.
 .venv/server.stamp: $(DEPENDS) | .venv/bin/pip
 	@echo "Installing what Marzhook needs into .venv (once; it takes a minute) …"
-	@$(PIP) -e '.[server]'
+	@$(PIP) -e '.[server,postgres]'
 	@touch $@
 
 .venv/dev.stamp: $(DEPENDS) | .venv/bin/pip
 	@echo "Installing what Marzhook's development needs into .venv (once; it takes a minute or two) …"
-	@$(PIP) -e '.[server,dev]'
+	@$(PIP) -e '.[server,postgres,dev]'
 	@touch $@ .venv/server.stamp
 
 # Patroni has an environment of its own: it is no part of Marzhook's. Where root runs the tests, Patroni runs as somebody who

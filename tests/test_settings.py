@@ -261,7 +261,13 @@ def test_errors_keep_secrets(name: str, value: str) -> None:
 def test_other_databases() -> None:
     """MySQL and MariaDB are refused with what to take instead; PostgreSQL's URLs are libpq's own, with several hosts too."""
     for url in ("mysql+pymysql://u:p@h/db", "mariadb://u:p@h/db"):
-        assert "is not needed: Marzhook keeps its data in a file" in refused("MARZHOOK_DATABASE_URL", url)
+        told = refused("MARZHOOK_DATABASE_URL", url)
+        assert f"M{url[1:5]}" in told.replace("SQL", "sql").replace("aDB", "adb")
+        assert "is not supported, and not needed: Marzhook keeps its data in a file" in told
+        assert "postgresql://user:password@host/database" in told
+    assert "oracle is not supported, and not needed" in refused("MARZHOOK_DATABASE_URL", "oracle://u:p@h/db")
+    for url in ("postgresql+asyncpg://u:p@h/db", "sqlite+aiosqlite:///marzhook.db"):
+        assert "expected an address without a driver's name" in refused("MARZHOOK_DATABASE_URL", url)
     for url in (
         "postgresql://u:hunter2@h/db?sslpassword=hunter2&password=hunter2",
         "postgresql://u:p@h/db",

@@ -113,18 +113,26 @@ def host(value: str) -> str:
 
 
 def database_url(value: str) -> str:
-    family = re.split(r"[:+]", value.lower(), maxsplit=1)[0]
-    if family in ("mysql", "mariadb"):
-        raise InvalidError(
-            f"{family} is not needed: Marzhook keeps its data in a file of its own, such as sqlite:///marzhook.db,"
-            " or in PostgreSQL where one machine is not enough: postgresql://user:password@host/database"
-        )
     if re.match(r"(postgresql|postgres)://.", value):
         return value
+    scheme = re.match(r"([a-z][a-z0-9]*)(\+[a-z0-9_]+)?://", value.lower())
+    if scheme and scheme[1] not in ("sqlite", "postgresql", "postgres"):
+        raise InvalidError(unsupported(scheme[1]))
+    if scheme and scheme[2]:
+        raise ValueError("an address without a driver's name, such as postgresql://user:password@host/database")
     path = value.removeprefix("sqlite:///")
     if path in (value, "", ":memory:") or path.endswith("/") or "?" in path:
         raise ValueError("a file, such as sqlite:///marzhook.db, or postgresql://user:password@host/database")
     return value
+
+
+def unsupported(family: str) -> str:
+    """What to say of another database: why not, and what instead."""
+    name = {"mysql": "MySQL", "mariadb": "MariaDB"}.get(family, family)
+    return (
+        f"{name} is not supported, and not needed: Marzhook keeps its data in a file of its own, such as sqlite:///marzhook.db,"
+        " or in PostgreSQL where one machine is not enough: postgresql://user:password@host/database"
+    )
 
 
 def postgresql_url(value: str) -> str:

@@ -176,8 +176,17 @@ class Database(ABC):
 
             return SQLiteDatabase(url, busy_timeout=busy_timeout, secret_keys=secret_keys)
         if family in ("postgresql", "postgres"):
-            from marzhook.store.postgresql import PostgreSQLDatabase
-
+            try:
+                from marzhook.store.postgresql import PostgreSQLDatabase
+            except ImportError as error:
+                # psycopg is there or not, or finds no libpq: what to do is the same.
+                if "marzhook" in (error.name or ""):
+                    raise
+                raise DatabaseError(
+                    "PostgreSQL needs a driver that is not installed here; type: pip install 'marzhook[server,postgres]'"
+                    " (in a checkout: make run, or pip install '.[server,postgres]')",
+                    code="driver_missing",
+                ) from None
             return PostgreSQLDatabase(url, busy_timeout=busy_timeout, secret_keys=secret_keys, direct_url=direct_url)
         raise DatabaseError(
             f"{family} is not supported, and not needed: MARZHOOK_DATABASE_URL is sqlite:///FILE or postgresql://…"
