@@ -15,6 +15,7 @@
     ├── NotFoundError           no such thing                                 (HTTP 404)
     ├── ConflictError           it is already there, or in the wrong state    (HTTP 409)
     ├── PanelError              a panel did not answer as it should           (CLI exit 1)
+    ├── RenderError             a template makes nothing of this event
     ├── UnauthorizedError       who are you?                                  (HTTP 401)
     └── ForbiddenError          you may not                                   (HTTP 403)
 
@@ -100,6 +101,10 @@ class ConflictError(MarzhookError):
 
 class PanelError(MarzhookError):
     code = "panel_failed"
+
+
+class RenderError(MarzhookError):
+    code = "render_failed"
 
 
 class UnauthorizedError(MarzhookError):

@@ -1,0 +1,302 @@
+"""Templates: text that people write, with an event put into it. In Jinja's words, but of the language only what always ends.
+
+A template is rendered on the dispatcher's one thread, so no template may take long or make much, whoever wrote it. Jinja's own
+sandbox guards Python's inside and says so: it bounds neither time nor memory. Three things do here:
+
+- What is not listed is refused when the template is read: no macros, blocks, includes or captured output, no calls and so no
+  methods, no `**`. What is left are loops, conditions, `set`, filters and operators.
+- Values are JSON's alone. A dot reads a key of an object, never an attribute of Python's.
+- Each loop, filter, operator and output pays beforehand from the render's budget for all that it will touch. What is made
+  (`~`, `join`, `replace` …) is paid for as well, so nothing can grow beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Any, Final
+
+from jinja2 import TemplateSyntaxError, Undefined, nodes, pass_context
+from jinja2.runtime import Context, LoopContext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+
+from marzhook.destinations.values import FILTERS, TESTS, Written, json_text
+from marzhook.errors import InvalidError, RenderError
+
+MAX_SOURCE: Final = 16 * 1024
+"""Characters of a template."""
+MAX_OUTPUT: Final = 512 * 1024
+"""Characters that a template may make: room for the largest event, written twice."""
+STEPS: Final = 100_000
+"""What a render may spend: a value touched costs one, and one more for every 64 characters of it."""
+MAX_BITS: Final = 1024
+"""Of a whole number that is made: to multiply longer ones takes longer than their length says."""
+_LOOP_ATTRIBUTES: Final = frozenset(
+    {"index", "index0", "revindex", "revindex0", "first", "last", "length", "previtem", "nextitem"}
+)
+_LANGUAGE: Final = (
+    nodes.Template, nodes.Output, nodes.TemplateData, nodes.For, nodes.If, nodes.Assign, nodes.CondExpr,
+    nodes.Name, nodes.Const, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword,
+    nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Filter, nodes.Test, nodes.Compare, nodes.Operand, nodes.Concat,
+    nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos,
+    nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod,
+)  # fmt: skip
+_SAID: Final = {
+    nodes.Call: "nothing can be called; use filters, such as {{ user.note|upper }}",
+    nodes.Pow: "there is no **",
+}
+
+
+class Template:
+    """A template, compiled once. `render` may be called from several threads at a time."""
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        written: Callable[[Any], str] = json_text,
+        filters: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> None:
+        """`written` is how a value becomes text where it is put out (`values.py`). `filters` are further ones: of JSON values,
+        without effects, and no slower than what they are given is long.
+
+        Raises InvalidError, with the line and what is wrong there.
+        """
+        _check_source(source)
+        environment = _Environment(written, {**FILTERS, **(filters or {})})
+        try:
+            tree = _Checked(environment).visit(environment.parse(source))
+            self._template = environment.from_string(tree)
+        except TemplateSyntaxError as error:
+            raise InvalidError(f"template, line {error.lineno}: {error.message}", code="invalid_template") from None
+        except (SyntaxError, RecursionError, MemoryError, ValueError, OverflowError) as error:
+            # What Python makes of loops within loops within loops, or of a hundred brackets.
+            raise InvalidError(
+                f"template: it is too complicated ({type(error).__name__}: {error})", code="invalid_template"
+            ) from None
+
+    def render(self, values: Mapping[str, Any], *, steps: int = STEPS) -> str:
+        """The text that these values (JSON's) make. Raises RenderError, with the line and the reason."""
+        context = self._template.new_context(dict(values))
+        assert isinstance(context, _Context)
+        context.left = steps
+        parts: list[str] = []
+        size = 0
+        try:
+            for part in self._template.root_render_func(context):
+                size += len(part)
+                if size > MAX_OUTPUT:
+                    raise RenderError(f"it makes more than {MAX_OUTPUT} characters")
+                parts.append(part)
+        except Exception as error:
+            reason = str(error) if isinstance(error, RenderError) else f"{type(error).__name__}: {error}"
+            raise RenderError(f"template, line {self._line(error.__traceback__)}: {reason[:300]}") from None
+        return "".join(parts)
+
+    def _line(self, traceback: TracebackType | None) -> int:
+        line = 1
+        while traceback is not None:
+            if traceback.tb_frame.f_globals.get("environment") is self._template.environment:
+                line = self._template.get_corresponding_lineno(traceback.tb_lineno)
+            traceback = traceback.tb_next
+        return line
+
+
+def _check_source(source: object) -> None:
+    if not isinstance(source, str) or not 1 <= len(source) <= MAX_SOURCE:
+        raise InvalidError(f"template must have 1 to {MAX_SOURCE} characters", code="invalid_template")
+    if any((ord(c) < 32 and c not in "\t\r\n") or 0xD800 <= ord(c) <= 0xDFFF for c in source):
+        raise InvalidError("template contains control characters", code="invalid_template")
+
+
+class _Context(Context):
+    """What one render knows, and what it has left to spend."""
+
+    left = 0
+
+    def pay(self, steps: int) -> None:
+        self.left -= steps
+        if self.left < 0:
+            raise RenderError("it takes too long: fewer or shorter loops are needed")
+
+    def weigh(self, value: Any) -> None:
+        """Pay for all that is in a value, however often the same is in it. What is no JSON is refused."""
+        values = [value]
+        while values:
+            one = values.pop()
+            self.pay(1)
+            if isinstance(one, str):
+                self.pay(len(one) >> 6)
+            elif isinstance(one, list | tuple):
+                self.pay(len(one) >> 2)
+                values.extend(one)
+            elif isinstance(one, dict):
+                self.pay(len(one) >> 2)
+                values.extend(one)
+                values.extend(one.values())
+            elif isinstance(one, int):
+                self.pay(one.bit_length() >> 6)
+            elif not (one is None or isinstance(one, float | Undefined)):
+                raise RenderError(f"{type(one).__name__} cannot be used as a value")
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
+    context_class = _Context
+
+    def __init__(self, written: Callable[[Any], str], filters: Mapping[str, Callable[..., Any]]) -> None:
+        # Nothing is evaluated while it compiles: there is no budget then.
+        super().__init__(optimized=False, trim_blocks=True, lstrip_blocks=True, cache_size=0)
+        self.globals = {}
+        self.filters = {name: _paid(function) for name, function in filters.items()}
+        self.offered = frozenset(self.filters)
+        self.filters |= {"weighed": _weighed, "looped": _looped, "concatenated": _concatenated}
+        self.tests = dict(TESTS)
+        self.finalize = pass_context(partial(_put_out, written))
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, LoopContext) and attribute in _LOOP_ATTRIBUTES:
+            return getattr(obj, attribute)
+        return self.getitem(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if isinstance(obj, dict) and isinstance(argument, str | int):
+            return obj[argument] if argument in obj else self.undefined(name=str(argument))
+        if isinstance(obj, list | tuple | str) and isinstance(argument, int) and -len(obj) <= argument < len(obj):
+            return obj[argument]
+        # Also of what is not there: a missing user's note is missing, too.
+        return self.undefined(name=str(argument)[:100])
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        assert isinstance(context, _Context)
+        context.weigh([left, right])
+        texts = isinstance(left, str) and isinstance(right, str)
+        if not (isinstance(left, int | float) and isinstance(right, int | float)) and not (texts and operator == "+"):
+            raise RenderError(
+                f"{operator} wants two numbers, not {_kind(left)} and {_kind(right)}; ~ puts texts together"
+            )
+        result = self.binop_table[operator](left, right)
+        if isinstance(result, int) and result.bit_length() > MAX_BITS:
+            raise RenderError("a number becomes too large")
+        context.weigh(result)
+        return result
+
+    def call(self, *_args: Any, **_values: Any) -> Any:
+        # None is left in the tree; were there one, it would end here.
+        raise RenderError("nothing can be called")
+
+
+class _Checked(NodeTransformer):
+    """Refuses what the language does not have, and lets the rest pay: raises TemplateSyntaxError."""
+
+    def __init__(self, environment: _Environment) -> None:
+        self._offered, self._tests = environment.offered, environment.tests
+
+    def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
+        if type(node) not in _LANGUAGE:
+            said = next((text for kind, text in _SAID.items() if isinstance(node, kind)), None)
+            raise TemplateSyntaxError(said or f"{type(node).__name__} is not possible here", node.lineno)
+        return super().visit(node, *args, **kwargs)
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        if node.recursive:
+            raise TemplateSyntaxError("a loop cannot be recursive", node.lineno)
+        # Each round pays for all that is written in the loop.
+        size = nodes.Const(sum(1 for _ in node.find_all(nodes.Node)), lineno=node.lineno)
+        self.generic_visit(node)
+        node.iter = _filtered(node.iter, "looped", [size])
+        return node
+
+    def visit_Filter(self, node: nodes.Filter) -> nodes.Node:
+        if node.node is None or node.dyn_args is not None or node.dyn_kwargs is not None:
+            raise TemplateSyntaxError("filters stand behind a value, and take no *", node.lineno)
+        if node.name not in self._offered:
+            known = ", ".join(sorted(self._offered))
+            raise TemplateSyntaxError(f"there is no filter {node.name[:60]}; there are {known}", node.lineno)
+        return self.generic_visit(node)
+
+    def visit_Test(self, node: nodes.Test) -> nodes.Node:
+        if node.name not in self._tests or node.args or node.kwargs or node.dyn_args or node.dyn_kwargs:
+            known = ", ".join(sorted(self._tests))
+            raise TemplateSyntaxError(f"there is no such test; there are {known}", node.lineno)
+        return self.generic_visit(node)
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        return _filtered(nodes.List(node.nodes, lineno=node.lineno), "concatenated", [])
+
+    def _weighed(self, node: nodes.Node) -> nodes.Node:
+        self.generic_visit(node)
+        return _filtered(node, "weighed", [])
+
+    visit_List = visit_Dict = _weighed
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+        return self.generic_visit(node) if node.ctx != "load" else self._weighed(node)
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        if isinstance(node.arg, nodes.Slice):
+            node.node = _filtered(node.node, "weighed", [])
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        node.expr = _filtered(node.expr, "weighed", [])
+        for operand in node.ops:
+            operand.expr = _filtered(operand.expr, "weighed", [])
+        return node
+
+
+def _filtered(node: nodes.Node, name: str, args: list[nodes.Expr]) -> nodes.Filter:
+    return nodes.Filter(node, name, args, [], None, None, lineno=node.lineno)
+
+
+@pass_context
+def _weighed(context: _Context, value: Any) -> Any:
+    context.weigh(value)
+    return value
+
+
+@pass_context
+def _looped(context: _Context, value: Any, size: int) -> Any:
+    if value is None or isinstance(value, Undefined):
+        return ()
+    if not isinstance(value, list | tuple | dict):
+        raise RenderError(f"a loop wants a list or an object, not {_kind(value)}")
+    context.pay(len(value) * (1 + size))
+    return value
+
+
+@pass_context
+def _concatenated(context: _Context, values: list[Any]) -> str:
+    context.weigh(values)
+    return "".join(
+        "" if v is None or isinstance(v, Undefined) else v if isinstance(v, str) else json_text(v) for v in values
+    )
+
+
+def _paid(function: Callable[..., Any]) -> Callable[..., Any]:
+    def filtered(context: _Context, *args: Any, **kwargs: Any) -> Any:
+        context.weigh([*args, *kwargs.values()])
+        result = function(*args, **kwargs)
+        context.weigh(result)
+        return result
+
+    return pass_context(filtered)
+
+
+def _put_out(written: Callable[[Any], str], context: _Context, value: Any) -> str:
+    context.weigh(value)
+    if isinstance(value, Written):
+        return value
+    return written(None if isinstance(value, Undefined) else value)
+
+
+def _kind(value: Any) -> str:
+    if value is None or isinstance(value, Undefined):
+        return "nothing"
+    names = {bool: "true or false", str: "a text", dict: "an object", list: "a list", tuple: "a list"}
+    return names.get(type(value), "a number")
