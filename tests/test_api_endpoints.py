@@ -41,7 +41,8 @@ def test_create_and_show(api: Api) -> None:
         "id": 1, "name": "https://shop.example/hook", "kind": "webhook", "url": "https://shop.example/hook",
         "format": "event", "has_secret": True, "secret_mode": "auto", "learned_mode": None,
         "signatures": "v1", "public_key": None, "detail": "safe",
-        "actions": ["user_expired", "user_limited"], "ordered": True, "concurrency": 32,
+        "actions": ["user_expired", "user_limited"], "admins": None, "usernames": None, "condition": None,
+        "has_template": False, "template": None, "ordered": True, "concurrency": 32,
         "rate_limit": None, "enabled": True, "disabled_reason": None, "failing_since": None, "source": "api",
         "previous_secret_expires_at": None,
         "created_at": "2026-01-01T00:00:00Z",
@@ -93,6 +94,12 @@ def test_names_are_no_hiding_place(api: Api, name: str, kept: str) -> None:
         ({"detail": "all"}, "invalid_detail"),
         ({"actions": ["No Action"]}, "invalid_action"),
         ({"actions": []}, "invalid_action"),
+        ({"admins": []}, "invalid_admins"),
+        ({"usernames": ["!"]}, "invalid_usernames"),
+        ({"condition": "user.status == "}, "invalid_condition"),
+        ({"condition": 'user.status == "active"'}, "invalid_condition"),
+        ({"template": "{{ username"}, "invalid_template"),
+        ({"template": "{% include 'x' %}"}, "invalid_template"),
         ({"secret": "a\nb"}, "invalid_secret"),
         ({"secret": ""}, "invalid_secret"),
         ({"name": ""}, "invalid_name"),
@@ -123,6 +130,47 @@ def test_change(api: Api) -> None:
     assert (after["has_secret"], after["actions"], after["detail"]) == (True, ["user_created"], "full")
     bare = api.call("PATCH", path, json={"secret": None, "actions": None, "detail": None}).json()
     assert (bare["has_secret"], bare["actions"], bare["detail"]) == (False, None, "full")
+
+
+def test_a_filter_and_a_template(api: Api) -> None:
+    """They come back as they were given, apply to what is published from then on, and null takes each away."""
+    values = {
+        "admins": ["root"], "usernames": ["vip_*", "!vip_2"], "condition": "user.note",
+        "template": '{"key": "hush", "who": "{{ username }}"}',
+    }  # fmt: skip
+    made = make(api, **values)
+    path = f"/api/v1/endpoints/{made['id']}"
+    event = {"action": "user_updated", "by": {"username": "root"}, "user": {"note": "x"}}
+    given = [{**event, "username": "vip_1"}, {**event, "username": "vip_2"}, {**event, "username": "vip_3", "user": {}}]
+    assert api.post("/api/v1/events", json=given).status_code == 202
+
+    assert {name: made[name] for name in values} == values
+    listed = api.get("/api/v1/deliveries").json()["deliveries"]
+    assert [one["event"]["username"] for one in listed] == ["vip_1"]
+    bare = api.call("PATCH", path, json=dict.fromkeys(values)).json()
+    assert {name: bare[name] for name in values} == dict.fromkeys(values)
+
+
+def test_a_template_may_hold_a_token(api: Api) -> None:
+    """Who may only read learns that there is one; only webhooks have one."""
+    made = make(api, template='{"routing_key": "hush"}')
+    reader = api.key("read")
+    for path in ("/api/v1/endpoints", f"/api/v1/endpoints/{made['id']}"):
+        shown = api.get(path, headers=reader)
+        assert "hush" not in shown.text
+        assert '"has_template": true' in shown.text or '"has_template":true' in shown.text
+    answered = api.post("/api/v1/endpoints", json={"url": DISCORD, "kind": "discord", "template": "{}"})
+    assert (answered.status_code, answered.json()["code"]) == (422, "invalid_template")
+    other = make(api, url=DISCORD, kind="discord")
+    changed = api.call("PATCH", f"/api/v1/endpoints/{other['id']}", json={"template": "{}"})
+    assert (changed.status_code, changed.json()["code"]) == (422, "invalid_template")
+
+
+def test_a_broken_template_is_refused_with_its_line(api: Api) -> None:
+    answered = api.post("/api/v1/endpoints", json={"url": "https://shop.example/", "template": "{\n{{ 1 + }}\n}"})
+    assert answered.json() == {
+        "detail": "template, line 2: unexpected 'end of print statement'", "code": "invalid_template",
+    }  # fmt: skip
 
 
 def test_delete(api: Api) -> None:

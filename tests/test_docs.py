@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from marzhook import settings
+from marzhook import condition, operations, settings
 from marzhook.api.app import create_app
 from marzhook.cli.main import COMMANDS
 from marzhook.clock import from_unix
 from marzhook.delivery import Delivery
 from marzhook.destinations import destination
+from marzhook.destinations.values import FILTERS, TESTS
 from marzhook.dispatch.health import OPERATOR_ACTIONS
 from marzhook.endpoint import Endpoint
-from marzhook.event import PANEL_ACTIONS, TEST_ACTION, Event
+from marzhook.event import PANEL_ACTIONS, TEST_ACTION, Event, NewEvent, detail_json
+from marzhook.filter import Filter, Offered
 from marzhook.signing import new_secret
 
 ROOT = Path(__file__).parent.parent
@@ -92,6 +94,31 @@ def test_the_readmes_request_is_what_is_sent() -> None:
     assert request.body.decode() == body
     for line in head[1:]:
         assert tuple(line.split(": ", 1)) in request.headers
+
+
+def test_the_references_filter_is_one() -> None:
+    """Its example is taken as it stands, and lets pass what it says."""
+    found = re.search(r"```json\n(\{[^`]*\"condition\".*?)```\n\nA condition", REFERENCE, re.DOTALL)
+    assert found
+    wanted = Filter(**operations.checked(json.loads(found[1])))
+    detail = {"by": {"username": "alice"}, "user": {"status": "limited", "data_limit": 10737418241}}
+    for name, passes in (("vip_1", True), ("vip_test1", False), ("anna", False)):
+        new = NewEvent("user_limited", name, detail)
+        assert wanted.passes(Offered(new, 0.0, detail_json(new.detail))) is passes
+    assert {f"`{name}`" for name in condition.ARGUMENTS} <= set(re.findall("`[a-z_]+`", REFERENCE))
+
+
+def test_the_references_template_makes_what_it_says() -> None:
+    """Template, event and body stand one after the other; and each filter and test has its word."""
+    found = re.search(r"```jinja\n(.*?)\n```.*?```json\n(.*?)\n```.*?```json\n(.*?)\n```", REFERENCE, re.DOTALL)
+    assert found
+    event = json.loads(found[2])
+    detail = {key: value for key, value in event.items() if key in ("by", "user")}
+    one = Event(1, event["action"], event["username"], event["enqueued_at"], detail_json(detail))
+    endpoint = Endpoint(1, "docs", "webhook", "http://x/", template=found[1], signing_secret=new_secret())
+    assert destination(endpoint, instance="docs").item(Delivery(1, one), one.time) == found[3]
+    for name in (*FILTERS, *TESTS):
+        assert re.search(rf"`{name}[`(]", REFERENCE), name
 
 
 def test_make_targets_of_the_readme_exist() -> None:

@@ -177,7 +177,6 @@ def test_all_that_is_set_comes_back(database: Database, clock: FakeClock) -> Non
         with database.read() as conn:
             assert endpoints.get(conn, one.id) == one
         assert (one.actions, one.ordered, one.concurrency, one.detail) == (actions, False, 7, "full")
-    assert not Endpoint(1, "n", "webhook", "u", actions=frozenset()).wants("user_created")
 
 
 def test_deleting_cancels_what_is_owed(database: Database, outbox: Outbox, clock: FakeClock) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from marzhook.errors import InvalidError
+from marzhook.filter import Filter
 
 KINDS: Final = ("webhook", "discord")
 FORMATS: Final = ("event", "list", "standard")
@@ -37,7 +38,15 @@ class Endpoint:
     """What `auto` found that the receiver accepts: plain or hmac; None: not known yet."""
     detail: str = "safe"
     actions: frozenset[str] | None = None
-    """The actions that are owed to it; None: all."""
+    """The actions that are owed to it; None: all. This and the next three are its filter: all must hold (`filter.py`)."""
+    admins: frozenset[str] | None = None
+    """Owed are events of these admins' users, and what these admins did; None: of all."""
+    usernames: tuple[str, ...] | None = None
+    """Patterns of users' names, such as `vip_*` and `!test_*`; None: all."""
+    condition: str | None = None
+    """A JMESPath expression over the event that must be true; None: none."""
+    template: str | None = field(default=None, repr=False)
+    """What makes a webhook's body (`destinations/template.py`), and may hold a receiver's token; None: its `format` says."""
     signing_secret: str = field(default="", repr=False)
     """`whsec_…`, of the Standard Webhooks signature."""
     previous_signing_secret: str | None = field(default=None, repr=False)
@@ -69,8 +78,10 @@ class Endpoint:
         """Who writes the environment owns the machine, and may point anywhere; others reach public addresses only."""
         return self.source != "environment"
 
-    def wants(self, action: str) -> bool:
-        return self.actions is None or action in self.actions
+    @property
+    def filter(self) -> Filter:
+        """What is owed to it."""
+        return Filter(self.actions, self.admins, self.usernames, self.condition)
 
 
 LONGEST_SHOWN = 20

@@ -16,6 +16,7 @@
     ├── ConflictError           it is already there, or in the wrong state    (HTTP 409)
     ├── PanelError              a panel did not answer as it should           (CLI exit 1)
     ├── RenderError             a template makes nothing of this event
+    ├── ConditionError          a filter's condition cannot be evaluated for this event
     ├── UnauthorizedError       who are you?                                  (HTTP 401)
     └── ForbiddenError          you may not                                   (HTTP 403)
 
@@ -105,6 +106,10 @@ class PanelError(MarzhookError):
 
 class RenderError(MarzhookError):
     code = "render_failed"
+
+
+class ConditionError(MarzhookError):
+    code = "condition_failed"
 
 
 class UnauthorizedError(MarzhookError):

@@ -60,6 +60,8 @@ class NewEvent:
     action: str
     username: str
     detail: Mapping[str, JSON] = field(default_factory=dict, repr=False)
+    owner: str | None = None
+    """The admin whose user it is, where the detail does not say so: filters ask for him, the wire does not have him."""
 
 
 class Event(NamedTuple):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from marzhook.condition import check_condition
 from marzhook.delivery import DELIVERED, PENDING, SETTLED_STATES
+from marzhook.destinations.template import check_template
 from marzhook.endpoint import (
     DETAILS,
     FORMATS,
@@ -21,6 +23,7 @@ from marzhook.endpoint import (
 )
 from marzhook.errors import ConflictError, InvalidError
 from marzhook.event import TEST_ACTION, Event, NewEvent, check_action, check_username
+from marzhook.filter import check_actions, check_admins, check_usernames
 from marzhook.runtime import Services
 from marzhook.store import endpoints, history
 from marzhook.store.database import Transaction
@@ -38,6 +41,15 @@ _AHEAD: Final = timedelta(days=1)
 
 
 CHOICES: Final = {"format": FORMATS, "secret_mode": SECRET_MODES, "detail": DETAILS, "signatures": SIGNATURES}
+CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
+    "actions": check_actions,
+    "admins": check_admins,
+    "usernames": check_usernames,
+    "condition": check_condition,
+    "template": check_template,
+}
+"""What an endpoint's filter and template have to pass."""
+MAY_BE_NONE: Final = frozenset({"secret", "rate_limit", *CHECKS})
 
 # -- endpoints
 
@@ -45,9 +57,9 @@ CHOICES: Final = {"format": FORMATS, "secret_mode": SECRET_MODES, "detail": DETA
 def checked(values: Mapping[str, Any]) -> dict[str, Any]:
     """An endpoint's columns as a person gave them, ready to be stored. Raises InvalidError for the first wrong one.
 
-    None means something as `secret`, `actions` and `rate_limit`; elsewhere it is the same as missing.
+    None means something as one of MAY_BE_NONE; elsewhere it is the same as missing.
     """
-    found = {k: v for k, v in values.items() if v is not None or k in ("secret", "actions", "rate_limit")}
+    found = {k: v for k, v in values.items() if v is not None or k in MAY_BE_NONE}
     if "url" in found:
         check_url(found["url"])
     for name, choices in CHOICES.items():
@@ -64,11 +76,15 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
             f"secret must have 1 to {MAX_SECRET} printable ASCII characters: it travels in a header",
             code="invalid_secret",
         )
-    if found.get("actions") is not None:
-        if not found["actions"]:
-            raise InvalidError("actions is empty; null means all of them", code="invalid_action")
-        found["actions"] = frozenset(check_action(action) for action in found["actions"])
+    for name, check in CHECKS.items():
+        if found.get(name) is not None:
+            found[name] = check(found[name])
     return found
+
+
+def _check_templated(kind: str, columns: Mapping[str, Any]) -> None:
+    if columns.get("template") is not None and kind != "webhook":
+        raise InvalidError(f"template is for the kind webhook, not {kind}", code="invalid_template")
 
 
 def create_endpoint(
@@ -78,6 +94,7 @@ def create_endpoint(
     check_choice("kind", kind, KINDS)
     address = check_url(url)
     columns = checked(values) | {"enabled": enabled}
+    _check_templated(kind, columns)
     columns.setdefault("name", masked_url(address))
     columns.setdefault("concurrency", services.settings.endpoint_concurrency)
     if not enabled:
@@ -98,6 +115,7 @@ def change_endpoint(services: Services, endpoint_id: int, values: Mapping[str, A
                 f"endpoint {endpoint_id} comes from the settings; change {_settings_of(before)} and restart Marzhook",
                 code="endpoint_from_environment",
             )
+        _check_templated(before.kind, columns)
         after = endpoints.update(tx, endpoint_id, **columns) if columns else before
         tx.after_commit(services.outbox.wake)
     return after

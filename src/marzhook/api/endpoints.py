@@ -1,7 +1,7 @@
 """/api/v1/endpoints: where events go.
 
 What is secret is write-only: `secret` never comes back (`has_secret` does), and a signing secret is shown once, in the
-answer to the call that made it. Whole URLs, which may hold tokens, are for the scope `admin`.
+answer to the call that made it. Whole URLs and templates, which may hold tokens, are for the scope `admin`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _SHOWN = {
     "id": 1, "name": "shop", "kind": "webhook", "url": "https://shop.example/hook", "format": "event",
     "has_secret": True, "secret_mode": "auto", "learned_mode": "hmac", "signatures": "both",
     "public_key": "whpk_…", "detail": "safe",
-    "actions": ["user_expired", "user_limited"], "ordered": True, "concurrency": 32,
+    "actions": ["user_expired", "user_limited"], "admins": None, "usernames": ["vip_*", "!vip_test"],
+    "condition": "user.status != 'on_hold'", "has_template": True, "template": '{"text": "{{ username }}: {{ action }}"}',
+    "ordered": True, "concurrency": 32,
     "rate_limit": None, "enabled": True, "disabled_reason": None, "failing_since": None,
     "source": "api", "previous_secret_expires_at": None, "created_at": "2026-01-01T00:00:00Z",
 }  # fmt: skip
@@ -34,7 +36,8 @@ _ONCE = _SHOWN | {"signing_secret": "whsec_…"}
 
 
 class EndpointChange(BaseModel):
-    """What is missing stays as it is; `secret: null` sends none, `actions: null` sends all."""
+    """What is missing stays as it is; `secret: null` sends none; `null` as a part of the filter (`actions`, `admins`,
+    `usernames`, `condition`) means any, and `template: null` sends the format's own body."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,6 +49,19 @@ class EndpointChange(BaseModel):
     signatures: str | None = Field(default=None, description=" | ".join(SIGNATURES))
     detail: str | None = Field(default=None, description=" | ".join(DETAILS))
     actions: list[str] | None = Field(default=None, description="only these; null: all")
+    admins: list[str] | None = Field(
+        default=None, description="only events of these admins' users, and what these admins did; null: all"
+    )
+    usernames: list[str] | None = Field(
+        default=None,
+        description="only of users whose names match a pattern (vip_*), and none with a ! (!test_*); null: all",
+    )
+    condition: str | None = Field(default=None, description="only where this JMESPath expression is true; null: always")
+    template: str | None = Field(
+        default=None,
+        repr=False,
+        description="Jinja that makes each event's JSON, for the kind webhook; null: the format's",
+    )
     ordered: bool | None = Field(default=None, description="one user's events one after the other")
     concurrency: Annotated[int | None, Field(ge=1, le=1000)] = None
     rate_limit: Annotated[float | None, Field(gt=0, le=100_000, description="requests a second; null: no limit")] = None

@@ -87,7 +87,7 @@ def attempt_shown(attempt: Attempt) -> dict[str, Any]:
 
 
 def endpoint_shown(endpoint: Endpoint, *, full: bool) -> dict[str, Any]:
-    """An endpoint as answers show it; `full`: with its whole URL."""
+    """An endpoint as answers show it; `full`: with its whole URL and its template."""
     return {
         "id": endpoint.id,
         "name": endpoint.name if full else name_shown(endpoint.name),
@@ -101,6 +101,11 @@ def endpoint_shown(endpoint: Endpoint, *, full: bool) -> dict[str, Any]:
         "public_key": public_part(endpoint.signing_key) if endpoint.signing_key else None,
         "detail": endpoint.detail,
         "actions": None if endpoint.actions is None else sorted(endpoint.actions),
+        "admins": None if endpoint.admins is None else sorted(endpoint.admins),
+        "usernames": endpoint.usernames,
+        "condition": endpoint.condition,
+        "has_template": endpoint.template is not None,
+        "template": endpoint.template if full else None,
         "ordered": endpoint.ordered,
         "concurrency": endpoint.concurrency,
         "rate_limit": endpoint.rate_limit,

@@ -104,6 +104,14 @@ class Template:
         return line
 
 
+def check_template(source: object) -> str:
+    """Return a template that can be rendered, or raise InvalidError with the line and what is wrong there."""
+    if not isinstance(source, str):
+        raise InvalidError("template must be a text", code="invalid_template")
+    Template(source)
+    return source
+
+
 def _check_source(source: object) -> None:
     if not isinstance(source, str) or not 1 <= len(source) <= MAX_SOURCE:
         raise InvalidError(f"template must have 1 to {MAX_SOURCE} characters", code="invalid_template")

@@ -2,13 +2,16 @@
 
 Whatever the format, a request carries the Standard Webhooks headers, signed with the endpoint's own secret, and, where a
 WEBHOOK_SECRET is set, `x-webhook-secret` as the panel's page documents it: the secret itself, or the hex HMAC of the body.
+
+An endpoint with a template gets what that makes of each event instead: any JSON. All else stays, and what is signed is the
+body that was made.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +19,8 @@ from marzhook import signing
 from marzhook.delivery import ACCEPTED, Delivery, Outcome, Verdict
 from marzhook.destinations.base import Destination, failed
 from marzhook.endpoint import Endpoint
-from marzhook.event import Event
+from marzhook.errors import InvalidError, RenderError
+from marzhook.event import JSON, Event
 from marzhook.request import Request, Response, header
 
 # json.dumps on its way to the same function asks for each of its options first.
@@ -37,6 +41,7 @@ class Webhook(Destination):
         )
         # Checked once, here, and not for every request.
         self._plain = header("x-webhook-secret", endpoint.secret) if endpoint.secret else ""
+        self._template = None if endpoint.template is None else _renderer(endpoint.template)
         if endpoint.format == "list":
             self.max_items, self.max_bytes = 100, 256 * 1024  # type: ignore[misc] # of this instance
 
@@ -45,6 +50,8 @@ class Webhook(Destination):
     def item(self, delivery: Delivery, now: datetime) -> str:
         event, tries = delivery.event, delivery.tries
         detail = event.detail_at(self.endpoint.detail)
+        if self._template is not None:
+            return self._made(self._template, delivery, detail)
         match self.endpoint.format:
             case "list":
                 # The panel's own order since 0.4.0. Its `send_at` is when the request was due; here, when it was made.
@@ -56,6 +63,15 @@ class Webhook(Destination):
                 return f'{{"type": "{event.action}", "timestamp": "{moment}", "data": {data}}}'
             case _:
                 return documented(event, tries, detail)
+
+    def _made(self, render: _Render, delivery: Delivery, detail: str) -> str:
+        wire = json.loads(documented(delivery.event, delivery.tries, detail))
+        text = render({**wire, "event": wire, "id": self.message_id([delivery.event.id])}).strip()
+        try:
+            json.loads(text, parse_constant=_no_json)
+        except (ValueError, RecursionError) as error:
+            raise RenderError(f"template: what it makes is no JSON: {error}"[:300]) from None
+        return text
 
     def request(self, items: Sequence[str], ids: Sequence[int], now: datetime, *, secret_mode: str) -> Request:
         endpoint = self.endpoint
@@ -103,6 +119,29 @@ class Webhook(Destination):
         if status == 410:
             return Outcome(Verdict.GONE)
         return failed(response, now)
+
+
+_Render = Callable[[Mapping[str, JSON]], str]
+
+
+def _renderer(source: str) -> _Render:
+    # Jinja is the server's: who tests a receiver with `marzhook.testing` need not have it.
+    from marzhook.destinations.template import Template
+
+    try:
+        return Template(source).render
+    except InvalidError as error:
+        # Looked at when it was written, by another version perhaps. Its deliveries fail, and the dispatcher goes on.
+        reason = str(error)
+
+    def broken(_values: Mapping[str, JSON]) -> str:
+        raise RenderError(reason)
+
+    return broken
+
+
+def _no_json(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON's")
 
 
 def documented(event: Event, tries: int, detail: str) -> str:

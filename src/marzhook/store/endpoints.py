@@ -191,8 +191,11 @@ def revisions(conn: sa.Connection) -> dict[int, int]:
 
 def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
     columns = dict(values)
-    if columns.get("actions") is not None:
-        columns["actions"] = json.dumps(sorted(columns["actions"]))
+    for name in ("actions", "admins"):
+        if columns.get(name) is not None:
+            columns[name] = json.dumps(sorted(columns[name]))
+    if columns.get("usernames") is not None:
+        columns["usernames"] = json.dumps(columns["usernames"])
     for name in ("previous_expires_at", "failing_since"):
         if columns.get(name) is not None:
             columns[name] = columns[name].timestamp()
@@ -209,8 +212,9 @@ def _read(row: sa.Row[Any], vault: Vault) -> Endpoint:
     for name in SEALED:
         if values[name] is not None:
             values[name] = vault.reveal(values[name])
-    if values["actions"] is not None:
-        values["actions"] = frozenset(json.loads(values["actions"]))
+    for name, kind in (("actions", frozenset), ("admins", frozenset), ("usernames", tuple)):
+        if values[name] is not None:
+            values[name] = kind(json.loads(values[name]))
     for name in ("previous_expires_at", "created_at", "failing_since"):
         if values[name] is not None:
             values[name] = from_unix(values[name])

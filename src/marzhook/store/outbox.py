@@ -7,6 +7,7 @@ row would cost five times as much).
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,12 +23,20 @@ from marzhook import signals
 from marzhook.clock import from_unix
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING, Delivery, Settlement
 from marzhook.endpoint import REMOVED
+from marzhook.errors import ConditionError
 from marzhook.event import SHARDS, Event, NewEvent, details_json, shard_of
+from marzhook.filter import Filter, Offered
 from marzhook.store import driver, schema
 from marzhook.store import outbox_sql as sql
 from marzhook.store.database import Database, Transaction
 from marzhook.store.driver import Statement, is_postgresql
 from marzhook.store.statements import as_list
+
+log = logging.getLogger(__name__)
+
+_Row = tuple[int, str, str, float, str | None, str | None]
+"""An event's, as INSERT_EVENTS takes it."""
+_UNFILTERED: Final = [None, None, None, None]
 
 LANE_LOCKS: Final = 1024
 LEAVING: Final = "endpoints"
@@ -85,7 +94,9 @@ class Outbox:
 
         Runs in the caller's transaction: a change and its events are committed together or not at all. Disabled endpoints
         are owed too (kept for them), those that left the settings or were deleted are not.
-        `only_to`: owed to that endpoint alone, whatever its filter (a test event). `except_for`: not to that one.
+        An endpoint's filter (`marzhook.filter`) is asked here and never again; where its condition cannot be evaluated for
+        an event, that is owed. `only_to`: owed to that endpoint alone, whatever its filter (a test event). `except_for`: not
+        to that one.
         """
         if not new_events:
             return []
@@ -93,15 +104,25 @@ class Outbox:
         ids = self._take_ids(tx, new_events)
         at = now.timestamp()
         owed_to = self._owed_to(conn, only_to)
-        full = any(wants_full for _, _, wants_full in owed_to)
-        rows = []
+        full = any(wants_full for _, wants_full, _ in owed_to)
+        rows: list[_Row] = []
         for event_id, new in zip(ids, new_events, strict=True):
             shown, whole = details_json(new.detail, full=full)
             rows.append((event_id, new.action, new.username, at, shown or None, whole or None))
         sql.INSERT_EVENTS(conn, rows)
-        for endpoint_id, actions, _ in owed_to:
-            if endpoint_id != except_for:
-                self._owe(conn, endpoint_id, [row for row in rows if actions is None or row[1] in actions])
+        offered: dict[int, Offered] = {}
+        for endpoint_id, _, wanted in owed_to:
+            if endpoint_id == except_for:
+                continue
+            if wanted is None:
+                self._owe(conn, endpoint_id, rows)
+            elif wanted.by_action:
+                self._owe(conn, endpoint_id, [row for row in rows if row[1] in (wanted.actions or ())])
+            else:
+                offered = offered or {
+                    row[0]: Offered(new, at, row[4] or "") for row, new in zip(rows, new_events, strict=True)
+                }
+                self._owe(conn, endpoint_id, _passed(endpoint_id, wanted, rows, offered))
         signals.emit("publish.before_commit")
         tx.announce()
         tx.after_commit(self._published)
@@ -126,12 +147,12 @@ class Outbox:
         tx.lock(LEAVING, shared=True)
         return [row[0] for row in driver.execute(tx.conn, sql.NEXT_IDS, (len(new_events),))]
 
-    def _owed_to(self, conn: sa.Connection, only_to: int | None) -> list[tuple[int, frozenset[str] | None, bool]]:
-        """Endpoints, with the actions that they want (None: all) and whether they get credentials."""
+    def _owed_to(self, conn: sa.Connection, only_to: int | None) -> list[tuple[int, bool, Filter | None]]:
+        """Endpoints, whether they get credentials, and what they want (None: all)."""
         if only_to is not None:
-            return [(only_to, None, True)]
+            return [(only_to, True, None)]
         rows = driver.execute(conn, sql.OWED, (REMOVED,))
-        return [(id_, None if actions is None else _action_set(actions), bool(full)) for id_, actions, full in rows]
+        return [(id_, bool(full), None if texts == _UNFILTERED else _filter(*texts)) for id_, full, *texts in rows]
 
     def _published(self) -> None:
         signals.emit("publish.after_commit")
@@ -317,10 +338,31 @@ def _list(shards: Iterable[int]) -> str:
     return f"{{{','.join(map(str, sorted(shards)))}}}"
 
 
-@lru_cache(maxsize=1024)
-def _action_set(actions: str) -> frozenset[str]:
-    """An endpoint's filter as its row has it; read at every publish, and nearly always the same."""
-    return frozenset(json.loads(actions))
+@lru_cache(maxsize=4096)
+def _filter(actions: str | None, admins: str | None, usernames: str | None, condition: str | None) -> Filter:
+    """An endpoint's filter as its row has it; read at every publish, and nearly always the same. Endpoints with the same
+    one share it, and so what it said of an event."""
+    one, two, three = (None if text is None else json.loads(text) for text in (actions, admins, usernames))
+    return Filter(one, two, three, condition)
+
+
+def _passed(endpoint_id: int, wanted: Filter, rows: Sequence[_Row], offered: Mapping[int, Offered]) -> list[_Row]:
+    """What of the rows the filter lets pass. Rather one event too many than one too few: where nobody can tell, it is owed."""
+    found, unclear = [], []
+    for row in rows:
+        try:
+            passes = offered[row[0]].meets(wanted)
+        except ConditionError as error:
+            passes = True
+            unclear.append(str(error))
+        if passes:
+            found.append(row)
+    if unclear:
+        log.warning(
+            "a condition could not be evaluated: the event is delivered all the same",
+            extra={"fields": {"endpoint": endpoint_id, "events": len(unclear), "reason": unclear[0]}},
+        )
+    return found
 
 
 def filtered(table: sa.Table, which: DeliveryFilter, *, query_events: bool) -> sa.FromClause:

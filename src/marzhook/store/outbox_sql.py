@@ -20,9 +20,11 @@ LAST_ID = Statement(
 )
 # PostgreSQL's writers do not wait for each other: each takes its ids from the sequence.
 NEXT_IDS = Statement("", "SELECT nextval('events_id_seq') FROM generate_series(1, ?)")
+_OWED = """
+    SELECT id, detail = 'full', actions, admins, usernames, condition FROM endpoints WHERE deleted_at IS NULL"""
 OWED = Statement(
-    "SELECT id, actions, detail = 'full' FROM endpoints WHERE deleted_at IS NULL AND disabled_reason IS NOT ?",
-    "SELECT id, actions, detail = 'full' FROM endpoints WHERE deleted_at IS NULL AND disabled_reason IS DISTINCT FROM ?",
+    f"{_OWED} AND disabled_reason IS NOT ?",
+    f"{_OWED} AND disabled_reason IS DISTINCT FROM ?",
 )
 INSERT_EVENTS = insert_many(schema.events, "id", "action", "username", "enqueued_at", "detail", "full_detail")
 INSERT_PENDING = insert_many(schema.pending, *KEY)

@@ -83,7 +83,13 @@ endpoints = Table(
     Column("secret_mode", Text, nullable=False),
     Column("learned_mode", Text),
     Column("detail", Text, nullable=False),
+    # The filter: lists in JSON, and an expression. NULL: any.
     Column("actions", Text),
+    Column("admins", Text),
+    Column("usernames", Text),
+    Column("condition", Text),
+    # Sealed: what a receiver's body has to have may be secret.
+    Column("template", Text),
     Column("signing_secret", Text, nullable=False),
     Column("previous_signing_secret", Text),
     Column("previous_expires_at", Double),

@@ -32,7 +32,9 @@ from marzhook.store.driver import is_postgresql
 
 log = logging.getLogger(__name__)
 
-SEALED: Final = ("url", "secret", "signing_secret", "previous_signing_secret", "signing_key", "previous_signing_key")
+SEALED: Final = (
+    "url", "secret", "signing_secret", "previous_signing_secret", "signing_key", "previous_signing_key", "template",
+)  # fmt: skip
 """The columns of `endpoints` that are never written plain."""
 SEALED_META: Final = ("token_key",)
 SEALED_SOURCES: Final = ("url", "password", "token")

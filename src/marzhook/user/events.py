@@ -21,7 +21,8 @@ def changes(
     if after is None:
         if before is None:
             return []
-        return [NewEvent(event.USER_DELETED, before.username, {"by": by.shown() if by else None})]
+        owner = before.admin.username if before.admin else None
+        return [NewEvent(event.USER_DELETED, before.username, {"by": by.shown() if by else None}, owner)]
     author = {"by": by.shown() if by else None}
     user = {"user": after.shown()}
     found: list[tuple[str, dict[str, JSON]]] = []
