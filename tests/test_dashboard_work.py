@@ -81,6 +81,9 @@ def test_an_endpoint_is_made_changed_paused_and_deleted(browser: Browser) -> Non
         ({"concurrency": "1.5"}, "whole number from 1 to 1000"),
         ({"rate_limit": "0"}, "more than 0"),
         ({"secret": "geheim ü"}, "This secret cannot be used"),
+        ({"usernames": "vip_*, !"}, "These patterns of names cannot be used."),
+        ({"condition": 'user.status == "active"'}, "write a text as 'active'"),
+        ({"template": "{\r\n{{ 1 + }}\r\n}"}, "template, line 2: unexpected"),
     ],
 )
 def test_a_wrong_field_is_told_and_the_rest_is_kept(browser: Browser, wrong: dict[str, str], said: str) -> None:
@@ -91,6 +94,49 @@ def test_a_wrong_field_is_told_and_the_rest_is_kept(browser: Browser, wrong: dic
     assert said in html.unescape(got.text)
     assert 'value="kept"' in got.text
     assert "hidden-word" not in got.text
+
+
+def test_a_filter_and_a_template_are_written_into_the_form(browser: Browser) -> None:
+    """They are kept as they were written, shown again, and taken away where their field is emptied."""
+    fields = {
+        "kind": "webhook", "url": "https://shop.example/hook", "name": "shop", "admins": "alice, bob",
+        "usernames": "vip_*,!vip_2", "condition": " user.status == 'active' ", "template": '{\r\n"who": "{{ username }}"}',
+    }  # fmt: skip
+    assert browser.post("/endpoints/new", fields, on="/endpoints/new").status_code == 200
+    with browser.services.database.read() as conn:
+        [endpoint] = endpoints.all_endpoints(conn)
+    assert (endpoint.admins, endpoint.usernames) == ({"alice", "bob"}, ("vip_*", "!vip_2"))
+    assert (endpoint.condition, endpoint.template) == ("user.status == 'active'", '{\n"who": "{{ username }}"}')
+    path = f"/endpoints/{endpoint.id}"
+    page = html.unescape(browser.page(path))
+    for shown in ("alice", "!vip_2", "user.status == 'active'", '"who": "marzban_test_user"'):
+        assert shown in page
+    form = html.unescape(browser.page(f"{path}/edit"))
+    for written in ('value="alice, bob"', 'value="vip_*, !vip_2"', '"who": "{{ username }}"}</textarea>'):
+        assert written in form
+
+    emptied = fields | dict.fromkeys(["admins", "usernames", "condition", "template"], "")
+    assert browser.post(f"{path}/edit", emptied).headers["location"] == path
+    with browser.services.database.read() as conn:
+        after = endpoints.get(conn, endpoint.id)
+    assert (after.admins, after.usernames, after.condition, after.template) == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"template": '{"who": "{{ username }}"}'}, '{"who": "marzban_test_user"}'),
+        ({"template": "{{ 1 + "}, "This template cannot be used."),
+        ({"template": "{{ username }}"}, "The template makes no JSON of this event."),
+        ({"template": "\n{{ username + 1 }}"}, "line 1: + wants two numbers"),
+        ({"condition": "user.status == "}, "Incomplete expression"),
+        ({"admins": "x" * 200}, "These names of admins cannot be used."),
+    ],
+)
+def test_the_preview_keeps_up_with_the_template(browser: Browser, written: dict[str, str], said: str) -> None:
+    """It shows the body that is made, or in words why there is none."""
+    fields = {"kind": "webhook", "url": "https://shop.example/hook", "name": "", **written}
+    assert said in html.unescape(browser.post("/endpoints/preview", fields, on="/endpoints/new").text)
 
 
 def test_an_endpoint_of_the_settings_is_not_changed_here(browser: Browser) -> None:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from marzhook import operations
 from marzhook.dashboard import words
-from marzhook.dashboard.preview import preview
+from marzhook.dashboard.preview import Shown, preview
 from marzhook.dashboard.visit import Pages, Visit, number
 from marzhook.endpoint import DETAILS, FORMATS, KINDS, REMOVED, SECRET_MODES, SIGNATURES, Endpoint
 from marzhook.errors import InvalidError, MarzhookError, http_status
@@ -177,6 +177,7 @@ def _blank(visit: Visit) -> dict[str, Any]:
         "detail": "safe",
         "all_actions": True, "actions": [], "ordered": True, "rate_limit": "",
         "concurrency": str(visit.services.settings.endpoint_concurrency), "secret": "", "has_secret": False,
+        "admins": "", "usernames": "", "condition": "", "template": "",
     }  # fmt: skip
 
 
@@ -188,13 +189,20 @@ def _fields_of(endpoint: Endpoint) -> dict[str, Any]:
         "actions": sorted(endpoint.actions or ()), "ordered": endpoint.ordered,
         "rate_limit": "" if endpoint.rate_limit is None else f"{endpoint.rate_limit:g}",
         "concurrency": str(endpoint.concurrency), "secret": "", "has_secret": endpoint.secret is not None,
+        "admins": ", ".join(sorted(endpoint.admins or ())), "usernames": ", ".join(endpoint.usernames or ()),
+        "condition": endpoint.condition or "", "template": endpoint.template or "",
     }  # fmt: skip
 
 
 def _as_written(visit: Visit) -> dict[str, Any]:
     """The form as it was sent, to be shown again. A secret does not come back."""
-    names = ("kind", "url", "name", "format", "secret_mode", "signatures", "detail", "rate_limit", "concurrency")
+    names = (
+        "kind", "url", "name", "format", "secret_mode", "signatures", "detail", "rate_limit", "concurrency", "admins",
+        "usernames", "condition",
+    )  # fmt: skip
     return {name: visit.given(name) for name in names} | {
+        # Browsers end lines in two characters.
+        "template": visit.given("template").replace("\r\n", "\n"),
         "all_actions": visit.given("which") != "some",
         "actions": visit.given_all("actions"),
         "ordered": visit.given("ordered") == "yes",
@@ -219,6 +227,7 @@ def _values(visit: Visit, endpoint: Endpoint | None) -> dict[str, Any]:
         "signatures": fields["signatures"] or None,
         "detail": fields["detail"] or None,
         "actions": None if fields["all_actions"] else fields["actions"],
+        **_narrowing(fields),
         "ordered": fields["ordered"],
         "concurrency": None if concurrency is None else int(concurrency),
         "rate_limit": rate,
@@ -228,8 +237,26 @@ def _values(visit: Visit, endpoint: Endpoint | None) -> dict[str, Any]:
     return values
 
 
+def _narrowing(fields: dict[str, Any]) -> dict[str, Any]:
+    """What of a filter is written as text, and the template, as columns."""
+    lists = {
+        name: [part.strip() for part in fields[name].split(",") if part.strip()] for name in ("admins", "usernames")
+    }
+    return {
+        "admins": lists["admins"] or None,
+        "usernames": lists["usernames"] or None,
+        "condition": fields["condition"].strip() or None,
+        "template": fields["template"].strip() or None,
+    }
+
+
 def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
-    """The request that these fields lead to, as far as they make sense already."""
+    """The request that these fields lead to, as far as they make sense already; or what is wrong with filter or template."""
+    narrowing = _narrowing(fields)
+    try:
+        operations.checked(narrowing)
+    except InvalidError as error:
+        return Shown(problem=visit.problem(error))
     return preview(
         visit,
         Endpoint(
@@ -242,5 +269,6 @@ def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
             secret_mode=fields["secret_mode"] if fields["secret_mode"] in SECRET_MODES else "auto",
             signatures=fields["signatures"] if fields["signatures"] in SIGNATURES else "v1",
             detail=fields["detail"] if fields["detail"] in DETAILS else "safe",
+            template=narrowing["template"],
         ),
     )

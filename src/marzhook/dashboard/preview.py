@@ -12,6 +12,7 @@ from marzhook.dashboard.visit import Visit
 from marzhook.delivery import Delivery
 from marzhook.destinations import destination
 from marzhook.endpoint import Endpoint, masked_url
+from marzhook.errors import RenderError
 from marzhook.event import Event, detail_json
 from marzhook.signing import new_private_key, new_secret
 
@@ -21,12 +22,13 @@ MASKED: Final = "***"
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A request without its secrets."""
+    """A request without its secrets; or why there is none, in the reader's words and the program's."""
 
-    first_line: str
-    headers: tuple[tuple[str, str], ...]
-    body: str
-    curl: str
+    first_line: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    body: str = ""
+    curl: str = ""
+    problem: tuple[str, str] | None = None
 
 
 def preview(
@@ -51,9 +53,11 @@ def preview(
     with visit.services.database.read() as conn:
         instance = visit.services.database.meta(conn, "instance") or ""
     target = destination(masked, instance=instance)
-    request = target.request(
-        [target.item(Delivery(endpoint.id, event, tries), now)], [event.id], now, secret_mode=target.secret_mode
-    )
+    try:
+        item = target.item(Delivery(endpoint.id, event, tries), now)
+    except RenderError as error:
+        return Shown(problem=visit.problem(error))
+    request = target.request([item], [event.id], now, secret_mode=target.secret_mode)
     headers = tuple((name, MASKED if name in SECRET_HEADERS else value) for name, value in request.headers)
     url = _masked(endpoint.url)
     body = request.body.decode()

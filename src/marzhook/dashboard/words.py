@@ -53,6 +53,11 @@ _PROBLEMS: Final = {
     "invalid_name": N_("This name cannot be used."),
     "invalid_secret": N_("This secret cannot be used: 1 to 1,024 printable ASCII characters."),
     "invalid_action": N_("Choose at least one action, or all."),
+    "invalid_admins": N_("These names of admins cannot be used."),
+    "invalid_usernames": N_("These patterns of names cannot be used."),
+    "invalid_condition": N_("This condition cannot be used."),
+    "invalid_template": N_("This template cannot be used."),
+    "render_failed": N_("The template makes no JSON of this event."),
     "invalid_number": N_("A number is expected here."),
     "invalid_time": N_("A date is expected here."),
     "endpoint_from_environment": N_("This endpoint comes from the settings: change it there and restart Marzhook."),
@@ -79,7 +84,12 @@ _FIELDS: Final = {
     "note": N_("This text cannot be used: at most 500 characters."),
 }
 # Whose own message says more than its code does: what exactly is wrong, in English.
-_DETAILED: Final = frozenset({"invalid_url", "invalid_name", "invalid_user", "invalid_number", "invalid_time"})
+_DETAILED: Final = frozenset(
+    {
+        "invalid_url", "invalid_name", "invalid_user", "invalid_number", "invalid_time", "invalid_admins", "invalid_usernames",
+        "invalid_condition", "invalid_template", "render_failed",
+    }
+)  # fmt: skip
 
 
 def state(language: Language, name: str) -> str:
