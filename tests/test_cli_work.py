@@ -141,6 +141,89 @@ def test_endpoints_test_shows_the_answer(tmp_path: Path) -> None:
         assert "refused with 404" in refused.stdout
 
 
+def test_endpoints_are_made_and_edited_with_filters_and_a_template(tmp_path: Path) -> None:
+    """What is given is kept, what is cleared is gone, and a new endpoint shows its signing secret once."""
+    template = tmp_path / "body.jinja"
+    template.write_text('{"token": "hush", "who": "{{ username }}"}')
+    filters = ("--admin", "alice", "--user", "vip_*", "--user", "!vip_2", "--condition", "user.status == 'active'")
+    new = as_json(
+        tmp_path, "endpoints", "create", "https://shop.example/hook?key=hidden", *filters, "--template", str(template),
+        "--action", "user_updated", "--secret", "sesame", "--rate-limit", "2",
+    )  # fmt: skip
+    assert (new["admins"], new["usernames"], new["actions"]) == (["alice"], ["vip_*", "!vip_2"], ["user_updated"])
+    assert (new["condition"], new["has_template"], new["has_secret"]) == ("user.status == 'active'", True, True)
+    assert new["signing_secret"].startswith("whsec_")
+    shown = marzhook(tmp_path, "endpoints", "show", "1").stdout
+    assert "vip_*, !vip_2" in shown
+    assert not any(secret in shown for secret in ("hush", "sesame", "hidden", "whsec_"))
+
+    edited = marzhook(tmp_path, "endpoints", "edit", "1", "--template", "-", "--clear", "admins", text="{}").stdout
+    assert edited == "Endpoint 1 is changed: admins, template.\n"
+    after = as_json(tmp_path, "endpoints", "edit", "1", "--clear", "template", "--clear", "condition", "--name", "shop")
+    assert (after["admins"], after["condition"], after["has_template"], after["name"]) == (None, None, False, "shop")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("create", "ftp://x/"), "must start with http"),
+        (("create", "http://x/", "--condition", 'user.status == "active"'), "write a text as 'active'"),
+        (("create", "http://x/", "--user", "!"), "usernames"),
+        (("create", "http://x/", "--template", "nowhere"), "cannot be read: No such file"),
+        (("create", "http://x/", "--kind", "discord", "--template", "body"), "for the kind webhook"),
+        (("edit", "1"), "nothing is to be changed"),
+        (("edit", "1", "--clear", "url"), "--clear must be one of"),
+        (("edit", "1", "--clear", "admins", "--admin", "a"), "exclude each other"),
+        (("edit", "1", "--template", "broken"), "template, line 2"),
+    ],
+)
+def test_what_is_wrong_with_an_endpoint_is_told(tmp_path: Path, args: tuple[str, ...], said: str) -> None:
+    """Exit 2, one line, and nothing is made or changed."""
+    (tmp_path / "body").write_text("{}")
+    (tmp_path / "broken").write_text("{\n{{ 1 + }}")
+    marzhook(tmp_path, "endpoints", "create", "http://first.example/")
+    before = as_json(tmp_path, "endpoints", "list")
+    ended = marzhook(tmp_path, "endpoints", *args, expect=2)
+    assert said in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert as_json(tmp_path, "endpoints", "list") == before
+
+
+def test_endpoints_try_says_what_an_event_comes_to(tmp_path: Path) -> None:
+    """Whether it is owed, which part says no, and the body; nothing is sent, and nothing owed."""
+    user = '{"user": {"status": "active", "note": null}}'
+    marzhook(tmp_path, "send", "user_updated", "vip_1", "--data", user)
+    (tmp_path / "body").write_text('{"who": "{{ username }}"}')
+    marzhook(
+        tmp_path,
+        "endpoints",
+        "create",
+        "http://x/",
+        "--user",
+        "vip_*",
+        "--condition",
+        "user.note",
+        "--template",
+        "body",
+    )
+
+    def tried(*changes: str, expect: int = 0) -> str:
+        if changes:
+            marzhook(tmp_path, "endpoints", "edit", "1", *changes)
+        return marzhook(tmp_path, "endpoints", "try", "1", "--event", "1", expect=expect).stdout
+
+    refused = tried()
+    assert "is not for endpoint 1." in refused
+    assert "Its filter does not let it pass: condition." in refused
+    assert '{"who": "vip_1"}' in refused
+    assert "cannot be evaluated, so it is delivered" in tried("--condition", "contains(user.note, 'x')")
+    assert "is for endpoint 1." in tried("--condition", "user.status == 'active'")
+    assert "does not let it pass: usernames" in tried("--user", "gold_*")
+    (tmp_path / "body").write_text("{{ username }}")
+    assert "No body can be made: template: what it makes is no JSON" in tried("--template", "body", expect=1)
+    assert as_json(tmp_path, "endpoints", "show", "1")["pending"] == 0
+
+
 @pytest.mark.parametrize(
     "args", [("endpoints", "show", "7"), ("deliveries", "show", "1", "9"), ("users", "show", "zoe")]
 )

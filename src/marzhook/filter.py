@@ -87,14 +87,20 @@ class Filter:
         """Whether nothing but the action matters."""
 
     def passes(self, one: Offered) -> bool:
-        """The cheapest question first. Raises ConditionError where the condition cannot be evaluated for this event."""
+        """Raises ConditionError where the condition cannot be evaluated for this event."""
+        return self.refused_by(one) is None
+
+    def refused_by(self, one: Offered) -> str | None:
+        """The part that does not let it pass, the cheapest asked first. Raises ConditionError as `passes` does."""
         if self.actions is not None and one.event.action not in self.actions:
-            return False
+            return "actions"
         if self._matches is not None and not self._matches(one.name):
-            return False
+            return "usernames"
         if self._admins is not None and not one.admins & self._admins:
-            return False
-        return self._condition is None or self._condition.holds(one.wire)
+            return "admins"
+        if self._condition is not None and not self._condition.holds(one.wire):
+            return "condition"
+        return None
 
 
 def _condition(expression: str) -> Condition:

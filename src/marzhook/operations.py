@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+from marzhook.clock import Clock
 from marzhook.condition import check_condition
 from marzhook.delivery import DELIVERED, PENDING, SETTLED_STATES
 from marzhook.destinations.template import check_template
@@ -25,9 +26,10 @@ from marzhook.errors import ConflictError, InvalidError
 from marzhook.event import TEST_ACTION, Event, NewEvent, check_action, check_username
 from marzhook.filter import check_actions, check_admins, check_usernames
 from marzhook.runtime import Services
+from marzhook.settings import Settings
 from marzhook.store import endpoints, history
-from marzhook.store.database import Transaction
-from marzhook.store.outbox import DeliveryFilter
+from marzhook.store.database import Database, Transaction
+from marzhook.store.outbox import DeliveryFilter, Outbox
 
 MAX_NAME: Final = 200
 MAX_SECRET: Final = 1024
@@ -50,6 +52,20 @@ CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
 }
 """What an endpoint's filter and template have to pass."""
 MAY_BE_NONE: Final = frozenset({"secret", "rate_limit", *CHECKS})
+
+
+class Works(Protocol):
+    """What these need of a service, or of a command beside one."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def database(self) -> Database: ...
+    @property
+    def outbox(self) -> Outbox: ...
+
 
 # -- endpoints
 
@@ -88,7 +104,7 @@ def _check_templated(kind: str, columns: Mapping[str, Any]) -> None:
 
 
 def create_endpoint(
-    services: Services, *, kind: str, url: str | None, enabled: bool, values: Mapping[str, Any]
+    services: Works, *, kind: str, url: str | None, enabled: bool, values: Mapping[str, Any]
 ) -> Endpoint:
     """From now on it is owed every event that it wants. `values` are further columns. Raises InvalidError."""
     check_choice("kind", kind, KINDS)
@@ -105,7 +121,7 @@ def create_endpoint(
     return made
 
 
-def change_endpoint(services: Services, endpoint_id: int, values: Mapping[str, Any]) -> Endpoint:
+def change_endpoint(services: Works, endpoint_id: int, values: Mapping[str, Any]) -> Endpoint:
     """Change columns. Raises InvalidError, NotFoundError; ConflictError for an endpoint of the settings."""
     columns = checked(values)
     with services.database.write() as tx:

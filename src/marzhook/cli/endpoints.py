@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from marzhook.cli import output
+from marzhook.cli import endpoint_changes, output
 from marzhook.cli.deliveries import warn_when_nobody_sends
 from marzhook.cli.open import choice_options, opened
 from marzhook.endpoint import REMOVED, Endpoint, masked_url
@@ -22,6 +22,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Endpoints: w
 Id = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**62, help="The endpoint's number, as `list` shows it.")]
 BACKLOG: Final = ("send", "skip")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+app.command()(endpoint_changes.create)
+app.command()(endpoint_changes.edit)
+app.command("try")(endpoint_changes.try_)
 
 
 @app.command("list")
@@ -70,6 +74,10 @@ def show(endpoint_id: Id, as_json: AsJson = False) -> None:
             *((("public key", public_part(endpoint.signing_key)),) if endpoint.signing_key else ()),
             ("detail", endpoint.detail),
             ("actions", ", ".join(sorted(endpoint.actions)) if endpoint.actions is not None else "all"),
+            ("admins", ", ".join(sorted(endpoint.admins)) if endpoint.admins is not None else "all"),
+            ("users", ", ".join(endpoint.usernames) if endpoint.usernames is not None else "all"),
+            ("condition", endpoint.condition or "none"),
+            ("template", "none" if endpoint.template is None else output.counted(len(endpoint.template), "character")),
             ("ordered", endpoint.ordered),
             ("concurrency", endpoint.concurrency),
             ("comes from", "the settings" if endpoint.source == "environment" else "the API"),
@@ -192,6 +200,8 @@ def shown(endpoint: Endpoint) -> dict[str, Any]:
         "learned_mode": endpoint.learned_mode, "signatures": endpoint.signatures,
         "public_key": public_part(endpoint.signing_key) if endpoint.signing_key else None, "detail": endpoint.detail,
         "actions": None if endpoint.actions is None else sorted(endpoint.actions),
+        "admins": None if endpoint.admins is None else sorted(endpoint.admins), "usernames": endpoint.usernames,
+        "condition": endpoint.condition, "has_template": endpoint.template is not None,
         "ordered": endpoint.ordered, "concurrency": endpoint.concurrency, "enabled": endpoint.enabled,
         "disabled_reason": endpoint.disabled_reason, "source": endpoint.source,
         "created_at": output.iso(endpoint.created_at),

@@ -26,7 +26,7 @@ COMMANDS: Final = {
         "See it all in 20 seconds: a dozen users, two receivers, one that fails at first.",
     ),
     "users": ("marzhook.cli.users:app", "List, show, create, disable, enable and delete users."),
-    "endpoints": ("marzhook.cli.endpoints:app", "List, show, test, enable and disable endpoints."),
+    "endpoints": ("marzhook.cli.endpoints:app", "List, show, create, edit, try, test, enable and disable endpoints."),
     "deliveries": ("marzhook.cli.deliveries:app", "List, show, retry and cancel deliveries."),
     "import": ("marzhook.cli.importing:app", "Bring a panel's users into the built-in registry."),
     "source": ("marzhook.cli.source:app", "Follow panels over their API: add, list, pause, resume, remove."),
