@@ -79,6 +79,8 @@ class Event(NamedTuple):
     most events pass through without anybody looking inside."""
     full_json: str = ""
     """The same with credentials, where there are any and an endpoint was to get them; empty: no other than `detail_json`."""
+    traceparent: str = ""
+    """To which trace it belongs, as `trace_context.kept` has it; empty: to none."""
 
     def __repr__(self) -> str:
         # Without the detail, which can hold credentials.

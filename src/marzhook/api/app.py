@@ -17,6 +17,7 @@ from marzhook.api import (
     keys,
     marzban_users,
     replay,
+    tracing,
     usage,
 )
 from marzhook.runtime import Services
@@ -35,6 +36,7 @@ def create_app(services: Services) -> FastAPI:
     app = FastAPI(title="Marzhook", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
     app.state.services = services
     errors.install(app)
+    app.add_middleware(tracing.Traced)
     for face in (admins, marzban_users, events, usage, endpoints, deliveries, replay, keys, ingest, health):
         app.include_router(face.router)
     docs.install(app)

@@ -41,7 +41,9 @@ DROPPED: Final = WIRE_KEYS | {"id"}
 """Keys that a publisher cannot set: the name and the action stand elsewhere, and time, tries and id are ours."""
 
 _SHOWN = {"id": 7, "webhook_id": "msg_1f3a_7", "action": "user_updated", "username": "marzban_test_user"}
-_PUBLISHED = _SHOWN | {"enqueued_at": 1680506457.636369, "detail": {"by": {"username": "admin", "is_sudo": True}}}
+_PUBLISHED = _SHOWN | {
+    "enqueued_at": 1680506457.636369, "detail": {"by": {"username": "admin", "is_sudo": True}}, "traceparent": None
+}  # fmt: skip
 _BODY = {
     "requestBody": {
         "required": True,
@@ -69,7 +71,8 @@ async def publish(
     request: Request, services: ServicesDep, caller: EventWriter, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """One object or an array of up to 1,000 `{username, action, …}`, all of them or none. Further fields follow the
-    four documented keys on the wire, in their order. With an `Idempotency-Key`, a repeated call changes nothing."""
+    four documented keys on the wire, in their order. With an `Idempotency-Key`, a repeated call changes nothing. Headers
+    `traceparent` and `tracestate` (W3C Trace Context) are kept, and sent on with each request that follows."""
     raw = await request.body()
     return await run_in_threadpool(_publish, services, caller, idempotency_key, raw)
 

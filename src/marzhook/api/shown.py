@@ -28,7 +28,11 @@ def event_shown(event: Event, instance: str, level: str | None = None) -> dict[s
     }
     if level is not None:
         text = event.detail_at(level)
-        shown |= {"enqueued_at": event.enqueued_at, "detail": json.loads(text) if text else {}}
+        shown |= {
+            "enqueued_at": event.enqueued_at,
+            "detail": json.loads(text) if text else {},
+            "traceparent": event.traceparent.partition(" ")[0] or None,
+        }
     return shown
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
+from marzhook import trace_context
 from marzhook.dashboard.visit import Visit
 from marzhook.delivery import Delivery
 from marzhook.destinations import destination
@@ -58,6 +59,8 @@ def preview(
     except RenderError as error:
         return Shown(problem=visit.problem(error))
     request = target.request([item], [event.id], now, secret_mode=target.secret_mode)
+    if event.traceparent:
+        request = request._replace(lines=(*request.lines, *trace_context.lines(event.traceparent)))
     headers = tuple((name, MASKED if name in SECRET_HEADERS else value) for name, value in request.headers)
     url = _masked(endpoint.url)
     body = request.body.decode()

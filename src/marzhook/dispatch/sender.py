@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from marzhook import trace_context
 from marzhook.clock import Clock
 from marzhook.delivery import OUTAGE, PENDING, REJECTED, SPLIT, STANDARD, Delivery, Outcome, Settlement, Verdict, settle
 from marzhook.destinations import destination
@@ -310,7 +311,11 @@ class Sender:
 
     def _request(self, shipment: Shipment, now: datetime) -> Request:
         ids = [delivery.event.id for delivery in shipment.deliveries]
-        return self._destination.request(shipment.items, ids, now, secret_mode=shipment.secret_mode)
+        request = self._destination.request(shipment.items, ids, now, secret_mode=shipment.secret_mode)
+        traced = shipment.traced
+        if traced is None:
+            return request
+        return request._replace(lines=(*request.lines, *trace_context.lines(traced.event.traceparent)))
 
     def resend(self, shipment: Shipment, response: Response) -> Request | None:
         """The same body with the secret in its other mode, where the answer asks for that; None: the answer stands."""

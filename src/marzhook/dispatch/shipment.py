@@ -27,6 +27,14 @@ class Shipment:
     problem: str | None = None
     """Why it cannot be sent at all."""
 
+    @property
+    def traced(self) -> Delivery | None:
+        """The first delivery that belongs to a trace: a request can carry on no more than one. None: none does."""
+        for delivery in self.deliveries:
+            if delivery.event.traceparent:
+                return delivery
+        return None
+
 
 class Answer(NamedTuple):
     """What a response comes to."""

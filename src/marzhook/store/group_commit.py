@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -74,7 +75,9 @@ class GroupCommit:
 
 class _Call:
     def __init__(self, work: Callable[[Transaction], Any]) -> None:
-        self._work = work
+        # It runs on the thread of whoever has the turn, and all the same in the surroundings (the trace) of its caller.
+        context = copy_context()
+        self._work: Callable[[Transaction], Any] = lambda tx: context.run(work, tx)
         self.answer: Future[Any] = Future()
         self.settle: Callable[[], None]
         """Give the answer, now that it is on disk."""

@@ -110,7 +110,7 @@ def events(
     which = DeliveryFilter(actions=None if action is None else (action,), username=username, since=since, until=until)
     top = high if before is None else min(high, before - 1)
     e = _events.c
-    query = sa.select(e.id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail).where(
+    query = sa.select(e.id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, e.traceparent).where(
         e.id.between(low, top), *_about_event(which)
     )
     return [_event(row) for row in conn.execute(query.order_by(e.id.desc()).limit(limit))]
@@ -133,7 +133,9 @@ def event(conn: sa.Connection, event_id: int) -> Event:
     """One event. Raises NotFoundError."""
     e = _events.c
     row = conn.execute(
-        sa.select(e.id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail).where(e.id == event_id)
+        sa.select(e.id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, e.traceparent).where(
+            e.id == event_id
+        )
     ).one_or_none()
     if row is None:
         raise NotFoundError(f"there is no event {event_id}", code="event_not_found")
@@ -235,7 +237,7 @@ def _stream(
     )
     query = sa.select(
         d.c.endpoint_id, _endpoints.c.name,
-        e.c.id, e.c.action, e.c.username, e.c.enqueued_at, e.c.detail, e.c.full_detail,
+        e.c.id, e.c.action, e.c.username, e.c.enqueued_at, e.c.detail, e.c.full_detail, e.c.traceparent,
         d.c.state if table is _settled else sa.literal(PENDING).label("state"),
         d.c.tries, d.c.attempts,
         d.c.due_at if table is _pending else sa.null().label("due_at"),
@@ -259,7 +261,8 @@ def _about_event(which: DeliveryFilter, e: sa.FromClause = _events) -> list[sa.C
 
 
 def _event(row: Any) -> Event:
-    return Event(row.id, row.action, row.username, row.enqueued_at, row.detail or "", row.full_detail or "")
+    texts = (row.detail or "", row.full_detail or "", row.traceparent or "")
+    return Event(row.id, row.action, row.username, row.enqueued_at, *texts)
 
 
 def _delivery_row(row: Any) -> DeliveryRow:

@@ -19,7 +19,7 @@ from zlib import crc32
 
 import sqlalchemy as sa
 
-from marzhook import signals
+from marzhook import signals, trace_context
 from marzhook.clock import from_unix
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING, Delivery, Settlement
 from marzhook.endpoint import REMOVED
@@ -93,7 +93,8 @@ class Outbox:
         """Write the events and what is owed of them to each endpoint; return their ids, in order.
 
         Runs in the caller's transaction: a change and its events are committed together or not at all. Disabled endpoints
-        are owed too (kept for them), those that left the settings or were deleted are not.
+        are owed too (kept for them), those that left the settings or were deleted are not. They belong to the trace of whoever
+        calls (`trace_context.current`).
         An endpoint's filter (`marzhook.filter`) is asked here and never again; where its condition cannot be evaluated for
         an event, that is owed. `only_to`: owed to that endpoint alone, whatever its filter (a test event). `except_for`: not
         to that one.
@@ -109,7 +110,10 @@ class Outbox:
         for event_id, new in zip(ids, new_events, strict=True):
             shown, whole = details_json(new.detail, full=full)
             rows.append((event_id, new.action, new.username, at, shown or None, whole or None))
-        sql.INSERT_EVENTS(conn, rows)
+        if traceparent := trace_context.current.get():
+            sql.INSERT_TRACED(conn, [(*row, traceparent) for row in rows])
+        else:
+            sql.INSERT_EVENTS(conn, rows)
         offered: dict[int, Offered] = {}
         for endpoint_id, _, wanted in owed_to:
             if endpoint_id == except_for:
@@ -192,10 +196,10 @@ class Outbox:
         signals.emit("window.read")
         return [
             Delivery(
-                endpoint, Event(id_, action, username, at, detail or "", full or ""), tries, attempts,
+                endpoint, Event(id_, action, username, at, detail or "", full or "", trace or ""), tries, attempts,
                 None if due is None else from_unix(due),
             )
-            for id_, action, username, at, detail, full, tries, attempts, due in rows
+            for id_, action, username, at, detail, full, trace, tries, attempts, due in rows
         ]  # fmt: skip
 
     def _read(self, conn: sa.Connection, query: Statement, **values: Any) -> driver.Cursor:

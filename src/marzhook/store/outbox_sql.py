@@ -26,7 +26,9 @@ OWED = Statement(
     f"{_OWED} AND disabled_reason IS NOT ?",
     f"{_OWED} AND disabled_reason IS DISTINCT FROM ?",
 )
-INSERT_EVENTS = insert_many(schema.events, "id", "action", "username", "enqueued_at", "detail", "full_detail")
+_EVENT = ("id", "action", "username", "enqueued_at", "detail", "full_detail")
+INSERT_EVENTS = insert_many(schema.events, *_EVENT)
+INSERT_TRACED = insert_many(schema.events, *_EVENT, "traceparent")
 INSERT_PENDING = insert_many(schema.pending, *KEY)
 INSERT_SHARDED = insert_many(schema.pending, *KEY, "shard")
 
@@ -34,8 +36,10 @@ INSERT_SHARDED = insert_many(schema.pending, *KEY, "shard")
 
 # Here and below, on PostgreSQL: of the shards that the dispatcher owns.
 _MINE = "coalesce(p.shard, 0) = ANY (CAST(:shards AS smallint[]))"
-_WINDOW = """
-    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
+_READ = """SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, e.traceparent,
+        p.tries, p.attempts, p.due_at"""
+_WINDOW = f"""
+    {_READ}
     FROM pending p JOIN events e ON e.id = p.event_id
     WHERE p.endpoint_id = :endpoint AND p.event_id > :after"""
 _IN_ORDER = "\n    ORDER BY p.event_id LIMIT :limit"
@@ -44,13 +48,13 @@ WINDOW = Statement(_WINDOW + _IN_ORDER, f"{_WINDOW} AND {_MINE}{_IN_ORDER}")
 # CROSS JOIN fixes the order of the loops, here and below: from each id straight to its row. Left to itself, SQLite walks
 # through all that is owed to the endpoint and looks each row up among the ids. The ids come sorted, and so does the answer.
 LOAD = Statement(
-    """
-    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
+    f"""
+    {_READ}
     FROM json_each(:ids) j
     CROSS JOIN pending p ON p.endpoint_id = :endpoint AND p.event_id = j.value
     CROSS JOIN events e ON e.id = p.event_id""",
     f"""
-    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
+    {_READ}
     FROM pending p JOIN events e ON e.id = p.event_id
     WHERE p.endpoint_id = :endpoint AND p.event_id = ANY (CAST(:ids AS bigint[])) AND {_MINE}
     ORDER BY p.event_id""",
@@ -59,8 +63,8 @@ LOAD = Statement(
 # For each username the next events owed to the endpoint behind the given one. CROSS JOIN fixes the order of the loops: names
 # first, and from each name straight into the index on (username, id); LATERAL does the same on PostgreSQL.
 FOLLOWING = Statement(
-    """
-    SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, p.tries, p.attempts, p.due_at
+    f"""
+    {_READ}
     FROM json_each(:lanes) lane
     CROSS JOIN pending p ON p.endpoint_id = :endpoint AND p.event_id IN (
         SELECT q.event_id FROM events f INDEXED BY ix_events_username_id
@@ -70,10 +74,11 @@ FOLLOWING = Statement(
     CROSS JOIN events e ON e.id = p.event_id
     ORDER BY p.event_id""",
     """
-    SELECT n.event_id, n.action, n.username, n.enqueued_at, n.detail, n.full_detail, n.tries, n.attempts, n.due_at
+    SELECT n.event_id, n.action, n.username, n.enqueued_at, n.detail, n.full_detail, n.traceparent,
+        n.tries, n.attempts, n.due_at
     FROM json_array_elements(CAST(:lanes AS json)) AS lane
     CROSS JOIN LATERAL (
-        SELECT q.*, f.action, f.username, f.enqueued_at, f.detail, f.full_detail
+        SELECT q.*, f.action, f.username, f.enqueued_at, f.detail, f.full_detail, f.traceparent
         FROM events f JOIN pending q ON q.endpoint_id = :endpoint AND q.event_id = f.id
         WHERE f.username = lane ->> 0 AND f.id > CAST(lane ->> 1 AS bigint)
         ORDER BY f.id LIMIT :limit) n

@@ -63,6 +63,8 @@ events = Table(
     Column("detail", Text),
     # The same with credentials, where there are any and an endpoint was to get them when the event was published.
     Column("full_detail", Text),
+    # To which trace it belongs (`trace_context.kept`); NULL: to none.
+    Column("traceparent", Text),
     CheckConstraint("length(action) BETWEEN 1 AND 64", name="action"),
     CheckConstraint("length(username) BETWEEN 1 AND 128", name="username"),
     # A lane's next event is found here: "what else is owed of this user, after this one?"
