@@ -37,7 +37,7 @@ def embed(one: Event) -> dict[str, Any]:
 
 
 def sent(*events: Event) -> Request:
-    return DISCORD.request([DISCORD.item(Delivery(1, one), NOW) for one in events], [1], NOW, secret_mode="plain")
+    return DISCORD.request([DISCORD.item(Delivery(1, one), NOW) for one in events], [1], NOW, mode="plain")
 
 
 def fields(one: Event) -> dict[str, str]:
@@ -184,7 +184,7 @@ def packed(events: list[Event]) -> list[dict[str, Any]]:
             break
         size += len(item) + 2
         items.append(item)
-    embeds: list[dict[str, Any]] = json.loads(DISCORD.request(items, [1], NOW, secret_mode="plain").body)["embeds"]
+    embeds: list[dict[str, Any]] = json.loads(DISCORD.request(items, [1], NOW, mode="plain").body)["embeds"]
     return embeds
 
 

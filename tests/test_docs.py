@@ -90,7 +90,7 @@ def test_the_readmes_request_is_what_is_sent() -> None:
     target = destination(endpoint, instance="docs")
     event = Event(1, documented["action"], documented["username"], documented["enqueued_at"])
     now = from_unix(documented["enqueued_at"])
-    request = target.request([target.item(Delivery(1, event), now)], [1], now, secret_mode="plain")
+    request = target.request([target.item(Delivery(1, event), now)], [1], now, mode="plain")
     assert request.body.decode() == body
     for line in head[1:]:
         assert tuple(line.split(": ", 1)) in request.headers
@@ -100,7 +100,7 @@ def test_the_references_filter_is_one() -> None:
     """Its example is taken as it stands, and lets pass what it says."""
     found = re.search(r"```json\n(\{[^`]*\"condition\".*?)```\n\nA condition", REFERENCE, re.DOTALL)
     assert found
-    wanted = Filter(**operations.checked(json.loads(found[1])))
+    wanted = Filter(**operations.checked("webhook", json.loads(found[1])))
     detail = {"by": {"username": "alice"}, "user": {"status": "limited", "data_limit": 10737418241}}
     for name, passes in (("vip_1", True), ("vip_test1", False), ("anna", False)):
         new = NewEvent("user_limited", name, detail)

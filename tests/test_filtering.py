@@ -23,7 +23,9 @@ pytest_plugins = ["registries"]
 
 def owing(database: Database, clock: FakeClock, **values: Any) -> int:
     with database.write() as tx:
-        return endpoints.create(tx, now=clock.now(), kind="webhook", url="http://x/", **operations.checked(values)).id
+        return endpoints.create(
+            tx, now=clock.now(), kind="webhook", url="http://x/", **operations.checked("webhook", values)
+        ).id
 
 
 def owed(outbox: Outbox, endpoint_id: int) -> list[tuple[str, str]]:

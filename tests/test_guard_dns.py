@@ -331,7 +331,7 @@ def test_what_is_accepted_stays_in_its_place(api: Api, places: tuple[Place, Plac
     assert endpoint.guarded
     target, now = destination(endpoint, instance="test"), SystemClock().now()
     event = Event(1, "user_created", "u", now.timestamp())
-    transport.send(target.request([target.item(Delivery(1, event), now)], [1], now, secret_mode="plain"), "token")
+    transport.send(target.request([target.item(Delivery(1, event), now)], [1], now, mode="plain"), "token")
     while not (done := transport.poll(5)):
         pass
     assert done[0][1].status == 200

@@ -105,7 +105,6 @@ def test_postgresqls_catalogues_are_the_same(postgresql: Server, template: str) 
         "INSERT INTO attempts VALUES (1, 9, 1, 1.0, 0.1, 500, NULL, '', '', 'whenever', NULL, NULL)",
         "INSERT INTO events (id, action, username, enqueued_at) VALUES (9, '', 'u', 1.0)",
         "INSERT INTO events (id, action, username, enqueued_at) VALUES (9, 'user_created', '', 1.0)",
-        "UPDATE endpoints SET kind = 'pigeon'",
         "UPDATE endpoints SET format = 'xml'",
         "UPDATE endpoints SET secret_mode = 'none'",
         "UPDATE endpoints SET learned_mode = 'auto'",

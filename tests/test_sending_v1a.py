@@ -29,7 +29,7 @@ def made(database: Database, clock: FakeClock, **values: object) -> Endpoint:
 def sent(endpoint: Endpoint, clock: FakeClock) -> Request:
     target = destination(endpoint, instance="abcd")
     delivery = Delivery(endpoint.id, Event(7, "user_created", "ann", 1.5))
-    return target.request([target.item(delivery, clock.now())], [7], clock.now(), secret_mode="plain")
+    return target.request([target.item(delivery, clock.now())], [7], clock.now(), mode="plain")
 
 
 def proof(request: Request, clock: FakeClock, *keys: str) -> str:

@@ -158,9 +158,9 @@ def test_unknown_names_in_the_environment() -> None:
 
 def test_names_of_the_panel(tmp_path: Path) -> None:
     """The panel's other settings are accepted and listed as not used, once each."""
-    text = "XRAY_JSON = /x.json\nTELEGRAM_API_TOKEN=1:A\nUVICORN_PORT=8000\nXRAY_JSON = /y.json\n"
+    text = "XRAY_JSON = /x.json\nTELEGRAM_PROXY_URL=x\nUVICORN_PORT=8000\nXRAY_JSON = /y.json\n"
     settings = load({}, written(tmp_path, text))
-    assert settings.unused == ("XRAY_JSON", "TELEGRAM_API_TOKEN")
+    assert settings.unused == ("XRAY_JSON", "TELEGRAM_PROXY_URL")
     assert settings.port == 8000
 
 

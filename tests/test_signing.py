@@ -23,7 +23,7 @@ TIMES = st.integers(0, 4_000_000_000)
 
 
 def headers_of(secrets: Endpoint, now: datetime, item: str = '{"username": "a"}') -> tuple[dict[str, str], bytes]:
-    request = Webhook(secrets, instance="i").request([item], [1], now, secret_mode="plain")
+    request = Webhook(secrets, instance="i").request([item], [1], now, mode="plain")
     return dict(request.headers), request.body
 
 

@@ -47,7 +47,7 @@ def event(
 
 def sent(hook: Webhook, *events: Event, tries: int = 0, now: datetime = NOW, mode: str = "plain") -> Request:
     items = [hook.item(Delivery(1, one, tries, tries), now) for one in events]
-    return hook.request(items, [one.id for one in events], now, secret_mode=mode)
+    return hook.request(items, [one.id for one in events], now, mode=mode)
 
 
 def answer(status: int, **headers: str) -> Response:
@@ -178,10 +178,10 @@ def test_secret_modes() -> None:
     expected = hmac.new(SECRET.encode(), request.body, hashlib.sha256).hexdigest()
     assert dict(request.headers)["x-webhook-secret"] == expected
     assert "x-webhook-secret" not in dict(sent(webhook(secret=None), event()).headers)
-    assert webhook(secret_mode="hmac").secret_mode == "hmac"
-    assert webhook().secret_mode == webhook(secret_mode="plain").secret_mode == "plain"
-    assert webhook(learned_mode="hmac").secret_mode == "hmac"
-    assert webhook(secret_mode="plain", learned_mode="hmac").secret_mode == "plain"
+    assert webhook(secret_mode="hmac").mode([]) == "hmac"
+    assert webhook().mode([]) == webhook(secret_mode="plain").mode([]) == "plain"
+    assert webhook(learned_mode="hmac").mode([]) == "hmac"
+    assert webhook(secret_mode="plain", learned_mode="hmac").mode([]) == "plain"
 
 
 def test_the_other_mode_is_tried_where_the_secret_is_refused() -> None:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
 from marzhook.errors import InvalidError
+from marzhook.event import JSON
 from marzhook.filter import Filter
 
-KINDS: Final = ("webhook", "discord")
+KINDS: Final = ("webhook", "discord", "telegram")
 FORMATS: Final = ("event", "list", "standard")
 SECRET_MODES: Final = ("plain", "hmac", "auto")
 DETAILS: Final = ("none", "safe", "full")
 SIGNATURES: Final = ("v1", "v1a", "both")
+LANGUAGES: Final = ("en", "fa", "ru", "zh")
 SOURCES: Final = ("environment", "api")
 
 REMOVED: Final = "no longer in the environment's settings"
 """Why an endpoint of the environment is disabled that the settings name no longer."""
+
+SETTINGS_OF: Final = {
+    "webhook": "WEBHOOK_ADDRESS, WEBHOOK_SECRET, WEBHOOK_SECRET_MODE, WEBHOOK_DETAIL or WEBHOOK_FORMAT",
+    "discord": "DISCORD_WEBHOOK_URL",
+    "telegram": "TELEGRAM_API_TOKEN, TELEGRAM_ADMIN_ID, TELEGRAM_LOGGER_CHANNEL_ID or MARZHOOK_LANGUAGE",
+}
+"""By kind: the first one names the endpoint, the others shape it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,8 @@ class Endpoint:
     """Requests in flight at the most."""
     rate_limit: float | None = None
     """Requests a second at the most; None: no limit."""
+    options: Mapping[str, JSON] = field(default_factory=dict, repr=False)
+    """What else its kind wants to know, as that kind's `checked_options` has it."""
     enabled: bool = True
     disabled_reason: str | None = None
     failing_since: datetime | None = None
@@ -72,6 +83,16 @@ class Endpoint:
     revision: int = 1
     """Grows with every change, so that a dispatcher notices."""
     created_at: datetime | None = None
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """What tells it from the settings' other endpoints: a bot writes to several chats."""
+        return self.kind, self.url, str(self.options.get("chat", ""))
+
+    @property
+    def settings(self) -> str:
+        """What in the settings names and shapes it, where it comes from there."""
+        return SETTINGS_OF[self.kind]
 
     @property
     def guarded(self) -> bool:

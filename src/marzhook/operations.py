@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
+from marzhook import destinations
 from marzhook.clock import Clock
 from marzhook.condition import check_condition
 from marzhook.delivery import DELIVERED, PENDING, SETTLED_STATES
@@ -19,7 +20,6 @@ from marzhook.endpoint import (
     SIGNATURES,
     Endpoint,
     check_choice,
-    check_url,
     masked_url,
 )
 from marzhook.errors import ConflictError, InvalidError
@@ -70,14 +70,17 @@ class Works(Protocol):
 # -- endpoints
 
 
-def checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """An endpoint's columns as a person gave them, ready to be stored. Raises InvalidError for the first wrong one.
+def checked(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns of an endpoint of this kind as a person gave them, to be stored. Raises InvalidError for the first wrong one.
 
     None means something as one of MAY_BE_NONE; elsewhere it is the same as missing.
     """
     found = {k: v for k, v in values.items() if v is not None or k in MAY_BE_NONE}
+    spoken = destinations.KINDS[kind]
     if "url" in found:
-        check_url(found["url"])
+        found["url"] = spoken.checked_url(found["url"])
+    if "options" in found:
+        found["options"] = spoken.checked_options(found["options"])
     for name, choices in CHOICES.items():
         if name in found:
             check_choice(name, found[name], choices)
@@ -108,8 +111,8 @@ def create_endpoint(
 ) -> Endpoint:
     """From now on it is owed every event that it wants. `values` are further columns. Raises InvalidError."""
     check_choice("kind", kind, KINDS)
-    address = check_url(url)
-    columns = checked(values) | {"enabled": enabled}
+    columns = checked(kind, {"options": {}, **values, "url": url or ""}) | {"enabled": enabled}
+    address = columns.pop("url")
     _check_templated(kind, columns)
     columns.setdefault("name", masked_url(address))
     columns.setdefault("concurrency", services.settings.endpoint_concurrency)
@@ -123,12 +126,14 @@ def create_endpoint(
 
 def change_endpoint(services: Works, endpoint_id: int, values: Mapping[str, Any]) -> Endpoint:
     """Change columns. Raises InvalidError, NotFoundError; ConflictError for an endpoint of the settings."""
-    columns = checked(values)
+    with services.database.read() as conn:
+        # A kind never changes.
+        columns = checked(endpoints.get(conn, endpoint_id).kind, values)
     with services.database.write() as tx:
         before = endpoints.get(tx.conn, endpoint_id)
         if before.source == "environment":
             raise ConflictError(
-                f"endpoint {endpoint_id} comes from the settings; change {_settings_of(before)} and restart Marzhook",
+                f"endpoint {endpoint_id} comes from the settings; change {before.settings} and restart Marzhook",
                 code="endpoint_from_environment",
             )
         _check_templated(before.kind, columns)
@@ -149,7 +154,7 @@ def enable_endpoint(services: Services, endpoint_id: int, *, skip_backlog: bool 
     with services.database.write() as tx:
         before = endpoints.get(tx.conn, endpoint_id)
         if before.disabled_reason == REMOVED:
-            setting = "DISCORD_WEBHOOK_URL" if before.kind == "discord" else "WEBHOOK_ADDRESS"
+            setting = before.settings.split(", ")[0]
             raise ConflictError(
                 f"the settings name endpoint {endpoint_id} no longer; put it back into {setting}",
                 code="endpoint_from_environment",
@@ -191,12 +196,6 @@ def test_endpoint(services: Services, endpoint_id: int) -> Event:
         new = NewEvent(TEST_ACTION, TEST_USERNAME)
         [event_id] = services.outbox.publish(tx, [new], now=services.clock.now(), only_to=endpoint_id)
         return history.event(tx.conn, event_id)
-
-
-def _settings_of(endpoint: Endpoint) -> str:
-    if endpoint.kind == "discord":
-        return "DISCORD_WEBHOOK_URL"
-    return "WEBHOOK_ADDRESS, WEBHOOK_SECRET, WEBHOOK_SECRET_MODE, WEBHOOK_DETAIL or WEBHOOK_FORMAT"
 
 
 def name_shown(name: str) -> str:

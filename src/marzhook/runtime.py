@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from marzhook import __version__
 from marzhook.clock import Clock, SystemClock
@@ -73,6 +73,14 @@ def environment_endpoints(settings: Settings, *, inbox_url: str | None = None) -
     ]
     if settings.discord_webhook_url:
         wanted.append(endpoints.Wanted("discord", settings.discord_webhook_url, {**common, "name": "Discord"}))
+    chats = (settings.telegram_channel,) if settings.telegram_channel else settings.telegram_admins
+    for chat in chats if settings.telegram_token else ():
+        options: dict[str, Any] = {"chat": chat, "language": settings.language}
+        if settings.telegram_chats:
+            options["chats"] = dict(settings.telegram_chats)
+        address = f"{settings.telegram_url.rstrip('/')}/bot{settings.telegram_token}"
+        values = {**common, "name": f"Telegram {chat}", "options": options}
+        wanted.append(endpoints.Wanted("telegram", address, values))
     if inbox_url:
         wanted.append(endpoints.Wanted("webhook", inbox_url, {**common, "name": "Inbox"}))
     return wanted

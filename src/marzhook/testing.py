@@ -150,7 +150,7 @@ def webhook_request(
         enqueued_at = detail.pop("enqueued_at", sent_at.timestamp())
         known = Event(event_id, action, username, enqueued_at, detail_json(detail))
         items.append(webhook.item(Delivery(1, known, tries), sent_at))
-    request = webhook.request(items, ids, sent_at, secret_mode="hmac" if hmac else "plain")
+    request = webhook.request(items, ids, sent_at, mode="hmac" if hmac else "plain")
     headers = dict(request.headers)
     for key in (one for one in every if one.startswith(signing.PRIVATE_PREFIX)):
         at = int(headers["webhook-timestamp"])

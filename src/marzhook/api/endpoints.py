@@ -29,7 +29,7 @@ _SHOWN = {
     "actions": ["user_expired", "user_limited"], "admins": None, "usernames": ["vip_*", "!vip_test"],
     "condition": "user.status != 'on_hold'", "has_template": True, "template": '{"text": "{{ username }}: {{ action }}"}',
     "ordered": True, "concurrency": 32,
-    "rate_limit": None, "enabled": True, "disabled_reason": None, "failing_since": None,
+    "rate_limit": None, "options": {}, "enabled": True, "disabled_reason": None, "failing_since": None,
     "source": "api", "previous_secret_expires_at": None, "created_at": "2026-01-01T00:00:00Z",
 }  # fmt: skip
 _ONCE = _SHOWN | {"signing_secret": "whsec_…"}
@@ -65,6 +65,7 @@ class EndpointChange(BaseModel):
     ordered: bool | None = Field(default=None, description="one user's events one after the other")
     concurrency: Annotated[int | None, Field(ge=1, le=1000)] = None
     rate_limit: Annotated[float | None, Field(gt=0, le=100_000, description="requests a second; null: no limit")] = None
+    options: dict[str, Any] | None = Field(default=None, description="what else the kind takes, all of it anew")
 
 
 class NewEndpoint(EndpointChange):

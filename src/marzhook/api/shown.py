@@ -113,6 +113,7 @@ def endpoint_shown(endpoint: Endpoint, *, full: bool) -> dict[str, Any]:
         "ordered": endpoint.ordered,
         "concurrency": endpoint.concurrency,
         "rate_limit": endpoint.rate_limit,
+        "options": endpoint.options if full else {},
         "enabled": endpoint.enabled,
         "disabled_reason": endpoint.disabled_reason,
         "failing_since": iso(endpoint.failing_since),

@@ -184,7 +184,7 @@ def rendering(url: str) -> Callable[[int], Request]:
     def request(number: int) -> Request:
         now = clock.now()
         delivery = Delivery(1, Event(number, "user_updated", f"user{number % USERS}", now.timestamp()))
-        return target.request([target.item(delivery, now)], [number], now, secret_mode="hmac")
+        return target.request([target.item(delivery, now)], [number], now, mode="hmac")
 
     return request
 

@@ -171,11 +171,13 @@ def _remarks(o: Opened, holder: str | None) -> list[str]:
     found = []
     if o.settings.unused:
         found.append(f"in .env, but the panel's alone and not used here: {', '.join(o.settings.unused)}")
+    if o.settings.telegram_token and not (o.settings.telegram_admins or o.settings.telegram_channel):
+        found.append("TELEGRAM_API_TOKEN is set, but no chat: set TELEGRAM_ADMIN_ID or TELEGRAM_LOGGER_CHANNEL_ID, too")
     if holder is not None:
         with o.database.read() as conn:
             inbox_url = inbox.address(o.database, conn)
-        wanted = {(one.kind, one.url) for one in environment_endpoints(o.settings, inbox_url=inbox_url)}
-        running = {(e.kind, e.url) for e in _found(o) if e.source == "environment"}
+        wanted = {one.address for one in environment_endpoints(o.settings, inbox_url=inbox_url)}
+        running = {e.address for e in _found(o) if e.source == "environment"}
         if wanted != running:
             found.append("the running service has other addresses than these settings: restart it to take them over")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -10,7 +11,7 @@ import typer
 
 from marzhook.cli import output
 from marzhook.cli.open import Opened, choice_options, opened
-from marzhook.endpoint import Endpoint, masked_url
+from marzhook.endpoint import KINDS, Endpoint, masked_url
 from marzhook.errors import ConditionError, RenderError, SettingError
 
 if TYPE_CHECKING:
@@ -40,12 +41,15 @@ Condition = Annotated[
 Template = Annotated[
     str | None, typer.Option(metavar="FILE", help="Jinja that makes a webhook's JSON of each event; -: from stdin.")
 ]
+Options = Annotated[
+    str | None, typer.Option(metavar="JSON", help="What else the kind takes, all of it anew: '{\"chat\": -100123}'.")
+]
 RateLimit = Annotated[float | None, typer.Option(min=0.001, max=100_000, help="Requests a second, at the most.")]
 
 
 def create(
-    url: Annotated[str, typer.Argument(help="http://… or https://…")],
-    kind: Annotated[str, typer.Option(help="webhook or discord.")] = "webhook",
+    url: Annotated[str, typer.Argument(help="Its address; of a Telegram bot: the token.")],
+    kind: Annotated[str, typer.Option(help=", ".join(KINDS) + ".")] = "webhook",
     name: Name = None,
     format: Format = None,
     detail: Detail = None,
@@ -56,13 +60,14 @@ def create(
     condition: Condition = None,
     template: Template = None,
     rate_limit: RateLimit = None,
+    options: Options = None,
     as_json: AsJson = False,
 ) -> None:
     """Make an endpoint. It is owed every event from now on that its filter lets pass."""
     from marzhook import operations
     from marzhook.cli.endpoints import shown
 
-    values = _given(name, format, detail, secret, action, admin, user, condition, template, rate_limit)
+    values = _given(name, format, detail, secret, action, admin, user, condition, template, rate_limit, options)
     with opened() as o:
         made = operations.create_endpoint(o, kind=kind, url=url, enabled=True, values=values)
     if as_json:
@@ -85,6 +90,7 @@ def edit(
     condition: Condition = None,
     template: Template = None,
     rate_limit: RateLimit = None,
+    options: Options = None,
     clear: Annotated[
         list[str] | None, typer.Option(metavar="|".join(CLEARED), help="Take this away; repeat for more.")
     ] = None,
@@ -94,7 +100,7 @@ def edit(
     from marzhook import operations
     from marzhook.cli.endpoints import shown
 
-    values = _given(name, format, detail, secret, action, admin, user, condition, template, rate_limit)
+    values = _given(name, format, detail, secret, action, admin, user, condition, template, rate_limit, options)
     cleared = choice_options("--clear", clear, CLEARED) or ()
     both = sorted(values.keys() & set(cleared))
     if both:
@@ -157,14 +163,26 @@ def _given(
     condition: str | None,
     template: str | None,
     rate_limit: float | None,
+    options: str | None,
 ) -> dict[str, Any]:
     """The options that were given, as an endpoint's columns."""
     values = {
         "name": name, "format": format, "detail": detail, "secret": secret, "actions": action or None,
         "admins": admin or None, "usernames": user or None, "condition": condition,
         "template": None if template is None else _read(template), "rate_limit": rate_limit,
+        "options": None if options is None else _object(options),
     }  # fmt: skip
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise SettingError(f"--options {ascii(text)[:60]} is no JSON object", code="usage")
+    return value
 
 
 def _read(template: str) -> str:
@@ -199,4 +217,4 @@ def _body(o: Opened, endpoint: Endpoint, event: Event, instance: str) -> tuple[s
         item = target.item(Delivery(endpoint.id, event._replace(full_json="")), now)
     except RenderError as error:
         return None, str(error)
-    return target.request([item], [event.id], now, secret_mode=target.secret_mode).body.decode(), None
+    return target.request([item], [event.id], now, mode=target.mode([item])).body.decode(), None

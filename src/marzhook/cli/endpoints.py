@@ -125,8 +125,8 @@ def enable(
             endpoint, waiting = endpoints.get(conn, endpoint_id), owed(conn, endpoint_id)
         if endpoint.disabled_reason == REMOVED:
             raise ConflictError(
-                f"endpoint {endpoint_id} is no longer in the settings; put it back into WEBHOOK_ADDRESS or"
-                " DISCORD_WEBHOOK_URL and restart the service"
+                f"endpoint {endpoint_id} is no longer in the settings; put it back into"
+                f" {endpoint.settings.split(', ')[0]} and restart the service"
             )
         if endpoint.enabled:
             output.line(f"Endpoint {endpoint_id} is enabled already; {_deliveries(waiting)} owed to it.")

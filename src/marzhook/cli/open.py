@@ -60,10 +60,10 @@ class Opened:
         """
         settings = self.settings
         # No settings here and endpoints there: this shell stands in the wrong folder, rather than that all were removed.
-        named = settings.webhook_addresses or settings.discord_webhook_url
-        if not named or self.database.holder() is not None:
-            return
         from marzhook.runtime import environment_endpoints
+
+        if not environment_endpoints(settings) or self.database.holder() is not None:
+            return
         from marzhook.store import endpoints, inbox
 
         with self.database.write() as tx:

@@ -12,7 +12,7 @@ from marzhook import settings as settings_module
 from marzhook.api.app import create_app
 from marzhook.api.server import Server
 from marzhook.dashboard.site import install
-from marzhook.runtime import Runtime, hold_signals, wait_for_signal
+from marzhook.runtime import Runtime, environment_endpoints, hold_signals, wait_for_signal
 from marzhook.settings import Settings
 from marzhook.telemetry import configure_logging
 
@@ -76,7 +76,7 @@ def _greet(settings: Settings, address: str, runtime: Runtime) -> None:
             f"First admin: {name}   password: {password}",
             "  (shown this once; SUDO_USERNAME and SUDO_PASSWORD set your own)",
         ]
-    count = len(settings.webhook_addresses) + bool(settings.discord_webhook_url)
+    count = len(environment_endpoints(settings))
     if count:
         lines.append(f"Events go to {count} endpoint{'s' if count > 1 else ''} of the settings.")
     else:

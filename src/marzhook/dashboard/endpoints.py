@@ -6,11 +6,11 @@ from typing import Any
 
 from starlette.responses import Response
 
-from marzhook import operations
-from marzhook.dashboard import words
+from marzhook import destinations, operations
+from marzhook.dashboard import options, words
 from marzhook.dashboard.preview import Shown, preview
 from marzhook.dashboard.visit import Pages, Visit, number
-from marzhook.endpoint import DETAILS, FORMATS, KINDS, REMOVED, SECRET_MODES, SIGNATURES, Endpoint
+from marzhook.endpoint import DETAILS, FORMATS, KINDS, LANGUAGES, REMOVED, SECRET_MODES, SIGNATURES, Endpoint
 from marzhook.errors import InvalidError, MarzhookError, http_status
 from marzhook.event import PANEL_ACTIONS
 from marzhook.signing import public_part
@@ -167,6 +167,8 @@ def _form(
         secret_modes=SECRET_MODES,
         details=DETAILS,
         actions=PANEL_ACTIONS,
+        options=options.FIELDS,
+        languages=LANGUAGES,
         shown=_preview_of(visit, kind, fields),
     )
 
@@ -178,6 +180,7 @@ def _blank(visit: Visit) -> dict[str, Any]:
         "all_actions": True, "actions": [], "ordered": True, "rate_limit": "",
         "concurrency": str(visit.services.settings.endpoint_concurrency), "secret": "", "has_secret": False,
         "admins": "", "usernames": "", "condition": "", "template": "",
+        "options": options.written({}),
     }  # fmt: skip
 
 
@@ -191,6 +194,7 @@ def _fields_of(endpoint: Endpoint) -> dict[str, Any]:
         "concurrency": str(endpoint.concurrency), "secret": "", "has_secret": endpoint.secret is not None,
         "admins": ", ".join(sorted(endpoint.admins or ())), "usernames": ", ".join(endpoint.usernames or ()),
         "condition": endpoint.condition or "", "template": endpoint.template or "",
+        "options": options.written(endpoint.options),
     }  # fmt: skip
 
 
@@ -206,6 +210,7 @@ def _as_written(visit: Visit) -> dict[str, Any]:
         "all_actions": visit.given("which") != "some",
         "actions": visit.given_all("actions"),
         "ordered": visit.given("ordered") == "yes",
+        "options": {name: visit.given(name) for name in options.NAMES},
         "secret": "",
         "has_secret": bool(visit.given("secret")) or visit.given("keep_secret") == "yes",
     }
@@ -231,6 +236,9 @@ def _values(visit: Visit, endpoint: Endpoint | None) -> dict[str, Any]:
         "ordered": fields["ordered"],
         "concurrency": None if concurrency is None else int(concurrency),
         "rate_limit": rate,
+        "options": options.read(
+            endpoint.kind if endpoint else visit.given("kind"), visit.given, endpoint.options if endpoint else {}
+        ),
     }
     if visit.given("secret") or not (endpoint and visit.given("keep_secret") == "yes"):
         values["secret"] = visit.given("secret") or None
@@ -251,15 +259,20 @@ def _narrowing(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
-    """The request that these fields lead to, as far as they make sense already; or what is wrong with filter or template."""
+    """The request that these fields lead to, as far as they make sense already; or what is wrong with what is written."""
     narrowing = _narrowing(fields)
+    kind = kind if kind in KINDS else "webhook"
     try:
-        operations.checked(narrowing)
+        operations.checked(kind, narrowing)
+        chosen = options.read(kind, fields["options"].__getitem__, {})
+        if any(fields["options"].values()):
+            chosen = destinations.KINDS[kind].checked_options(chosen)
     except InvalidError as error:
         return Shown(problem=visit.problem(error))
     return preview(
         visit,
         Endpoint(
+            options=chosen,
             id=0,
             name="",
             kind=kind if kind in KINDS else "webhook",

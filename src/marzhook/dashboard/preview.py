@@ -55,10 +55,10 @@ def preview(
         instance = visit.services.database.meta(conn, "instance") or ""
     target = destination(masked, instance=instance)
     try:
-        item = target.item(Delivery(endpoint.id, event, tries), now)
+        items = [target.item(Delivery(endpoint.id, event, tries), now)]
     except RenderError as error:
         return Shown(problem=visit.problem(error))
-    request = target.request([item], [event.id], now, secret_mode=target.secret_mode)
+    request = target.request(items, [event.id], now, mode=target.mode(items))
     if event.traceparent:
         request = request._replace(lines=(*request.lines, *trace_context.lines(event.traceparent)))
     headers = tuple((name, MASKED if name in SECRET_HEADERS else value) for name, value in request.headers)

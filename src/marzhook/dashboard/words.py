@@ -58,6 +58,7 @@ _PROBLEMS: Final = {
     "invalid_condition": N_("This condition cannot be used."),
     "invalid_template": N_("This template cannot be used."),
     "render_failed": N_("The template makes no JSON of this event."),
+    "invalid_options": N_("One of the fields cannot be used."),
     "invalid_number": N_("A number is expected here."),
     "invalid_time": N_("A date is expected here."),
     "endpoint_from_environment": N_("This endpoint comes from the settings: change it there and restart Marzhook."),
@@ -87,7 +88,7 @@ _FIELDS: Final = {
 _DETAILED: Final = frozenset(
     {
         "invalid_url", "invalid_name", "invalid_user", "invalid_number", "invalid_time", "invalid_admins", "invalid_usernames",
-        "invalid_condition", "invalid_template", "render_failed",
+        "invalid_condition", "invalid_template", "invalid_options", "render_failed",
     }
 )  # fmt: skip
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import email.utils
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from marzhook.delivery import Delivery, Outcome, Verdict
-from marzhook.endpoint import Endpoint
+from marzhook.endpoint import Endpoint, check_url
+from marzhook.errors import InvalidError
+from marzhook.event import JSON
 from marzhook.request import Request, Response
 
 MAX_RETRY_AFTER = 86400.0
@@ -25,6 +28,8 @@ class Destination(ABC):
     """Bytes that the items of a request may have together (one item alone may have more)."""
     concurrency: ClassVar[int] = 1000
     """Requests in flight at the most, whatever the endpoint allows."""
+    rate_limit: float | None = None
+    """Requests a second at the most, whatever the endpoint allows; None: no limit."""
 
     def __init__(
         self, endpoint: Endpoint, *, instance: str, connect_timeout: float = 5.0, timeout: float = 15.0
@@ -35,22 +40,40 @@ class Destination(ABC):
         self._connect_timeout = connect_timeout
         self._timeout = timeout
 
+    @classmethod
+    def checked_url(cls, url: object) -> str:
+        """The address as it is kept. Raises InvalidError with what is expected."""
+        return check_url(url)
+
+    @classmethod
+    def checked_options(cls, options: Mapping[str, JSON]) -> dict[str, JSON]:
+        """The options of this kind as they are kept. Raises InvalidError for the first wrong one."""
+        only(options, ())
+        return {}
+
     @abstractmethod
     def item(self, delivery: Delivery, now: datetime) -> str:
         """One event as JSON text."""
 
+    def together(self, first: str, item: str) -> bool:
+        """Whether `item` may go with the request that `first` begins."""
+        return True
+
     @abstractmethod
-    def request(self, items: Sequence[str], ids: Sequence[int], now: datetime, *, secret_mode: str) -> Request:
+    def request(self, items: Sequence[str], ids: Sequence[int], now: datetime, *, mode: str) -> Request:
         """The request that carries these items (of the events `ids`)."""
 
-    @property
-    def secret_mode(self) -> str:
-        """How the first request of a try carries the secret."""
+    def mode(self, items: Sequence[str]) -> str:
+        """How the first request of a try goes out, where there are several ways: a word between this and the next three."""
         return "plain"
 
-    def other_mode(self, secret_mode: str, response: Response) -> str | None:
-        """The mode in which the same body is to go out once more, in the same try; None: no."""
+    def other_mode(self, mode: str, response: Response) -> str | None:
+        """The mode in which the same items are to go out once more, in the same try; None: no."""
         return None
+
+    def learned(self, items: Sequence[str], mode: str) -> Mapping[str, Any]:
+        """What the endpoint's columns should say now that these items were accepted in this mode; empty: as they are."""
+        return {}
 
     @abstractmethod
     def judge(self, response: Response, now: datetime) -> Outcome:
@@ -65,6 +88,23 @@ class Destination(ABC):
             self._timeout,
             self._guarded,
         )
+
+
+def only(options: Mapping[str, JSON], known: Collection[str]) -> None:
+    """Raises InvalidError for an option that a kind does not have."""
+    for name in options:
+        if name not in known:
+            there = f"there are {', '.join(known)}" if known else "this kind has none"
+            raise InvalidError(f"there is no option {ascii(name)[:60]}; {there}", code="invalid_options")
+
+
+def json_body(response: Response) -> dict[str, Any]:
+    """The answer's JSON object; empty where it is none."""
+    try:
+        value = json.loads(response.body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 _ABOUT_THE_SENDER = frozenset({401, 403, 404, 407, 408, 410, 421, 423, 425, 426, 429})

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from marzhook.delivery import Delivery, Outcome, Verdict
-from marzhook.destinations.base import MAX_RETRY_AFTER, Destination, failed, retry_after
+from marzhook.destinations.base import MAX_RETRY_AFTER, Destination, failed, json_body, retry_after
 from marzhook.event import JSON
 from marzhook.request import Request, Response
 
@@ -40,7 +40,7 @@ _MOST_BYTES = 1 << 100
 _MARKUP = re.compile(r"([\\*_~`|>#\[\]()<@:\-+.!])")
 # Controls, marks that turn the direction of text, whatever takes no room, and halves of surrogate pairs: those come out of
 # JSON, but do not go into UTF-8, and one of them would keep a whole message from being sent.
-_INVISIBLE = re.compile(
+INVISIBLE = re.compile(
     "[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     "\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
 )
@@ -71,7 +71,7 @@ class Discord(Destination):
             embed["footer"] = {"text": footer}
         return json.dumps(embed, ensure_ascii=False)
 
-    def request(self, items: Sequence[str], ids: Sequence[int], now: datetime, *, secret_mode: str) -> Request:
+    def request(self, items: Sequence[str], ids: Sequence[int], now: datetime, *, mode: str) -> Request:
         body = f'{{"content": "", "embeds": [{", ".join(items)}], "allowed_mentions": {{"parse": []}}}}'
         return self._request((), body.encode())
 
@@ -82,7 +82,7 @@ class Discord(Destination):
         if status == 429:
             wait = _asked_to_wait(response, now)
             return Outcome(Verdict.FAILED, retry_after=wait, pause=wait)
-        if status == 410 or (status == 404 and _body(response).get("code") == _UNKNOWN_WEBHOOK):
+        if status == 410 or (status == 404 and json_body(response).get("code") == _UNKNOWN_WEBHOOK):
             return Outcome(Verdict.GONE)
         return failed(response, now)
 
@@ -93,7 +93,7 @@ _UNKNOWN_WEBHOOK = 10015
 
 def escape(text: str) -> str:
     """A name as Discord shows it literally: no formatting, no mention, no link, no invisible characters."""
-    return _MARKUP.sub(r"\\\1", _INVISIBLE.sub("�", text))
+    return _MARKUP.sub(r"\\\1", INVISIBLE.sub("�", text))
 
 
 def readable_bytes(count: float) -> str:
@@ -135,7 +135,7 @@ def _footer(user: JSON, by: JSON) -> str:
     for label, admin in (("Belongs to", owner), ("By", by)):
         if isinstance(admin, dict) and isinstance(admin.get("username"), str):
             # A footer knows no markup, so nothing is to be escaped there.
-            lines.append(f"{label}: {_cut(_INVISIBLE.sub('�', admin['username']))}")
+            lines.append(f"{label}: {_cut(INVISIBLE.sub('�', admin['username']))}")
     return "\n".join(lines)
 
 
@@ -147,16 +147,8 @@ def _cut(text: str) -> str:
     return text if len(text) <= _FIELD else text[: _FIELD - 1] + "…"
 
 
-def _body(response: Response) -> dict[str, Any]:
-    try:
-        value = json.loads(response.body)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _asked_to_wait(response: Response, now: datetime) -> float:
-    value = _body(response).get("retry_after")
+    value = json_body(response).get("retry_after")
     if isinstance(value, int | float) and value >= 0:
         # In this order: a whole number can be too large for a float.
         return float(min(value, MAX_RETRY_AFTER))

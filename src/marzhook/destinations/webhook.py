@@ -25,6 +25,7 @@ from marzhook.request import Request, Response, header
 
 # json.dumps on its way to the same function asks for each of its options first.
 _quoted = json.JSONEncoder().encode
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Webhook(Destination):
@@ -73,7 +74,7 @@ class Webhook(Destination):
             raise RenderError(f"template: what it makes is no JSON: {error}"[:300]) from None
         return text
 
-    def request(self, items: Sequence[str], ids: Sequence[int], now: datetime, *, secret_mode: str) -> Request:
+    def request(self, items: Sequence[str], ids: Sequence[int], now: datetime, *, mode: str) -> Request:
         endpoint = self.endpoint
         text = f"[{', '.join(items)}]" if endpoint.format == "list" else items[0]
         body = text.encode()
@@ -87,7 +88,7 @@ class Webhook(Destination):
                 signature += (signature and " ") + signing.sign_v1a(key, message_id, timestamp, body)
         lines = [f"webhook-id: {message_id}", f"webhook-timestamp: {timestamp}", f"webhook-signature: {signature}"]
         if endpoint.secret:
-            hashed = secret_mode != "plain"
+            hashed = mode != "plain"
             lines.insert(0, f"x-webhook-secret: {signing.hex_hmac(endpoint.secret, body)}" if hashed else self._plain)
         return self._request(lines, body)
 
@@ -100,17 +101,23 @@ class Webhook(Destination):
 
     # -- judge
 
-    @property
-    def secret_mode(self) -> str:
+    def mode(self, items: Sequence[str]) -> str:
+        """How the secret is sent: plain or hmac."""
         mode = self.endpoint.secret_mode
         return (self.endpoint.learned_mode or "plain") if mode == "auto" else mode
 
-    def other_mode(self, secret_mode: str, response: Response) -> str | None:
+    def other_mode(self, mode: str, response: Response) -> str | None:
         """`auto`: what is refused (401, 403) one way goes out the other way. A receiver that changed its mind is found
         out by the same rule, so it works from `hmac` back to `plain` too."""
         if self.endpoint.secret_mode != "auto" or not self.endpoint.secret or response.status not in (401, 403):
             return None
-        return "hmac" if secret_mode == "plain" else "plain"
+        return "hmac" if mode == "plain" else "plain"
+
+    def learned(self, items: Sequence[str], mode: str) -> Mapping[str, Any]:
+        endpoint = self.endpoint
+        if endpoint.secret_mode != "auto" or not endpoint.secret or mode == endpoint.learned_mode:
+            return _NOTHING
+        return {"learned_mode": mode}
 
     def judge(self, response: Response, now: datetime) -> Outcome:
         status = response.status or 0

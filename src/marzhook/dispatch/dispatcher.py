@@ -342,8 +342,8 @@ class Dispatcher:
         self._settler.put(answer.settlements)
         if answer.recovered or (sender.breaker.open and sender.failing_since is None):
             self._notices.outage(sender, over=answer.recovered)
-        if answer.learned_mode is not None:
-            self._notices.change(endpoint, learned_mode=answer.learned_mode)
+        if answer.learned:
+            self._notices.change(endpoint, **answer.learned)
         if answer.outcome.verdict is Verdict.GONE and endpoint.enabled:
             self._notices.disable(sender, health.GONE)
 

@@ -41,11 +41,10 @@ def probe(
     """Send the event and wait for the answer, as a delivery's first try would. The transport must be the caller's own."""
     target = destination(endpoint, instance=instance, connect_timeout=connect_timeout, timeout=timeout)
     items = [target.item(Delivery(endpoint.id, event), clock.now())]
-    mode: str | None = target.secret_mode
+    mode = target.mode(items)
     tried = 0
     while True:
-        assert mode is not None
-        request = target.request(items, [event.id], clock.now(), secret_mode=mode)
+        request = target.request(items, [event.id], clock.now(), mode=mode)
         transport.send(request, None)
         finished = transport.poll(0.0)
         while not finished:

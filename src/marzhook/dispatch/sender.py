@@ -111,6 +111,8 @@ class Sender:
         )
         slots = min(endpoint.concurrency, self._destination.concurrency)
         self._slots = max(1, round(slots * self._share))
+        rates = [rate for rate in (endpoint.rate_limit, self._destination.rate_limit) if rate]
+        self._rate = min(rates) * self._share if rates else None
         # A quarter is kept for first tries: retries that hang must not be all that there is.
         self._again_slots = max(1, self._slots * 3 // 4)
 
@@ -197,7 +199,7 @@ class Sender:
 
     @property
     def _by_one(self) -> bool:
-        return self._destination.max_items > 1 or self.breaker.open or self.endpoint.rate_limit is not None
+        return self._destination.max_items > 1 or self.breaker.open or self._rate is not None
 
     @property
     def resting(self) -> bool:
@@ -238,7 +240,7 @@ class Sender:
         again = self._takes_again()
         kind = self._destination
         deliveries, items, problem = (self._one if kind.max_items == 1 else self._batch)(now, again)
-        shipment = Shipment(self, deliveries, items, kind.secret_mode, None, again, problem)
+        shipment = Shipment(self, deliveries, items, kind.mode(items) if problem is None else "", None, again, problem)
         self.in_flight += 1
         self._again_in_flight += again
         self.breaker.sent()
@@ -254,10 +256,10 @@ class Sender:
     def _take_slot(self) -> None:
         """Where a rate limit holds: requests are evenly spaced, with credit for a look that came late but none for idle times.
         So it is exact over any minute."""
-        if self.endpoint.rate_limit:
+        if self._rate:
             moment = self._clock.monotonic()
             start = self._next_slot if self._next_slot > moment - LATE else moment
-            self._next_slot = start + 1 / (self.endpoint.rate_limit * self._share)
+            self._next_slot = start + 1 / self._rate
 
     def _one(self, now: datetime, again: bool) -> tuple[list[Delivery], list[str], str | None]:
         delivery = self.lanes.take_one(again=again)
@@ -289,7 +291,7 @@ class Sender:
                 if not items:
                     problem = _named(error)
                 return not items
-            if items and size + len(item) > kind.max_bytes:
+            if items and (size + len(item) > kind.max_bytes or not kind.together(items[0], item)):
                 return False
             size += len(item) + 2
             items.append(item)
@@ -311,20 +313,20 @@ class Sender:
 
     def _request(self, shipment: Shipment, now: datetime) -> Request:
         ids = [delivery.event.id for delivery in shipment.deliveries]
-        request = self._destination.request(shipment.items, ids, now, secret_mode=shipment.secret_mode)
+        request = self._destination.request(shipment.items, ids, now, mode=shipment.mode)
         traced = shipment.traced
         if traced is None:
             return request
         return request._replace(lines=(*request.lines, *trace_context.lines(traced.event.traceparent)))
 
     def resend(self, shipment: Shipment, response: Response) -> Request | None:
-        """The same body with the secret in its other mode, where the answer asks for that; None: the answer stands."""
+        """The same items in another mode, where the answer asks for that; None: the answer stands."""
         if shipment.first is not None:
             return None
-        mode = self._destination.other_mode(shipment.secret_mode, response)
+        mode = self._destination.other_mode(shipment.mode, response)
         if mode is None:
             return None
-        shipment.first, shipment.secret_mode = response, mode
+        shipment.first, shipment.mode = response, mode
         self._take_slot()
         return self._request(shipment, self._clock.now())
 
@@ -362,9 +364,7 @@ class Sender:
             self.lanes.hasten(self._clock.monotonic())
         # An outage that began before a restart is known from the disk alone, and ends here too.
         recovered = recovered or self.failing_since is not None
-        endpoint, mode = self.endpoint, shipment.secret_mode
-        learns = endpoint.secret_mode == "auto" and endpoint.secret and mode != endpoint.learned_mode
-        return Answer(settlements, outcome, mode if learns else None, recovered)
+        return Answer(settlements, outcome, self._destination.learned(shipment.items, shipment.mode), recovered)
 
     def _pause(self, outcome: Outcome) -> None:
         if outcome.pause:

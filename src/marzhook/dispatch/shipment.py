@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from marzhook.delivery import Delivery, Outcome, Settlement
 from marzhook.request import Response
@@ -19,9 +21,9 @@ class Shipment:
     sender: Sender
     deliveries: list[Delivery]
     items: list[str]
-    secret_mode: str
+    mode: str
     first: Response | None = None
-    """The refusal that made it go out a second time, with the secret in the other mode."""
+    """The refusal that made it go out a second time, in another mode."""
     again: bool = False
     """Whether its deliveries failed before."""
     problem: str | None = None
@@ -41,6 +43,7 @@ class Answer(NamedTuple):
 
     settlements: list[Settlement]
     outcome: Outcome
-    learned_mode: str | None = None
+    learned: Mapping[str, Any] = MappingProxyType({})
+    """What the endpoint's columns should say from now on."""
     recovered: bool = False
     """The endpoint is back after an outage."""

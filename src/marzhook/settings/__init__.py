@@ -44,6 +44,8 @@ class Setting:
         """The value as anyone may see it, as JSON."""
         if value is None or isinstance(value, bool | int | float):
             return value
+        if isinstance(value, Mapping):
+            return [f"{name}={item}" for name, item in value.items()]
         if isinstance(value, tuple):
             return [self.shown(item) for item in value]
         if self.secret:
@@ -76,6 +78,15 @@ class Settings:
     send_interval: float | None
     """Seconds between two looks at the queue; None: at once."""
     discord_webhook_url: str | None
+    telegram_token: str | None
+    telegram_admins: tuple[int, ...]
+    telegram_channel: int | None
+    telegram_url: str
+    """Of the Bot API."""
+    telegram_chats: Mapping[str, int]
+    """By the names of the admins whose messages go there."""
+    language: str
+    """Of messages to people."""
     retry_policy: RetryPolicy
     published_actions: frozenset[str]
     """Of the panel's actions; one that is not the panel's is not gated by a setting."""
@@ -133,6 +144,16 @@ SETTINGS: Final = (
     Setting("JOB_SEND_NOTIFICATIONS_INTERVAL", "send_interval", None, partial(parsers.seconds, 86_400),
             "seconds between two looks at the queue; unset: at once"),
     Setting("DISCORD_WEBHOOK_URL", "discord_webhook_url", None, parsers.url, "events as Discord embeds"),
+    Setting("TELEGRAM_API_TOKEN", "telegram_token", None, parsers.bot_token, "events as messages of this Telegram bot", True),
+    Setting("TELEGRAM_ADMIN_ID", "telegram_admins", "", parsers.chats, "chats that the bot writes to, comma-separated"),
+    Setting("TELEGRAM_LOGGER_CHANNEL_ID", "telegram_channel", None, parsers.chat,
+            "the group or channel that it writes to, in place of TELEGRAM_ADMIN_ID"),
+    Setting("MARZHOOK_TELEGRAM_CHATS", "telegram_chats", "", parsers.chats_of_admins,
+            "chats for the events of single admins' users: admin=chat, comma-separated"),
+    Setting("MARZHOOK_TELEGRAM_URL", "telegram_url", "https://api.telegram.org", parsers.url,
+            "the Telegram Bot API's address"),
+    Setting("MARZHOOK_LANGUAGE", "language", "en", partial(parsers.choice, endpoint.LANGUAGES),
+            "of messages to people: en, fa, ru or zh"),
     Setting(TIMES, None, None, partial(parsers.whole, 0, 1_000), "retries, as Marzban's; unset: Standard Webhooks' schedule"),
     Setting(EVERY, None, None, partial(parsers.whole, 1, 604_800), "seconds between two tries, as Marzban's"),
     _notify("STATUS_CHANGE", event.USER_LIMITED, event.USER_EXPIRED, event.USER_DISABLED, event.USER_ENABLED),
@@ -199,8 +220,8 @@ PANEL_ONLY: Final = frozenset(
     MYSQL_DATABASE MYSQL_PASSWORD MYSQL_ROOT_PASSWORD MYSQL_USER NOTIFY_LOGIN ONHOLD_STATUS_TEXT
     SINGBOX_SETTINGS_TEMPLATE SINGBOX_SUBSCRIPTION_TEMPLATE SQLALCHEMY_DATABASE_URL SQLALCHEMY_MAX_OVERFLOW
     SQLALCHEMY_POOL_SIZE SQLIALCHEMY_MAX_OVERFLOW SUBSCRIPTION_PAGE_TEMPLATE SUB_PROFILE_TITLE SUB_SUPPORT_URL
-    SUB_UPDATE_INTERVAL TELEGRAM_ADMINS_ID TELEGRAM_ADMIN_ID TELEGRAM_API_TOKEN TELEGRAM_DEFAULT_VLESS_FLOW
-    TELEGRAM_LOGGER_CHANNEL_ID TELEGRAM_PROXY_URL USERS_AUTODELETE_DAYS USER_AGENT_TEMPLATE
+    SUB_UPDATE_INTERVAL TELEGRAM_ADMINS_ID TELEGRAM_DEFAULT_VLESS_FLOW
+    TELEGRAM_PROXY_URL USERS_AUTODELETE_DAYS USER_AGENT_TEMPLATE
     USER_AUTODELETE_INCLUDE_LIMITED_ACCOUNTS USE_CUSTOM_JSON_DEFAULT USE_CUSTOM_JSON_FOR_HAPP
     USE_CUSTOM_JSON_FOR_STREISAND USE_CUSTOM_JSON_FOR_V2RAYN USE_CUSTOM_JSON_FOR_V2RAYNG UVICORN_SSL_CA_TYPE
     UVICORN_SSL_CERTFILE UVICORN_SSL_KEYFILE UVICORN_UDS V2RAY_SETTINGS_TEMPLATE V2RAY_SUBSCRIPTION_TEMPLATE

@@ -100,6 +100,32 @@ def urls(value: str) -> tuple[str, ...]:
     return urls
 
 
+def bot_token(value: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,20}:[A-Za-z0-9_-]{1,100}", value):
+        raise ValueError("a bot's token as @BotFather gives it, such as 123456:ABC-DEF…")
+    return value
+
+
+def chat(value: str) -> int:
+    if not re.fullmatch(r"-?[1-9][0-9]{0,18}", value):
+        raise ValueError("a chat's number, below 0 for a group or channel")
+    return int(value)
+
+
+def chats(value: str) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(chat(item) for item in items(value)))
+    except ValueError:
+        raise ValueError("chats' numbers, separated by commas") from None
+
+
+def chats_of_admins(value: str) -> dict[str, int]:
+    try:
+        return {admin_name(name): chat(number) for name, number in (item.split("=") for item in items(value))}
+    except ValueError:
+        raise ValueError("admin=chat, separated by commas, such as shop1=123456789") from None
+
+
 def host(value: str) -> str:
     try:
         return str(ipaddress.ip_address(value))

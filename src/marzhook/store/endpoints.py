@@ -34,7 +34,12 @@ class Wanted:
     kind: str
     url: str = field(repr=False)
     values: Mapping[str, Any] = field(repr=False)
-    """Further columns: format, secret, secret_mode, detail, concurrency."""
+    """Further columns: format, secret, secret_mode, detail, concurrency, options."""
+
+    @property
+    def address(self) -> tuple[str, ...]:
+        """As `Endpoint.address`."""
+        return self.kind, self.url, str(self.values.get("options", {}).get("chat", ""))
 
 
 def all_endpoints(conn: sa.Connection) -> list[Endpoint]:
@@ -128,7 +133,7 @@ def delete(tx: Transaction, endpoint_id: int, *, now: datetime) -> None:
     endpoint = get(tx.conn, endpoint_id, held=True)
     if endpoint.source == "environment" and endpoint.disabled_reason != REMOVED:
         raise ConflictError(
-            f"endpoint {endpoint_id} comes from the settings; take it out of WEBHOOK_ADDRESS or DISCORD_WEBHOOK_URL instead",
+            f"endpoint {endpoint_id} comes from the settings; take it out of {endpoint.settings.split(', ')[0]} instead",
             code="endpoint_from_environment",
         )
     tx.lock(LEAVING)
@@ -148,14 +153,10 @@ def sync_environment(tx: Transaction, wanted: list[Wanted], *, now: datetime) ->
     is owed; when it comes back, it goes on from there."""
     tx.conn.execute(sa.select(_t.c.id).order_by(_t.c.id).with_for_update(key_share=True))
     tx.lock(LEAVING)
-    known = {
-        (endpoint.kind, endpoint.url): endpoint
-        for endpoint in all_endpoints(tx.conn)
-        if endpoint.source == "environment"
-    }
+    known = {endpoint.address: endpoint for endpoint in all_endpoints(tx.conn) if endpoint.source == "environment"}
     # Each once: a second one of the same address would be taken for new at every start.
-    for one in {(one.kind, one.url): one for one in wanted}.values():
-        endpoint = known.pop((one.kind, one.url), None)
+    for one in {one.address: one for one in wanted}.values():
+        endpoint = known.pop(one.address, None)
         if endpoint is None:
             create(tx, now=now, kind=one.kind, url=one.url, source="environment", **one.values)
             continue
@@ -180,7 +181,7 @@ def still(conn: sa.Connection, endpoint: Endpoint) -> bool:
     return all(getattr(current, name) == getattr(endpoint, name) for name in _ADDRESSED)
 
 
-_ADDRESSED = ("kind", "url", "enabled", "secret", "secret_mode")
+_ADDRESSED = ("kind", "url", "enabled", "secret", "secret_mode", "options")
 
 
 def revisions(conn: sa.Connection) -> dict[int, int]:
@@ -196,6 +197,8 @@ def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
             columns[name] = json.dumps(sorted(columns[name]))
     if columns.get("usernames") is not None:
         columns["usernames"] = json.dumps(columns["usernames"])
+    if "options" in columns:
+        columns["options"] = json.dumps(columns["options"]) if columns["options"] else None
     for name in ("previous_expires_at", "failing_since"):
         if columns.get(name) is not None:
             columns[name] = columns[name].timestamp()
@@ -215,6 +218,7 @@ def _read(row: sa.Row[Any], vault: Vault) -> Endpoint:
     for name, kind in (("actions", frozenset), ("admins", frozenset), ("usernames", tuple)):
         if values[name] is not None:
             values[name] = kind(json.loads(values[name]))
+    values["options"] = json.loads(values["options"]) if values["options"] else {}
     for name in ("previous_expires_at", "created_at", "failing_since"):
         if values[name] is not None:
             values[name] = from_unix(values[name])

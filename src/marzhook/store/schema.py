@@ -103,6 +103,8 @@ endpoints = Table(
     Column("concurrency", Integer, nullable=False),
     # Requests a second; NULL: no limit.
     Column("rate_limit", Double),
+    # A JSON object that the kind understands; NULL: nothing.
+    Column("options", Text),
     Column("enabled", Boolean, nullable=False),
     Column("disabled_reason", Text),
     # Since when nothing was accepted and its breaker opened; NULL: it is well. And how far people were told of it.
@@ -113,7 +115,6 @@ endpoints = Table(
     Column("created_at", Double, nullable=False),
     # A deleted endpoint keeps its row: its deliveries and attempts are history, and history stays readable.
     Column("deleted_at", Double),
-    CheckConstraint(_one_of("kind", "webhook", "discord"), name="kind"),
     CheckConstraint(_one_of("format", "event", "list", "standard"), name="format"),
     CheckConstraint(_one_of("secret_mode", "plain", "hmac", "auto"), name="secret_mode"),
     CheckConstraint(_one_of("learned_mode", "plain", "hmac"), name="learned_mode"),

@@ -1,0 +1,51 @@
+"""What else a kind of endpoint wants to know, as fields of a form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from marzhook.errors import InvalidError
+
+FIELDS: Final = {
+    "telegram": ("chat", "chats", "language", "timezone", "message"),
+}
+"""By kind, in the order of the form; a kind that is missing has none."""
+NAMES: Final = tuple(dict.fromkeys(name for fields in FIELDS.values() for name in fields))
+
+
+def written(options: Mapping[str, Any]) -> dict[str, str]:
+    """The options as the form's fields have them."""
+    fields = {name: str(options.get(name, "")) for name in NAMES}
+    chats = options.get("chats") or {}
+    fields["chats"] = "\n".join(f"{admin}={chat}" for admin, chat in chats.items())
+    fields["message"] = (options.get("templates") or {}).get("*", "")
+    return fields
+
+
+def read(kind: str, given: Callable[[str], str], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The form's fields as options; what the form does not show stays as it was `before`. Raises InvalidError."""
+    options = dict(before)
+    for name in FIELDS.get(kind, ()):
+        text = given(name)
+        match name:
+            case "chats":
+                options["chats"] = _chats(text)
+            case "message":
+                others = {action: one for action, one in before.get("templates", {}).items() if action != "*"}
+                options["templates"] = others | ({"*": text} if text.strip() else {})
+            case _:
+                options[name] = text or None
+    return {name: value for name, value in options.items() if value not in (None, {})}
+
+
+def _chats(text: str) -> dict[str, str]:
+    chats = {}
+    for line in text.splitlines():
+        admin, equals, chat = line.partition("=")
+        if not line.strip():
+            continue
+        if not equals or not admin.strip():
+            raise InvalidError("expected one line for each admin: name=chat", code="invalid_options")
+        chats[admin.strip()] = chat.strip()
+    return chats

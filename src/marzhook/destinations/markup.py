@@ -1,0 +1,50 @@
+"""Telegram's HTML: the little of HTML that its messages know ("HTML style" in the Bot API's documentation)."""
+
+from __future__ import annotations
+
+import html
+import re
+from html.parser import HTMLParser
+from typing import Final
+
+from marzhook.errors import InvalidError
+
+TAGS: Final = frozenset(
+    {
+        "b", "strong", "i", "em", "u", "ins", "s", "strike", "del", "span", "tg-spoiler", "a", "tg-emoji", "code", "pre",
+        "blockquote",
+    }
+)  # fmt: skip
+_TAG = re.compile(r"<[^>]*>")
+
+
+def plain(text: str) -> str:
+    """The text without its formatting, as it is counted."""
+    return html.unescape(_TAG.sub("", text))
+
+
+def check_markup(text: str) -> None:
+    """Raises InvalidError where Telegram would not understand it."""
+    parser = _Markup()
+    parser.feed(text)
+    parser.close()
+    if parser.open:
+        raise InvalidError(f"the template: <{parser.open[-1]}> is not closed", code="invalid_template")
+
+
+class _Markup(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in TAGS:
+            raise InvalidError(
+                f"the template: Telegram knows no <{tag}>; it knows {', '.join(sorted(TAGS))}, and a line's end",
+                code="invalid_template",
+            )
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            raise InvalidError(f"the template: </{tag}> closes nothing", code="invalid_template")

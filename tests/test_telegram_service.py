@@ -1,0 +1,133 @@
+"""A real service and a Bot API that behaves like Telegram's: what comes into which chat, and what becomes of refusals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot_api import TOKEN, BotApi
+from service import Service
+
+
+def bot(api: BotApi, **settings: str) -> dict[str, str]:
+    return {"TELEGRAM_API_TOKEN": TOKEN, "MARZHOOK_TELEGRAM_URL": api.url, "TELEGRAM_ADMIN_ID": "5", **settings}
+
+
+def publish(service: Service, *usernames: str, action: str = "user_updated", **detail: Any) -> list[int]:
+    events = [{"username": name, "action": action, **detail} for name in usernames]
+    status, answer = service.call("POST", "/api/v1/events", events)
+    assert status == 202, answer
+    return [event["id"] for event in answer["events"]]
+
+
+def until(true: Callable[[], Any], timeout: float = 20.0) -> Any:
+    """What is true by then."""
+    deadline = time.monotonic() + timeout
+    while not (value := true()):
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.05)
+    return value
+
+
+def deliveries(service: Service, state: str) -> list[dict[str, Any]]:
+    status, answer = service.call("GET", f"/api/v1/deliveries?state={state}")
+    assert status == 200, answer
+    found: list[dict[str, Any]] = answer["deliveries"]
+    return found
+
+
+def test_messages_come_into_the_chats_of_the_settings(tmp_path: Path) -> None:
+    """In the language that is set, to all's chat and to an admin's; who blocked the bot holds nobody up."""
+    with BotApi(5, 7) as api:
+        settings = bot(api, MARZHOOK_TELEGRAM_CHATS="shop1=7", MARZHOOK_LANGUAGE="fa")
+        with Service(tmp_path, **settings) as service:
+            publish(service, "alice", user={"used_traffic": 1 << 30, "data_limit": 0})
+            chat, text = api.message()
+            assert chat == 5
+            assert "کاربر ویرایش شد" in text
+            assert "۱.۰ گیگابایت از نامحدود" in text
+            publish(service, "bob", action="user_expired", user={"admin": {"username": "shop1"}})
+            chat, text = api.message()
+            assert chat == 7
+            assert "<code>bob</code>" in text
+
+            api.chats[7].blocked = True
+            publish(service, "carol", user={"admin": {"username": "shop1"}})
+            chat, text = api.message()
+            assert (chat, "carol" in text) == (5, True)
+            until(lambda: len(deliveries(service, "delivered")) == 3)
+            status, shown = service.call("GET", "/api/v1/endpoints")
+            assert status == 200
+            assert shown["endpoints"][0]["options"] == {"chat": 5, "chats": {"shop1": 7}, "language": "fa"}
+            assert service.stop() == 0
+            assert TOKEN not in "".join(service.log)
+
+
+def test_a_group_that_became_a_supergroup_is_followed_from_then_on(tmp_path: Path) -> None:
+    """The message that met the change arrives in the same try, and the next ones go there straight."""
+    with BotApi(-5, -1005) as api, Service(tmp_path, **bot(api, TELEGRAM_LOGGER_CHANNEL_ID="-5")) as service:
+        api.chats[-5].moved = -1005
+        publish(service, "alice")
+        assert api.message()[0] == -1005
+        until(lambda: service.call("GET", "/api/v1/endpoints/1")[1]["options"]["chat"] == -1005)
+        publish(service, "bob")
+        assert api.message()[0] == -1005
+        assert len(api.refused) == 1
+        delivered = until(lambda: (found := deliveries(service, "delivered"))[1:] and found)
+        assert [one["tries"] for one in delivered] == [0, 0]
+
+
+def test_a_burst_stays_within_telegrams_limits(tmp_path: Path) -> None:
+    """Nothing is refused for coming too fast: what waits goes together, in order, and the pace is kept."""
+    names = [f"user{number:02}" for number in range(30)]
+    with BotApi(5, patient=False) as api, Service(tmp_path, **bot(api)) as service:
+        for start in range(0, 30, 10):
+            publish(service, *names[start : start + 10])
+        until(lambda: len(deliveries(service, "delivered")) == 30, timeout=30)
+        assert api.refused == []
+        shown = "\n".join(api.chats[5].messages)
+        assert sorted(names, key=shown.index) == names
+        assert len(api.chats[5].messages) <= 6
+
+
+def test_asking_for_patience_is_obeyed(tmp_path: Path) -> None:
+    """429 lets the bot rest for as long as Telegram says, and nothing is lost."""
+    with BotApi(5) as api, Service(tmp_path, **bot(api, MARZHOOK_RETRY_SCHEDULE="1,1")) as service:
+        refusal = {"ok": False, "error_code": 429, "description": "Too Many Requests", "parameters": {"retry_after": 2}}
+        api.answers.append((429, refusal))
+        began = time.monotonic()
+        publish(service, "alice")
+        assert "alice" in api.message()[1]
+        assert time.monotonic() - began >= 1.9
+        assert len(api.refused) == 1
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ title }}{% if detail.parts is number %}{{ 6 / detail.parts }}{% endif %}",
+        "{{ title }}{% if detail.parts == 0 %}<b>{% endif %}",
+    ],
+)
+def test_what_cannot_be_said_is_dead_and_the_rest_goes_on(tmp_path: Path, template: str) -> None:
+    """Whether it cannot be rendered or Telegram cannot read it: the reason is kept, and others arrive."""
+    with BotApi(9) as api:
+        allowed = {"MARZHOOK_ALLOW_ADDRESSES": "127.0.0.0/8", "MARZHOOK_REJECTED_SCHEDULE": "1"}
+        with Service(tmp_path, **allowed) as service:
+            options = {"chat": 9, "templates": {"user_updated": template}}
+            new = {"kind": "telegram", "url": f"{api.url}/bot{TOKEN}", "options": options}
+            status, made = service.call("POST", "/api/v1/endpoints", new)
+            assert status == 201, made
+            publish(service, "alice", parts=2)
+            api.message()
+            [bad] = publish(service, "bob", parts=0)
+            publish(service, "carol", parts=3)
+            api.message()
+            [dead] = until(lambda: deliveries(service, "dead"), timeout=30)
+            assert dead["event_id"] == bad
+            told = dead["last_attempt"]["message"]
+            assert "division by zero" in told or "can't parse" in str(api.refused)
