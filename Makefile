@@ -43,7 +43,7 @@ clean: ## Remove .venv and all caches; .env and databases stay
 
 .venv/dev.stamp: $(DEPENDS) | .venv/bin/pip
 	@echo "Installing what Marzhook's development needs into .venv (once; it takes a minute or two) …"
-	@$(PIP) -e '.[server,postgres,dev]'
+	@$(PIP) -e '.[server,postgres,otel,dev]'
 	@touch $@ .venv/server.stamp
 
 # Patroni has an environment of its own: it is no part of Marzhook's. Where root runs the tests, Patroni runs as somebody who

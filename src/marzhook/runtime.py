@@ -9,9 +9,9 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from marzhook import __version__
+from marzhook import __version__, otel
 from marzhook.clock import Clock, SystemClock
 from marzhook.dispatch.dispatcher import Dispatcher
 from marzhook.dispatch.sender import Limits
@@ -34,6 +34,9 @@ from marzhook.telemetry import Metrics
 from marzhook.transport.http import HttpTransport
 from marzhook.user import Thresholds
 
+if TYPE_CHECKING:
+    from marzhook.otel.spans import Spans
+
 log = logging.getLogger(__name__)
 
 
@@ -51,6 +54,8 @@ class Services:
     metrics: Metrics
     not_ready: Callable[[], list[str]]
     """Reasons, in words, why the service should get no traffic just now; empty: it is ready."""
+    spans: Spans | None = None
+    """Where calls are to be recorded."""
 
 
 def environment_endpoints(settings: Settings, *, inbox_url: str | None = None) -> list[endpoints.Wanted]:
@@ -87,7 +92,11 @@ def environment_endpoints(settings: Settings, *, inbox_url: str | None = None) -
 
 
 def build_services(
-    settings: Settings, *, clock: Clock | None = None, not_ready: Callable[[], list[str]] = list
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    not_ready: Callable[[], list[str]] = list,
+    spans: Spans | None = None,
 ) -> Services:
     """Open the database (creating or upgrading it) and what works on it; starts nothing. Raises StartError."""
     clock = clock or SystemClock()
@@ -95,7 +104,7 @@ def build_services(
         settings.database_url, secret_keys=settings.secret_keys, direct_url=settings.worker_database_url
     )
     database.upgrade()
-    outbox = Outbox(database)
+    outbox = Outbox(database, spans)
     metrics = Metrics()
     registry = Registry(
         database,
@@ -122,7 +131,7 @@ def build_services(
         detail=settings.webhook_detail,
         metrics=metrics,
     )
-    return Services(settings, clock, database, outbox, registry, ingest, snapshots, metrics, not_ready)
+    return Services(settings, clock, database, outbox, registry, ingest, snapshots, metrics, not_ready, spans)
 
 
 class Runtime:
@@ -144,7 +153,9 @@ class Runtime:
         claimed.claim()
         self._claim = claimed
         try:
-            self.services = build_services(settings, clock=clock, not_ready=self._not_ready)
+            self._sending = otel.start(settings.otel)
+            spans = self._sending.spans if self._sending else None
+            self.services = build_services(settings, clock=clock, not_ready=self._not_ready, spans=spans)
         except BaseException:
             claimed.close()
             raise
@@ -175,6 +186,7 @@ class Runtime:
             ),
             interval=settings.send_interval,
             shared=worker_name("run" if serves else "worker") if shared else "",
+            spans=s.spans,
         )
         self.review = Review(
             s.database,
@@ -211,6 +223,8 @@ class Runtime:
             mine=self._caretaker.mine,
         )
         s.metrics.before_render(self._measure)
+        if self._sending is not None:
+            self._sending.measure(s.metrics.families)
 
     def start(self) -> None:
         """Write down what the settings say, then deliver and review until `stop`."""
@@ -255,11 +269,15 @@ class Runtime:
             self.watchdog.stop(30)
             self.review.stop()
             self.dispatcher.stop()
+        if self._sending is not None:
+            self._sending.stop_measuring()
         self._caretaker.close()
         self.services.database.close()
         self._claim.close()
         if self._started:
             log.info("stopped")
+        if self._sending is not None:
+            self._sending.stop()
 
     def _not_ready(self) -> list[str]:
         if not self._started:

@@ -17,7 +17,7 @@ pages = Pages()
 def show(visit: Visit) -> Response:
     settings = visit.services.settings
     docs = {setting.name: _doc(visit.language, setting) for setting in SETTINGS}
-    rows = [(entry, _text(entry.value), docs[entry.name]) for entry in settings.entries]
+    rows = [(entry, _text(entry.value), docs.get(entry.name, "")) for entry in settings.entries]
     return visit.page("settings.html", rows=rows, unused=settings.unused)
 
 

@@ -9,8 +9,9 @@ import random as random_module
 import resource
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from marzhook import signals
+from marzhook import signals, trace_context
 from marzhook.clock import Clock
 from marzhook.delivery import DEAD, PENDING, Settlement, Verdict
 from marzhook.dispatch import health
@@ -26,6 +27,9 @@ from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
 from marzhook.telemetry import Metrics, Try, log_deliveries
 from marzhook.transport.http import HttpTransport
+
+if TYPE_CHECKING:
+    from marzhook.otel.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -59,16 +63,19 @@ class Dispatcher:
         interval: float | None = None,
         random: Callable[[], float] = random_module.random,
         shared: str = "",
+        spans: Spans | None = None,
     ) -> None:
         """The transport is the dispatcher's from now on, which also closes it.
 
         `interval`: seconds between two looks at the queue (JOB_SEND_NOTIFICATIONS_INTERVAL); None: at once.
         `shared`: as what other processes that send from this database know this one; empty: there are none.
+        `spans`: records each try.
         """
         self._database = database
         self._outbox = outbox
         self._clock = clock
         self._metrics = metrics
+        self._spans = spans
         self._limits = limits or Limits()
         self._interval = interval
         self._random = random
@@ -257,6 +264,7 @@ class Dispatcher:
                     limits=self._limits,
                     random=self._random,
                     share=self._ownership.share if self._ownership is not None else 1.0,
+                    traced=self._spans is not None,
                 )
             elif sender.endpoint.revision != endpoint.revision:
                 sender.reload(endpoint)
@@ -369,7 +377,8 @@ class Dispatcher:
         self._committed.put(batch)
         self._transport.wake()
         now = self._clock.now().timestamp()
-        names = {id_: f"{id_}:{sender.endpoint.name}" for id_, sender in list(self._senders.items())}
+        known = {id_: sender.endpoint for id_, sender in list(self._senders.items())}
+        names = {id_: f"{id_}:{endpoint.name}" for id_, endpoint in known.items()}
         verbose = log.isEnabledFor(logging.INFO)
         tries, rows = [], []
         for s in batch:
@@ -383,6 +392,8 @@ class Dispatcher:
             if verbose or state == DEAD:
                 rows.append(_told(s, endpoint))
         self._metrics.observe(tries)
+        if self._spans is not None:
+            self._spans.tries(batch, known)
         log_deliveries(log, rows)
 
 
@@ -395,7 +406,14 @@ def _told(s: Settlement, endpoint: str) -> dict[str, object]:
         "tries": s.tries, "status": attempt.status, "ms": round(attempt.duration * 1000, 1),
         **({"error": attempt.error, "why": attempt.message} if attempt.error else {}),
         **({"due_at": s.due_at.isoformat(timespec="seconds")} if s.due_at else {}),
+        **(_trace_of(s) if event.traceparent else {}),
     }  # fmt: skip
+
+
+def _trace_of(s: Settlement) -> dict[str, str]:
+    event = s.delivery.event
+    span = trace_context.span_id(event.traceparent, s.delivery.endpoint_id, event.id, s.attempt.number)
+    return {"trace_id": event.traceparent[3:35], "span_id": span}
 
 
 def _descriptors() -> int:

@@ -57,14 +57,17 @@ class Sender:
         limits: Limits,
         random: Callable[[], float],
         share: float = 1.0,
+        traced: bool = False,
     ) -> None:
-        """`share`: of the endpoint's concurrency and rate limit, where other processes send to it, too."""
+        """`share`: of the endpoint's concurrency and rate limit, where other processes send to it, too. `traced`: whether each
+        try becomes a span."""
         self._outbox = outbox
         self._clock = clock
         self._instance = instance
         self._limits = limits
         self._random = random
         self._share = share
+        self._traced = traced
         self.in_flight = 0
         self._again_in_flight = 0
         self._turn = False
@@ -314,10 +317,13 @@ class Sender:
     def _request(self, shipment: Shipment, now: datetime) -> Request:
         ids = [delivery.event.id for delivery in shipment.deliveries]
         request = self._destination.request(shipment.items, ids, now, mode=shipment.mode)
-        traced = shipment.traced
-        if traced is None:
+        first = shipment.traced
+        if first is None:
             return request
-        return request._replace(lines=(*request.lines, *trace_context.lines(traced.event.traceparent)))
+        text, span = first.event.traceparent, ""
+        if self._traced:
+            span = trace_context.span_id(text, first.endpoint_id, first.event.id, first.attempts + 1)
+        return request._replace(lines=(*request.lines, *trace_context.lines(text, span)))
 
     def resend(self, shipment: Shipment, response: Response) -> Request | None:
         """The same items in another mode, where the answer asks for that; None: the answer stands."""

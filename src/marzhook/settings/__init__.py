@@ -21,7 +21,7 @@ from marzhook import endpoint, event
 from marzhook.errors import InvalidError, SettingError
 from marzhook.event import JSON
 from marzhook.retry import RetryPolicy
-from marzhook.settings import parsers
+from marzhook.settings import opentelemetry, parsers
 from marzhook.settings.parsers import Network
 
 
@@ -118,6 +118,8 @@ class Settings:
     ca_file: Path | None
     log_format: str
     log_level: str
+    otel: Mapping[str, str]
+    """The variables of OpenTelemetry that are set."""
     entries: tuple[Entry, ...]
     unused: tuple[str, ...]
     """Names in `.env` that are the panel's, and that Marzhook does not use."""
@@ -241,16 +243,22 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(
         if name.startswith("MARZHOOK_") and name not in _BY_NAME:
             raise _unknown(name, "in the environment")
     written, unused = _read(env_file) if env_file else ({}, ())
-    written |= {name: (environ[name], "environment") for name in _BY_NAME if name in environ}
+    names = (*_BY_NAME, *opentelemetry.NAMES)
+    written |= {name: (environ[name], "environment") for name in names if name in environ}
     texts = {s.name: written.get(s.name, (s.default, "default")) for s in SETTINGS}
     values = {s.name: _parse(s, *texts[s.name]) for s in SETTINGS}
     sources = {name: source for name, (_, source) in texts.items()}
     policy = _complete(values, sources)
+    otel = {name: written[name] for name in sorted(opentelemetry.NAMES & written.keys()) if written[name][0]}
     return Settings(
         **{s.field: values[s.name] for s in SETTINGS if s.field},
         retry_policy=policy,
         published_actions=frozenset(action for s in SETTINGS if values[s.name] for action in s.actions),
-        entries=tuple(Entry(s.name, s.shown(values[s.name]), sources[s.name]) for s in SETTINGS),
+        otel={name: text for name, (text, _) in otel.items()},
+        entries=(
+            *(Entry(s.name, s.shown(values[s.name]), sources[s.name]) for s in SETTINGS),
+            *(Entry(name, opentelemetry.shown(name, text), source) for name, (text, source) in otel.items()),
+        ),
         unused=unused,
     )
 
@@ -307,7 +315,7 @@ def _read(path: Path) -> tuple[dict[str, tuple[str, str]], tuple[str, ...]]:
             continue
         if binding.key in PANEL_ONLY:
             unused[binding.key] = None
-        elif binding.key not in _BY_NAME:
+        elif binding.key not in _BY_NAME and binding.key not in opentelemetry.NAMES:
             raise _unknown(binding.key, f"in {path} line {line}")
         elif binding.key in written:
             first = written[binding.key][1]
@@ -325,7 +333,11 @@ def _line_of(binding: Binding) -> int:
 
 def _unknown(name: str, where: str) -> SettingError:
     # Marzhook's own names first: a typo in one of them is what must not pass.
-    near = [match for names in (_BY_NAME, PANEL_ONLY) for match in difflib.get_close_matches(name.upper(), names, 1)]
+    near = [
+        match
+        for names in (_BY_NAME, opentelemetry.NAMES, PANEL_ONLY)
+        for match in difflib.get_close_matches(name.upper(), names, 1)
+    ]
     advice = f"did you mean {near[0]}?" if near else "see .env.example for all there are, or remove it"
     return SettingError(f"{_quoted(name)[1:-1]} {where} is not a setting: {advice}")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from itertools import groupby
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
 import sqlalchemy as sa
@@ -31,6 +31,9 @@ from marzhook.store import outbox_sql as sql
 from marzhook.store.database import Database, Transaction
 from marzhook.store.driver import Statement, is_postgresql
 from marzhook.store.statements import as_list
+
+if TYPE_CHECKING:
+    from marzhook.otel.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +64,10 @@ class DeliveryFilter:
 class Outbox:
     """Publish, window, settle, replay, cancel."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, spans: Spans | None = None) -> None:
+        """`spans`: records what is published."""
         self._database = database
+        self._spans = spans
         self._wakers: list[Callable[[], None]] = []
         self._shards = _list(range(SHARDS))
         self._settling: Callable[[], AbstractContextManager[Transaction]] = database.write
@@ -110,7 +115,10 @@ class Outbox:
         for event_id, new in zip(ids, new_events, strict=True):
             shown, whole = details_json(new.detail, full=full)
             rows.append((event_id, new.action, new.username, at, shown or None, whole or None))
-        if traceparent := trace_context.current.get():
+        traceparent = trace_context.current.get()
+        if self._spans is not None:
+            traceparent = self._spans.publishing(new_events, tx.after_commit)
+        if traceparent:
             sql.INSERT_TRACED(conn, [(*row, traceparent) for row in rows])
         else:
             sql.INSERT_EVENTS(conn, rows)
