@@ -194,6 +194,15 @@ def test_the_story_of_an_event(browser: Browser) -> None:
     assert words[-1].startswith('{"username": "o\'hara", "action": "user_updated"')
 
 
+def test_the_request_of_a_traced_event_bears_its_trace(browser: Browser) -> None:
+    """As the receiver gets it."""
+    api, given = browser.api, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    api.endpoint()
+    sent = {"username": "ann", "action": "user_updated"}
+    event = api.post("/api/v1/events", json=sent, headers={"traceparent": given}).json()["events"][0]["id"]
+    assert f"traceparent: {given}" in html.unescape(browser.page(f"/events/{event}"))
+
+
 @pytest.mark.parametrize(
     ("schedules", "failed", "said"),
     [

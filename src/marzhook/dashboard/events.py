@@ -156,10 +156,15 @@ def show(visit: Visit) -> Response:
 
 def _chapter(visit: Visit, event: Event, row: DeliveryRow, tries: list[Attempt], endpoint: Endpoint | None) -> Chapter:
     shown = [
-        (one, preview(visit, endpoint, event, failed, one.at) if endpoint and one.error != "render" else None)
+        (
+            one,
+            preview(visit, endpoint, event, failed, one.at, number=one.number)
+            if endpoint and one.error != "render"
+            else None,
+        )
         for one, failed in [*zip(tries, failed_before(tries, row.tries), strict=True)][-TRIES:]
     ]
-    request = preview(visit, endpoint, event, row.tries) if endpoint else None
+    request = preview(visit, endpoint, event, row.tries, number=row.attempts + 1) if endpoint else None
     return Chapter(row, shown, len(tries) - len(shown), request)
 
 

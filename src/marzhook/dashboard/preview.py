@@ -33,9 +33,16 @@ class Shown:
 
 
 def preview(
-    visit: Visit, endpoint: Endpoint, event: Event | None = None, tries: int = 0, at: datetime | None = None
+    visit: Visit,
+    endpoint: Endpoint,
+    event: Event | None = None,
+    tries: int = 0,
+    at: datetime | None = None,
+    *,
+    number: int = 1,
 ) -> Shown:
-    """What goes out for the event (None: one that could happen) at a time (None: now). The URL is masked as everywhere.
+    """What goes out for the event (None: one that could happen) at a time (None: now), as the try of this `number`. The URL is
+    masked as everywhere.
 
     An event's credentials, which an endpoint with the detail `full` is sent, are left out all the same.
     """
@@ -59,8 +66,9 @@ def preview(
     except RenderError as error:
         return Shown(problem=visit.problem(error))
     request = target.request(items, [event.id], now, mode=target.mode(items))
-    if event.traceparent:
-        request = request._replace(lines=(*request.lines, *trace_context.lines(event.traceparent)))
+    if text := event.traceparent:
+        own = trace_context.span_id(text, endpoint.id, event.id, number) if visit.services.spans else ""
+        request = request._replace(lines=(*request.lines, *trace_context.lines(text, own)))
     headers = tuple((name, MASKED if name in SECRET_HEADERS else value) for name, value in request.headers)
     url = _masked(endpoint.url)
     body = request.body.decode()
