@@ -17,6 +17,7 @@ from conftest import SECRET_KEY
 from histories import World
 from marzhook.delivery import DEAD
 from marzhook.event import shard_of
+from marzhook.store import endpoints
 from marzhook.store.database import Database
 from marzhook.testing import FakeClock, eventually
 from postgresql import Server
@@ -31,6 +32,12 @@ def target(postgresql: Server) -> Iterator[dict[str, str]]:
         yield {"MARZHOOK_DATABASE_URL": postgresql.url(name), "MARZHOOK_SECRET_KEY": SECRET_KEY}
 
 
+SHAPED = {
+    "admins": frozenset({"alice"}), "usernames": ("vip_*", "!vip_2"), "condition": "user.note", "template": '{"t": "hush"}',
+}  # fmt: skip
+"""An endpoint's filter and template."""
+
+
 def filled(folder: Path, clock: FakeClock, count: int = 3000) -> None:
     """A file with rows of each state, of which one has a character that PostgreSQL cannot keep."""
     database = Database.open(f"sqlite:///{folder}/marzhook.db")
@@ -39,6 +46,8 @@ def filled(folder: Path, clock: FakeClock, count: int = 3000) -> None:
     world.live(count)
     world.live(20, DEAD)
     world.publish(count)
+    with database.write() as tx:
+        endpoints.create(tx, now=clock.now(), kind="webhook", url="https://shop.example/", **SHAPED)
     world.sql("UPDATE attempts SET response = 'a' || char(0) || 'b' WHERE event_id = 1")
     database.close()
 
@@ -71,7 +80,9 @@ def test_killed_again_and_again_it_is_whole(tmp_path: Path, clock: FakeClock, ta
             assert shard == shard_of(name)
         assert conn.exec_driver_sql("SELECT nextval('events_id_seq')").scalar() == 6021
         responses = conn.exec_driver_sql("SELECT DISTINCT response FROM attempts WHERE event_id = 1").scalars().all()
+        shaped = endpoints.all_endpoints(conn)[-1]
     copied.close()
+    assert {name: getattr(shaped, name) for name in SHAPED} == SHAPED
     assert responses == ["a\ufffdb"]
     assert "is not empty" in marzhook(tmp_path, "db", "copy", "marzhook.db", expect=2, **target).stderr
 

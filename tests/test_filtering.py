@@ -10,7 +10,10 @@ import pytest
 
 from dispatching import House
 from marzhook import operations, signing
-from marzhook.event import NewEvent
+from marzhook.delivery import Delivery
+from marzhook.destinations import destination
+from marzhook.endpoint import Endpoint
+from marzhook.event import Event, NewEvent, detail_json
 from marzhook.store import endpoints, history
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
@@ -77,6 +80,18 @@ def test_what_a_condition_cannot_tell_is_delivered(
     assert record.fields == {  # type: ignore[attr-defined]
         "endpoint": one, "events": 2, "reason": "contains() got null, and takes array or string",
     }  # fmt: skip
+
+
+def test_a_condition_that_cannot_be_read_any_more_stops_nobody(
+    database: Database, outbox: Outbox, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that an older version took, say: publishing goes on, its endpoint is owed everything, and the log says why."""
+    with database.write() as tx:
+        one = endpoints.create(tx, now=clock.now(), kind="webhook", url="http://x/", condition="map(&a, user)").id
+    with caplog.at_level(logging.WARNING):
+        publish(database, outbox, clock, NewEvent("user_updated", "anna"))
+    assert owed(outbox, one) == [("user_updated", "anna")]
+    assert "there is no function map()" in str(caplog.records[-1].fields)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("detail", ["none", "safe", "full"])
@@ -148,6 +163,18 @@ def test_a_list_has_what_the_template_makes_of_each(house: House, receiver: Rece
     with house.dispatching():
         eventually(lambda: house.states() == {"delivered": 3})
     assert [name for record in receiver.seen() for name in json.loads(record["body"])] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("many", [list(range(36_000)), {f"k{n}": n for n in range(14_000)}, ["x" * 240] * 1000])
+def test_the_largest_events_can_be_written_as_a_whole(many: Any) -> None:
+    """A template's budget grows with its event."""
+    target = destination(
+        Endpoint(1, "n", "webhook", "http://x/", template="{{ event|tojson }}", signing_secret=signing.new_secret()),
+        instance="i",
+    )
+    event = Event(1, "user_updated", "anna", 1.0, detail_json({"many": many}))
+    assert len(event.detail_json) > 200_000
+    assert json.loads(target.item(Delivery(1, event), event.time))["many"] == many
 
 
 @pytest.mark.parametrize("form", ["event", "list"])

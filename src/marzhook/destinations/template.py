@@ -29,8 +29,8 @@ MAX_SOURCE: Final = 16 * 1024
 """Characters of a template."""
 MAX_OUTPUT: Final = 512 * 1024
 """Characters that a template may make: room for the largest event, written twice."""
-STEPS: Final = 100_000
-"""What a render may spend: a value touched costs one, and one more for every 64 characters of it."""
+STEPS: Final = 20_000
+"""What a render may spend: a value touched costs one, and one more for every 64 characters of it. About a microsecond each."""
 MAX_BITS: Final = 1024
 """Of a whole number that is made: to multiply longer ones takes longer than their length says."""
 _LOOP_ATTRIBUTES: Final = frozenset(

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from marzhook import signing
 from marzhook.delivery import ACCEPTED, Delivery, Outcome, Verdict
@@ -66,8 +66,10 @@ class Webhook(Destination):
                 return documented(event, tries, detail)
 
     def _made(self, render: _Render, delivery: Delivery, detail: str) -> str:
-        wire = json.loads(documented(delivery.event, delivery.tries, detail))
-        text = render({**wire, "event": wire, "id": self.message_id([delivery.event.id])}).strip()
+        event = documented(delivery.event, delivery.tries, detail)
+        wire = json.loads(event)
+        values = {**wire, "event": wire, "id": self.message_id([delivery.event.id])}
+        text = render(values, len(event) // CHARACTERS_A_STEP).strip()
         try:
             json.loads(text, parse_constant=_no_json)
         except (ValueError, RecursionError) as error:
@@ -128,23 +130,27 @@ class Webhook(Destination):
         return failed(response, now)
 
 
-_Render = Callable[[Mapping[str, JSON]], str]
+CHARACTERS_A_STEP: Final = 2
+"""A large event may take longer: for so many characters of it, its template has a step more."""
+
+_Render = Callable[[Mapping[str, JSON], int], str]
 
 
 def _renderer(source: str) -> _Render:
     # Jinja is the server's: who tests a receiver with `marzhook.testing` need not have it.
-    from marzhook.destinations.template import Template
+    from marzhook.destinations.template import STEPS, Template
 
     try:
-        return Template(source).render
+        template = Template(source)
     except InvalidError as error:
         # Looked at when it was written, by another version perhaps. Its deliveries fail, and the dispatcher goes on.
         reason = str(error)
 
-    def broken(_values: Mapping[str, JSON]) -> str:
-        raise RenderError(reason)
+        def broken(_values: Mapping[str, JSON], _more: int) -> str:
+            raise RenderError(reason)
 
-    return broken
+        return broken
+    return lambda values, more: template.render(values, steps=STEPS + more)
 
 
 def _no_json(name: str) -> None:

@@ -7,12 +7,10 @@ row would cost five times as much).
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
@@ -22,24 +20,16 @@ import sqlalchemy as sa
 from marzhook import signals, trace_context
 from marzhook.clock import from_unix
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING, Delivery, Settlement
-from marzhook.endpoint import REMOVED
-from marzhook.errors import ConditionError
 from marzhook.event import SHARDS, Event, NewEvent, details_json, shard_of
-from marzhook.filter import Filter, Offered
 from marzhook.store import driver, schema
 from marzhook.store import outbox_sql as sql
 from marzhook.store.database import Database, Transaction
 from marzhook.store.driver import Statement, is_postgresql
+from marzhook.store.owed import Publication, Row, creditors
 from marzhook.store.statements import as_list
 
 if TYPE_CHECKING:
     from marzhook.otel.spans import Spans
-
-log = logging.getLogger(__name__)
-
-_Row = tuple[int, str, str, float, str | None, str | None]
-"""An event's, as INSERT_EVENTS takes it."""
-_UNFILTERED: Final = [None, None, None, None]
 
 LANE_LOCKS: Final = 1024
 LEAVING: Final = "endpoints"
@@ -109,9 +99,9 @@ class Outbox:
         conn = tx.conn
         ids = self._take_ids(tx, new_events)
         at = now.timestamp()
-        owed_to = self._owed_to(conn, only_to)
+        owed_to = creditors(conn) if only_to is None else [(only_to, True, None)]
         full = any(wants_full for _, wants_full, _ in owed_to)
-        rows: list[_Row] = []
+        rows: list[Row] = []
         for event_id, new in zip(ids, new_events, strict=True):
             shown, whole = details_json(new.detail, full=full)
             rows.append((event_id, new.action, new.username, at, shown or None, whole or None))
@@ -122,19 +112,10 @@ class Outbox:
             sql.INSERT_TRACED(conn, [(*row, traceparent) for row in rows])
         else:
             sql.INSERT_EVENTS(conn, rows)
-        offered: dict[int, Offered] = {}
+        published = Publication(new_events, rows)
         for endpoint_id, _, wanted in owed_to:
-            if endpoint_id == except_for:
-                continue
-            if wanted is None:
-                self._owe(conn, endpoint_id, rows)
-            elif wanted.by_action:
-                self._owe(conn, endpoint_id, [row for row in rows if row[1] in (wanted.actions or ())])
-            else:
-                offered = offered or {
-                    row[0]: Offered(new, at, row[4] or "") for row, new in zip(rows, new_events, strict=True)
-                }
-                self._owe(conn, endpoint_id, _passed(endpoint_id, wanted, rows, offered))
+            if endpoint_id != except_for:
+                self._owe(conn, endpoint_id, published.owed_to(endpoint_id, wanted))
         signals.emit("publish.before_commit")
         tx.announce()
         tx.after_commit(self._published)
@@ -158,13 +139,6 @@ class Outbox:
         # No endpoint goes between our look at who is owed and our commit.
         tx.lock(LEAVING, shared=True)
         return [row[0] for row in driver.execute(tx.conn, sql.NEXT_IDS, (len(new_events),))]
-
-    def _owed_to(self, conn: sa.Connection, only_to: int | None) -> list[tuple[int, bool, Filter | None]]:
-        """Endpoints, whether they get credentials, and what they want (None: all)."""
-        if only_to is not None:
-            return [(only_to, True, None)]
-        rows = driver.execute(conn, sql.OWED, (REMOVED,))
-        return [(id_, bool(full), None if texts == _UNFILTERED else _filter(*texts)) for id_, full, *texts in rows]
 
     def _published(self) -> None:
         signals.emit("publish.after_commit")
@@ -348,33 +322,6 @@ class Outbox:
 def _list(shards: Iterable[int]) -> str:
     """As PostgreSQL writes an array."""
     return f"{{{','.join(map(str, sorted(shards)))}}}"
-
-
-@lru_cache(maxsize=4096)
-def _filter(actions: str | None, admins: str | None, usernames: str | None, condition: str | None) -> Filter:
-    """An endpoint's filter as its row has it; read at every publish, and nearly always the same. Endpoints with the same
-    one share it, and so what it said of an event."""
-    one, two, three = (None if text is None else json.loads(text) for text in (actions, admins, usernames))
-    return Filter(one, two, three, condition)
-
-
-def _passed(endpoint_id: int, wanted: Filter, rows: Sequence[_Row], offered: Mapping[int, Offered]) -> list[_Row]:
-    """What of the rows the filter lets pass. Rather one event too many than one too few: where nobody can tell, it is owed."""
-    found, unclear = [], []
-    for row in rows:
-        try:
-            passes = offered[row[0]].meets(wanted)
-        except ConditionError as error:
-            passes = True
-            unclear.append(str(error))
-        if passes:
-            found.append(row)
-    if unclear:
-        log.warning(
-            "a condition could not be evaluated: the event is delivered all the same",
-            extra={"fields": {"endpoint": endpoint_id, "events": len(unclear), "reason": unclear[0]}},
-        )
-    return found
 
 
 def filtered(table: sa.Table, which: DeliveryFilter, *, query_events: bool) -> sa.FromClause:
