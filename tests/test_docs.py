@@ -14,7 +14,7 @@ from marzhook.api.app import create_app
 from marzhook.cli.main import COMMANDS
 from marzhook.clock import from_unix
 from marzhook.delivery import Delivery
-from marzhook.destinations import destination
+from marzhook.destinations.kinds import destination
 from marzhook.destinations.values import FILTERS, TESTS
 from marzhook.dispatch.health import OPERATOR_ACTIONS
 from marzhook.endpoint import Endpoint

@@ -80,4 +80,5 @@ def test_whoever_installs_for_people_installs_the_driver() -> None:
     assert [one for one in extras["postgres"] if one.startswith("psycopg")]
     installed = re.findall(r"\.?/?\S*\[(server[^\]]*)\]", (ROOT / "Makefile").read_text())
     installed += re.findall(r"/src\[(.+?)\]", (ROOT / "deploy/Dockerfile").read_text())
-    assert installed == ["server,postgres", "server,postgres,dev", "server,postgres"]
+    assert len(installed) == 3
+    assert all({"server", "postgres"} <= set(one.split(",")) for one in installed), installed

@@ -22,7 +22,7 @@ import pytest
 
 from marzhook.clock import SystemClock
 from marzhook.delivery import Delivery
-from marzhook.destinations import destination
+from marzhook.destinations.kinds import destination
 from marzhook.event import Event
 from marzhook.request import Request, Response
 from marzhook.store import endpoints

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from marzhook import signing
 from marzhook.delivery import Delivery
-from marzhook.destinations import destination
+from marzhook.destinations.kinds import destination
 from marzhook.endpoint import Endpoint
 from marzhook.event import Event
 from marzhook.receiver import RequestRefused, Secrets

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
-from marzhook import destinations
 from marzhook.clock import Clock
 from marzhook.condition import check_condition
 from marzhook.delivery import DELIVERED, PENDING, SETTLED_STATES
+from marzhook.destinations.kinds import KINDS as DESTINATIONS
 from marzhook.destinations.template import check_template
 from marzhook.endpoint import (
     DETAILS,
@@ -76,7 +76,7 @@ def checked(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     None means something as one of MAY_BE_NONE; elsewhere it is the same as missing.
     """
     found = {k: v for k, v in values.items() if v is not None or k in MAY_BE_NONE}
-    spoken = destinations.KINDS[kind]
+    spoken = DESTINATIONS[kind]
     if "url" in found:
         found["url"] = spoken.checked_url(found["url"])
     if "options" in found:

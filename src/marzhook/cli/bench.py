@@ -170,7 +170,7 @@ def rendering(url: str) -> Callable[[int], Request]:
     from marzhook import signing
     from marzhook.clock import SystemClock
     from marzhook.delivery import Delivery
-    from marzhook.destinations import destination
+    from marzhook.destinations.kinds import destination
     from marzhook.endpoint import Endpoint
     from marzhook.event import Event
 

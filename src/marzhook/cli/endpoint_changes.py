@@ -210,7 +210,7 @@ def _verdict(endpoint: Endpoint, event: Event) -> tuple[bool, str | None]:
 def _body(o: Opened, endpoint: Endpoint, event: Event, instance: str) -> tuple[str | None, str | None]:
     """As on the dashboard without credentials, which an endpoint with the detail `full` is sent."""
     from marzhook.delivery import Delivery
-    from marzhook.destinations import destination
+    from marzhook.destinations.kinds import destination
 
     target, now = destination(endpoint, instance=instance), o.clock.now()
     try:

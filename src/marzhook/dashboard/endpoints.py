@@ -6,10 +6,11 @@ from typing import Any
 
 from starlette.responses import Response
 
-from marzhook import destinations, operations
+from marzhook import operations
 from marzhook.dashboard import options, words
 from marzhook.dashboard.preview import Shown, preview
 from marzhook.dashboard.visit import Pages, Visit, number
+from marzhook.destinations.kinds import KINDS as DESTINATIONS
 from marzhook.endpoint import DETAILS, FORMATS, KINDS, LANGUAGES, REMOVED, SECRET_MODES, SIGNATURES, Endpoint
 from marzhook.errors import InvalidError, MarzhookError, http_status
 from marzhook.event import PANEL_ACTIONS
@@ -266,7 +267,7 @@ def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
         operations.checked(kind, narrowing)
         chosen = options.read(kind, fields["options"].__getitem__, {})
         if any(fields["options"].values()):
-            chosen = destinations.KINDS[kind].checked_options(chosen)
+            chosen = DESTINATIONS[kind].checked_options(chosen)
     except InvalidError as error:
         return Shown(problem=visit.problem(error))
     return preview(

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from marzhook import trace_context
 from marzhook.dashboard.visit import Visit
 from marzhook.delivery import Delivery
-from marzhook.destinations import destination
+from marzhook.destinations.kinds import destination
 from marzhook.endpoint import Endpoint, masked_url
 from marzhook.errors import RenderError
 from marzhook.event import Event, detail_json

@@ -1,18 +1,4 @@
-"""What is said to a receiver, and what its answer means: pure, a page each."""
+"""What is said to a receiver, and what its answer means: pure, a page each.
 
-from __future__ import annotations
-
-from typing import Any
-
-from marzhook.destinations.base import Destination
-from marzhook.destinations.discord import Discord
-from marzhook.destinations.telegram import Telegram
-from marzhook.destinations.webhook import Webhook
-from marzhook.endpoint import Endpoint
-
-KINDS: dict[str, type[Destination]] = {"webhook": Webhook, "discord": Discord, "telegram": Telegram}
-
-
-def destination(endpoint: Endpoint, **values: Any) -> Destination:
-    """The destination that speaks to this endpoint."""
-    return KINDS[endpoint.kind](endpoint, **values)
+Nothing is imported here: what makes webhooks alone needs no more than the standard library (`marzhook.testing`).
+"""

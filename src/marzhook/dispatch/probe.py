@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from marzhook.clock import Clock
 from marzhook.delivery import Delivery, Verdict
-from marzhook.destinations import destination
+from marzhook.destinations.kinds import destination
 from marzhook.endpoint import Endpoint
 from marzhook.event import TEST_ACTION, Event
 from marzhook.request import Response

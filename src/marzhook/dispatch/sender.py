@@ -10,7 +10,7 @@ from datetime import datetime
 from marzhook import trace_context
 from marzhook.clock import Clock
 from marzhook.delivery import OUTAGE, PENDING, REJECTED, SPLIT, STANDARD, Delivery, Outcome, Settlement, Verdict, settle
-from marzhook.destinations import destination
+from marzhook.destinations.kinds import destination
 from marzhook.dispatch.breaker import FIRST_PROBE, Breaker
 from marzhook.dispatch.lanes import KEEP, MAX_HELD, Lanes
 from marzhook.dispatch.shipment import Answer, Shipment
