@@ -11,7 +11,7 @@ import pytest
 from dispatching import House
 from marzhook import operations, signing
 from marzhook.delivery import Delivery
-from marzhook.destinations import destination
+from marzhook.destinations.kinds import destination
 from marzhook.endpoint import Endpoint
 from marzhook.event import Event, NewEvent, detail_json
 from marzhook.store import endpoints, history
