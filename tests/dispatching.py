@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from marzhook.clock import Clock, SystemClock
 from marzhook.dispatch.dispatcher import Dispatcher
-from marzhook.dispatch.sender import Limits
+from marzhook.dispatch.limits import Limits
 from marzhook.endpoint import Endpoint
 from marzhook.event import NewEvent
 from marzhook.retry import RetryPolicy
@@ -45,6 +46,13 @@ class House:
     def load(self, endpoint_id: int) -> Endpoint:
         with self.database.read() as conn:
             return endpoints.get(conn, endpoint_id)
+
+    def fails(self, endpoint: Endpoint, since: datetime, *, stage: int = 0) -> None:
+        """It has accepted nothing since then, and people were told so often; its breaker is closed, as after a restart."""
+        with self.database.write() as tx:
+            tx.conn.exec_driver_sql(
+                f"UPDATE endpoints SET failing_since = {since.timestamp()!r}, failing_stage = {stage} WHERE id = {endpoint.id}"
+            )
 
     @contextmanager
     def dispatching(

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from marzhook.endpoint import REMOVED, Endpoint
 from marzhook.errors import ConflictError, NotFoundError
 from marzhook.event import NewEvent
-from marzhook.store import endpoints
+from marzhook.store import endpoints, outages
 from marzhook.store.database import Database, Transaction
 from marzhook.store.endpoints import Wanted
 from marzhook.store.outbox import Outbox
@@ -140,7 +140,7 @@ def test_every_change_raises_the_revision(database: Database, clock: FakeClock) 
         ):  # fmt: skip
             seen.append(change().revision)
         assert seen == [1, 2, 3, 4, 5]
-        assert endpoints.revisions(tx.conn) == {one.id: 5}
+        assert outages.look(tx.conn) == {one.id: (5, None)}
 
 
 def test_what_was_found_out_holds_for_the_same_address(database: Database, clock: FakeClock) -> None:

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from marzhook.delivery import Delivery, Settlement
-from marzhook.dispatch.sender import Limits, Sender
+from marzhook.dispatch.limits import Limits
+from marzhook.dispatch.sender import Sender
 from marzhook.dispatch.shipment import Shipment
 from marzhook.event import NewEvent
 from marzhook.request import Response

@@ -185,9 +185,7 @@ def test_an_endpoint_that_fails_for_days_is_disabled_and_everybody_else_is_told(
         sick_receiver.do(status=500)
         sick = house.endpoint(sick_receiver.url)
         house.endpoint(receiver.url)
-        with house.database.write() as tx:
-            since = CLOCK.now() - health.DISABLED_AFTER - timedelta(seconds=1)
-            endpoints.note_health(tx, sick.id, failing_since=since, failing_stage=4)
+        house.fails(sick, CLOCK.now() - health.DISABLED_AFTER - timedelta(seconds=1), stage=4)
         house.publish(["anna"])
         with house.dispatching():
             records = receiver.wait(2)
@@ -205,9 +203,7 @@ def test_a_recovery_is_told_where_the_failure_was(house: House, receiver: Receiv
         sick_receiver.do(status=500)
         sick = house.endpoint(sick_receiver.url)
         house.endpoint(receiver.url)
-        with house.database.write() as tx:
-            since = CLOCK.now() - timedelta(minutes=20)
-            endpoints.note_health(tx, sick.id, failing_since=since, failing_stage=0)
+        house.fails(sick, CLOCK.now() - timedelta(minutes=20), stage=0)
         house.publish([f"user{i}" for i in range(8)])
         with house.dispatching():
             eventually(lambda: any(e["action"] == "endpoint_failing" for e in receiver.accepted()))
@@ -220,8 +216,7 @@ def test_a_recovery_is_told_where_the_failure_was(house: House, receiver: Receiv
 def test_an_outage_that_a_restart_cut_short_ends_with_the_first_success(house: House, receiver: Receiver) -> None:
     """Its breaker was never open in this life of the service; still, who is well must not be disabled after five days."""
     endpoint = house.endpoint(receiver.url)
-    with house.database.write() as tx:
-        endpoints.note_health(tx, endpoint.id, failing_since=CLOCK.now() - timedelta(minutes=10), failing_stage=0)
+    house.fails(endpoint, CLOCK.now() - timedelta(minutes=10))
     house.publish(["anna"])
     with house.dispatching():
         eventually(lambda: house.states() == {"delivered": 1})

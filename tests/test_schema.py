@@ -68,7 +68,7 @@ def test_sqlites_statements_are_the_same(database: Database, tmp_path: Path) -> 
             return {
                 name: sorted(
                     re.sub(r"[\s\"]+", " ", line).strip(" ,")
-                    for line in re.sub(r", (?=\w+ [A-Z]+( DEFAULT '\w+')?( NOT NULL)?,)", "\n", sql).splitlines()
+                    for line in re.sub(r", (?=\w+ [A-Z]+( DEFAULT '?\w+'?)?( NOT NULL)?,)", "\n", sql).splitlines()
                 )
                 for name, sql in rows
             }

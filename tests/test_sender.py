@@ -8,7 +8,8 @@ import pytest
 
 from dispatching import House
 from marzhook.clock import from_unix
-from marzhook.dispatch.sender import Limits, Sender
+from marzhook.dispatch.limits import Limits
+from marzhook.dispatch.sender import Sender
 from marzhook.request import Response
 from marzhook.store import endpoints
 from marzhook.store.database import Database

@@ -13,7 +13,8 @@ import pytest
 from dispatching import House
 from marzhook import trace_context
 from marzhook.clock import from_unix
-from marzhook.dispatch.sender import Limits, Sender
+from marzhook.dispatch.limits import Limits
+from marzhook.dispatch.sender import Sender
 from marzhook.request import Request
 from marzhook.store import history
 from marzhook.store.group_commit import GroupCommit

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from marzhook import __version__, otel
 from marzhook.clock import Clock, SystemClock
 from marzhook.dispatch.dispatcher import Dispatcher
-from marzhook.dispatch.sender import Limits
+from marzhook.dispatch.limits import Limits
 from marzhook.dispatch.upkeep import Upkeep
 from marzhook.dispatch.watchdog import LATE, Watchdog
 from marzhook.endpoint import masked_url

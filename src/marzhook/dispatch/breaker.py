@@ -5,7 +5,8 @@
                                                               +--+ probe failed: the next one later
 
 While it is open nothing is sent but one real delivery at a time, after 5 s, 10 s, 20 s … 5 min; no delivery's tries are
-counted, so a long outage uses up nobody's schedule.
+counted, so a long outage uses up nobody's schedule. Where several processes send to the endpoint they share its outages
+(`dispatch/outages.py`), and each one's breaker follows.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Breaker:
         self._recent: deque[bool] = deque(maxlen=LAST)
         self._failures = 0
         self._in_a_row = 0
-        self._probes = 0
+        self.probes = 0
+        """Probes that failed."""
         self._probing = False
         self._last_rejected: int | None = None
         self.open = False
@@ -58,14 +60,23 @@ class Breaker:
         self._note(True)
         self._in_a_row = 0
         self._last_rejected = None
-        recovered, self.open = self.open, False
+        recovered = self.open
         if recovered:
-            self._recent.clear()
-            self._recent.append(True)
-            self._failures = 0
-        self._probing = False
-        self._probes = 0
+            self.end()
         return recovered
+
+    def follow(self, probe_at: float, probes: int) -> None:
+        """Another process says that there is an outage, of which so many probes have failed."""
+        self.open = True
+        self.probe_at, self.probes = probe_at, probes
+
+    def end(self) -> None:
+        """The outage is over, whoever found that out."""
+        self.open = self._probing = False
+        self.probes = self._in_a_row = self._failures = 0
+        self._last_rejected = None
+        self._recent.clear()
+        self._recent.append(True)
 
     def failed(self, now: float, *, retry_after: float | None = None) -> None:
         """A request failed. A receiver's `retry_after` (seconds) may put the next probe off, never hasten it."""
@@ -74,13 +85,13 @@ class Breaker:
         if self.open:
             if self._probing:
                 # Others that were on their way when it opened come back too; they tell nothing new.
-                self._probes += 1
+                self.probes += 1
                 self._put_off(now, retry_after)
             return
         bad = len(self._recent) == LAST and self._failures >= LAST * SHARE
         if self._in_a_row >= IN_A_ROW or bad:
             self.open = True
-            self._probes = 0
+            self.probes = 0
             self._put_off(now, retry_after)
 
     def rejected(self, event_id: int, now: float) -> None:
@@ -91,7 +102,7 @@ class Breaker:
 
     def _put_off(self, now: float, retry_after: float | None) -> None:
         self._probing = False
-        wait = min(self._first_probe * 2 ** min(self._probes, 30), LONGEST_PROBE) * (1 + JITTER * self._random())
+        wait = min(self._first_probe * 2 ** min(self.probes, 30), LONGEST_PROBE) * (1 + JITTER * self._random())
         self.probe_at = now + max(wait, retry_after or 0.0)
 
     def _note(self, good: bool) -> None:

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
 import queue
 import random as random_module
-import resource
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from marzhook import signals, trace_context
+from marzhook import signals
 from marzhook.clock import Clock
-from marzhook.delivery import DEAD, PENDING, Settlement, Verdict
+from marzhook.delivery import Settlement, Verdict
 from marzhook.dispatch import health
+from marzhook.dispatch.limits import SPARE_DESCRIPTORS, Limits, descriptors
 from marzhook.dispatch.notices import Notices
+from marzhook.dispatch.outages import Outages
 from marzhook.dispatch.ownership import Ownership
-from marzhook.dispatch.sender import Limits, Sender
+from marzhook.dispatch.sender import Sender
 from marzhook.dispatch.settler import Settler
 from marzhook.dispatch.shipment import Shipment
+from marzhook.dispatch.telling import tell
+from marzhook.dispatch.timers import Timers
+from marzhook.dispatch.turns import Turns
 from marzhook.endpoint import Endpoint
 from marzhook.request import Response
-from marzhook.store import endpoints
+from marzhook.store import endpoints, outages
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
-from marzhook.telemetry import Metrics, Try, log_deliveries
+from marzhook.telemetry import Metrics
 from marzhook.transport.http import HttpTransport
 
 if TYPE_CHECKING:
@@ -41,8 +44,6 @@ MAX_UNSETTLED = 5000
 """Answers that may wait to be written; then sending waits too. Bounds what a crash can repeat."""
 IN_A_TURN = 8
 """Requests that one endpoint starts before the next one's turn."""
-SPARE_DESCRIPTORS = 256
-SPARE_TIMERS = 64
 SETTLER_LOOK = 0.2
 """Seconds between two looks whether the settler is still worth waiting for."""
 DRAIN_SECONDS = 10.0
@@ -89,13 +90,17 @@ class Dispatcher:
         self._instance = ""
         self._senders: dict[int, Sender] = {}
         self._active: dict[int, Sender] = {}
-        self._timers: list[tuple[float, int]] = []
-        self._timer_of: dict[int, float] = {}
+        self._timers = Timers()
         self._unsettled = 0
         self._last_look = float("-inf")
         self._next_health = 0.0
         self._horizon = database.horizon()
-        self._ownership = Ownership(database, outbox, self._settler, shared) if shared else None
+        self._ownership = Ownership(database, outbox, self._settler, shared, ring=transport.wake) if shared else None
+        self._turns = Turns(self._ownership) if self._ownership is not None else None
+        # A probe may go out twice, with the secret in its other mode.
+        self._outages = Outages(
+            database, outbox, clock, self._settler, self.wake, probe_seconds=2 * self._limits.timeout
+        )
         self._notices = Notices(database, outbox, clock, self._settler, self.wake)
         self.trouble: str | None = None
         """Why the dispatcher cannot work just now, in words."""
@@ -105,7 +110,7 @@ class Dispatcher:
     def start(self) -> None:
         with self._database.read() as conn:
             self._instance = self._database.meta(conn, "instance") or ""
-        self._max_in_flight = _descriptors() - SPARE_DESCRIPTORS
+        self._max_in_flight = descriptors() - SPARE_DESCRIPTORS
         self._outbox.on_publish(self.wake)
         self._settler.start()
         self._thread.start()
@@ -171,10 +176,12 @@ class Dispatcher:
             pass
 
     def _work(self) -> None:
-        self._senders, self._active, self._timers, self._timer_of, self._unsettled = {}, {}, [], {}, 0
+        self._senders, self._active, self._timers, self._unsettled = {}, {}, Timers(), 0
         self._committed = queue.SimpleQueue()
         if self._ownership is not None:
             self._ownership.begin()
+        if self._turns is not None:
+            self._turns.begin()
         watch = self._database.watch()
         try:
             self._woken = True
@@ -182,10 +189,12 @@ class Dispatcher:
             while not self._drained():
                 self._take_commits()
                 now = self._clock.monotonic()
-                if self._ownership is not None and self._ownership.turn(now):
+                if self._ownership is not None and self._ownership.turn(now, within=self._within):
                     for sender in self._senders.values():
                         sender.own(self._ownership.share)
                     self._active.update(self._senders)
+                if self._turns is not None:
+                    self._awaken(self._turns.keep(now, self._senders))
                 if now >= next_watch:
                     next_watch = now + WATCH_EVERY
                     if watch.changed():
@@ -195,8 +204,7 @@ class Dispatcher:
                 if now >= self._next_health:
                     self._next_health = now + HEALTH_EVERY
                     self._notices.watch(self._senders.values())
-                while self._timers and self._timers[0][0] <= now:
-                    self._ring(heapq.heappop(self._timers)[1])
+                self._awaken(self._senders[id_] for id_ in self._timers.ringing(now) if id_ in self._senders)
                 self._fill()
                 self._settler.flush(now)
                 self.trouble = None  # a whole turn went well
@@ -217,8 +225,8 @@ class Dispatcher:
         moments = [next_watch]
         if self._settler.due is not None:
             moments.append(self._settler.due)
-        if self._timers:
-            moments.append(self._timers[0][0])
+        if self._timers.next is not None:
+            moments.append(self._timers.next)
         if self._woken and self._interval is not None:
             moments.append(self._last_look + self._interval)
         return max(0.0, min(moments) - self._clock.monotonic())
@@ -233,10 +241,11 @@ class Dispatcher:
         """Notice changed endpoints and new events."""
         self._woken = False
         with self._database.read() as conn:
-            found = endpoints.revisions(conn)
+            found = outages.look(conn)
             known = {id_: sender.endpoint.revision for id_, sender in self._senders.items()}
-            if found != known:
+            if {id_: revision for id_, (revision, _) in found.items()} != known:
                 self._reload({endpoint.id: endpoint for endpoint in endpoints.all_endpoints(conn)})
+        self._awaken(self._outages.follow(found, self._senders.values()))
         floor = self._horizon.floor
         self._horizon.advance()
         for sender in self._senders.values():
@@ -263,7 +272,7 @@ class Dispatcher:
                     instance=self._instance,
                     limits=self._limits,
                     random=self._random,
-                    share=self._ownership.share if self._ownership is not None else 1.0,
+                    share=self._ownership.share if self._ownership is not None else None,
                     traced=self._spans is not None,
                 )
             elif sender.endpoint.revision != endpoint.revision:
@@ -279,6 +288,8 @@ class Dispatcher:
         now = self._clock.monotonic()
         for endpoint_id, sender in list(self._active.items()):
             sender.refill()
+            if sender.shared:
+                self._ask_for(endpoint_id, sender, now)
             if not sender.room(now) and not sender.wants_reading:
                 self._rest(endpoint_id, sender, now)
         turn = list(self._active.values())
@@ -299,23 +310,28 @@ class Dispatcher:
                 # Now, and not at the next turn: a rate limit or a retry may be due long before anything else happens.
                 self._rest(endpoint_id, sender, now)
 
+    def _ask_for(self, endpoint_id: int, sender: Sender, now: float) -> None:
+        """What of all processes only one may have."""
+        if sender.wants_claim(now):
+            self._outages.claim(sender)
+        if self._turns is not None and sender.wants_turn(now):
+            self._turns.want(endpoint_id)
+
+    def _within(self) -> bool:
+        return all(sender.pace.in_flight <= sender.pace.slots for sender in self._senders.values())
+
     def _rest(self, endpoint_id: int, sender: Sender, now: float) -> None:
         """Nothing to do here until an answer, a publish or a timer."""
         del self._active[endpoint_id]
         when = sender.next_look(now)
-        # One timer that rings too early does no harm; one for every answer of a busy endpoint would pile up.
-        if when is not None and when < self._timer_of.get(endpoint_id, float("inf")):
-            self._timer_of[endpoint_id] = when
-            heapq.heappush(self._timers, (when, endpoint_id))
-            if len(self._timers) > SPARE_TIMERS + 2 * len(self._timer_of):
-                # Each time that a near one rings, a far one may be set once more.
-                self._timers = [(moment, id_) for id_, moment in self._timer_of.items()]
-                heapq.heapify(self._timers)
+        if when is not None:
+            self._timers.set(endpoint_id, when)
 
-    def _ring(self, endpoint_id: int) -> None:
-        self._timer_of.pop(endpoint_id, None)
-        if endpoint_id in self._senders:
-            self._active[endpoint_id] = self._senders[endpoint_id]
+    def _awaken(self, senders: Iterable[Sender]) -> None:
+        for sender in senders:
+            # Of an endpoint that was deleted, or from before a new beginning, nobody asks for more.
+            if self._senders.get(sender.endpoint.id) is sender:
+                self._active[sender.endpoint.id] = sender
 
     def _ship(self, sender: Sender) -> None:
         shipment, request = sender.ship()
@@ -342,14 +358,13 @@ class Dispatcher:
             if request is not None:
                 self._transport.send(request, shipment)
                 return
+        before = sender.breaker.probe_at if sender.breaker.open else None
         answer = sender.answered(shipment, response)
         endpoint = sender.endpoint
-        if endpoint.id in self._senders:
-            self._active[endpoint.id] = sender
+        self._awaken([sender])
         self._unsettled += len(answer.settlements)
         self._settler.put(answer.settlements)
-        if answer.recovered or (sender.breaker.open and sender.failing_since is None):
-            self._notices.outage(sender, over=answer.recovered)
+        self._outages.answered(sender, before, recovered=answer.recovered)
         if answer.learned:
             self._notices.change(endpoint, **answer.learned)
         if answer.outcome.verdict is Verdict.GONE and endpoint.enabled:
@@ -358,6 +373,7 @@ class Dispatcher:
     # -- settling
 
     def _take_commits(self) -> None:
+        self._awaken(self._outages.take())
         while not self._committed.empty():
             batch = self._committed.get()
             self._unsettled -= len(batch)
@@ -376,54 +392,7 @@ class Dispatcher:
         """On the settler's thread: tell the dispatcher, then the log and the metrics."""
         self._committed.put(batch)
         self._transport.wake()
-        now = self._clock.now().timestamp()
         known = {id_: sender.endpoint for id_, sender in list(self._senders.items())}
-        names = {id_: f"{id_}:{endpoint.name}" for id_, endpoint in known.items()}
-        verbose = log.isEnabledFor(logging.INFO)
-        tries, rows = [], []
-        for s in batch:
-            delivery, attempt, state, *_ = s
-            endpoint = names.get(delivery.endpoint_id) or str(delivery.endpoint_id)
-            result = attempt.error or attempt.status
-            if state == PENDING:
-                tries.append(Try(endpoint, result, attempt.duration))
-            else:
-                tries.append(Try(endpoint, result, attempt.duration, state, now - delivery.event.enqueued_at))
-            if verbose or state == DEAD:
-                rows.append(_told(s, endpoint))
-        self._metrics.observe(tries)
+        tell(batch, known, self._metrics, now=self._clock.now().timestamp())
         if self._spans is not None:
             self._spans.tries(batch, known)
-        log_deliveries(log, rows)
-
-
-def _told(s: Settlement, endpoint: str) -> dict[str, object]:
-    """One try as the log tells it."""
-    event, attempt = s.delivery.event, s.attempt
-    return {
-        "outcome": "failed" if s.state == PENDING else s.state,
-        "event": event.id, "action": event.action, "username": event.username, "endpoint": endpoint,
-        "tries": s.tries, "status": attempt.status, "ms": round(attempt.duration * 1000, 1),
-        **({"error": attempt.error, "why": attempt.message} if attempt.error else {}),
-        **({"due_at": s.due_at.isoformat(timespec="seconds")} if s.due_at else {}),
-        **(_trace_of(s) if event.traceparent else {}),
-    }  # fmt: skip
-
-
-def _trace_of(s: Settlement) -> dict[str, str]:
-    event = s.delivery.event
-    span = trace_context.span_id(event.traceparent, s.delivery.endpoint_id, event.id, s.attempt.number)
-    return {"trace_id": event.traceparent[3:35], "span_id": span}
-
-
-def _descriptors() -> int:
-    """How many files this process may open; the soft limit is raised to the hard one, up to a sensible number."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
-    if soft < wanted:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
-        except (ValueError, OSError):
-            pass
-    return max(soft, SPARE_DESCRIPTORS + 64)

@@ -12,7 +12,7 @@ from marzhook.dispatch import health
 from marzhook.dispatch.sender import Sender
 from marzhook.dispatch.settler import Settler
 from marzhook.endpoint import Endpoint
-from marzhook.store import endpoints
+from marzhook.store import endpoints, outages
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
 
@@ -44,25 +44,6 @@ class Notices:
 
         self._settler.call(write)
 
-    def outage(self, sender: Sender, *, over: bool) -> None:
-        """An outage begins, or has ended."""
-        fields = {"endpoint": sender.endpoint.id, "name": sender.endpoint.name}
-        if not over:
-            sender.failing_since, sender.failing_stage = self._clock.now(), 0
-            log.warning("endpoint fails; probing", extra={"fields": fields})
-        else:
-            log.info("endpoint is back", extra={"fields": fields})
-            if sender.failing_stage > 0:
-                self._tell(sender, health.RECOVERED)
-            sender.failing_since, sender.failing_stage = None, 0
-        endpoint_id, since, stage = sender.endpoint.id, sender.failing_since, sender.failing_stage
-
-        def write() -> None:
-            with self._database.write() as tx:
-                endpoints.note_health(tx, endpoint_id, failing_since=since, failing_stage=stage)
-
-        self._settler.call(write)
-
     def watch(self, senders: Iterable[Sender]) -> None:
         """Tell people of endpoints that fail for long, and disable those that have failed for days."""
         now = self._clock.now()
@@ -83,14 +64,16 @@ class Notices:
         self._tell(sender, health.DISABLED, why)
 
     def _tell(self, sender: Sender, action: str, why: str = "") -> None:
-        """Publish to all other endpoints, together with what changes: so nobody is told twice, whenever we are killed."""
+        """Publish to all other endpoints, together with what changes: so nobody is told twice, also where several processes
+        find it out, or one is killed."""
         endpoint, since, stage = sender.endpoint, sender.failing_since, sender.failing_stage
         now = self._clock.now()
         new = health.event(action, replace(endpoint, failing_since=since), now, why)
 
         def write() -> None:
             with self._database.write() as tx:
-                endpoints.note_health(tx, endpoint.id, failing_since=since, failing_stage=stage)
+                if action == health.FAILING and not outages.told(tx, endpoint.id, stage):
+                    return  # another process was before us, or the endpoint is back
                 if action == health.DISABLED:
                     if not endpoints.still(tx.conn, endpoint):
                         return  # disabled by another answer, or it has another address by now

@@ -29,13 +29,18 @@ SILENT = 10.0
 class Ownership:
     """Belongs to the dispatcher's thread."""
 
-    def __init__(self, database: Database, outbox: Outbox, settler: Settler, name: str) -> None:
+    def __init__(
+        self, database: Database, outbox: Outbox, settler: Settler, name: str, *, ring: Callable[[], None]
+    ) -> None:
+        """`ring`: called on the settler's thread when something was asked for and is there."""
         self._database = database
         self._outbox = outbox
         self._settler = settler
         self._name = name
+        self._ring = ring
         self._holder: ShardHolder | None = None
-        self._asked = False
+        self.asking = False
+        """Whether the settler's thread has something to do on the session, and has not done it yet."""
         self._next_sweep = 0.0
         self._busy: Counter[int] = Counter()
         """Deliveries of each shard that are on their way, or answered and not yet on disk."""
@@ -49,7 +54,7 @@ class Ownership:
         self._outbox.settle_on(self._holder.write)
         self._outbox.own(())
         self.shards, self._busy = frozenset(), Counter()
-        self._asked, self._next_sweep = False, 0.0
+        self.asking, self._next_sweep = False, 0.0
 
     def end(self) -> None:
         """Let others have all of it."""
@@ -59,26 +64,52 @@ class Ownership:
 
     @property
     def share(self) -> float:
-        """Of what all workers together may do; never 0."""
-        return max(1, len(self.shards)) / SHARDS
+        """Of all users."""
+        return len(self.shards) / SHARDS
+
+    @property
+    def processes(self) -> int:
+        """How many share what is owed, this one included."""
+        return 1 if self._holder is None else self._holder.processes
+
+    @property
+    def turns(self) -> frozenset[int]:
+        """Endpoints whose turn this process has, see `dispatch/turns.py`."""
+        return frozenset() if self._holder is None else self._holder.turns
+
+    @property
+    def wanted(self) -> frozenset[int]:
+        """Endpoints whose turn another process waits for."""
+        return frozenset() if self._holder is None else self._holder.wanted
+
+    def exchange(self, give: Sequence[int], want: Sequence[int]) -> bool:
+        """Give these turns on, and ask for those; False: not now, something else is under way."""
+        if self.asking or self._holder is None:
+            return False
+        self._ask(partial(self._holder.exchange, give, want))
+        return True
 
     @property
     def silent(self) -> bool:
         """Whether the database has not been heard of for so long that nothing may be sent."""
         return self._holder is None or self._holder.silent_for() > SILENT
 
-    def turn(self, now: float) -> bool:
-        """Keep up with what this process holds; return whether `shards` changed. Raises OwnershipLostError: begin anew."""
+    def turn(self, now: float, *, within: Callable[[], bool]) -> bool:
+        """Keep up with what this process holds; return whether `shards` changed. Raises OwnershipLostError: begin anew.
+
+        `within`: whether no endpoint has more requests on their way than this process's share of them. Before, nothing is
+        given up: who gets the shards gets their part of what each endpoint may have at once.
+        """
         holder = self._holder
         if holder is None:
             raise OwnershipLostError("no session holds any shards")
         if holder.lost is not None:
             raise OwnershipLostError(holder.lost)
         held, surplus = holder.held, holder.surplus
-        if not self._asked and now >= self._next_sweep:
+        if not self.asking and now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY
             self._ask(holder.sweep)
-        elif not self._asked and (idle := {s for s in surplus - self.shards if not self._busy[s]}):
+        elif not self.asking and (idle := {s for s in surplus - self.shards if not self._busy[s]}) and within():
             self._ask(partial(holder.release, idle))
         if held - surplus == self.shards:
             return False
@@ -94,7 +125,7 @@ class Ownership:
         self._busy.subtract(shard_of(settlement.delivery.event.username) for settlement in settlements)
 
     def _ask(self, what: Callable[[], None]) -> None:
-        self._asked = True
+        self.asking = True
 
         def ask() -> None:
             try:
@@ -104,6 +135,7 @@ class Ownership:
             except MarzhookError as error:
                 log.warning("shards could not be looked after: %s", error)
             finally:
-                self._asked = False
+                self.asking = False
+                self._ring()
 
         self._settler.call(ask)

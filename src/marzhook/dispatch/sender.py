@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from marzhook import trace_context
 from marzhook.clock import Clock
-from marzhook.delivery import OUTAGE, PENDING, REJECTED, SPLIT, STANDARD, Delivery, Outcome, Settlement, Verdict, settle
+from marzhook.delivery import OUTAGE, REJECTED, SPLIT, STANDARD, Delivery, Outcome, Settlement, Verdict, settle
 from marzhook.destinations.kinds import destination
-from marzhook.dispatch.breaker import FIRST_PROBE, Breaker
+from marzhook.dispatch.breaker import Breaker
+from marzhook.dispatch.groups import Groups
 from marzhook.dispatch.lanes import KEEP, MAX_HELD, Lanes
+from marzhook.dispatch.limits import Limits
+from marzhook.dispatch.pace import Pace
 from marzhook.dispatch.shipment import Answer, Shipment
 from marzhook.endpoint import Endpoint
 from marzhook.request import Request, Response
-from marzhook.retry import REJECTED_DELAYS, RetryPolicy
+from marzhook.retry import RetryPolicy
 from marzhook.store.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -27,21 +29,9 @@ LOW_WATER = 256
 """Ready lanes below which more is read."""
 LOOKUPS = 200
 """Lanes looked up at once: due for a retry, or with more on disk."""
-LATE = 0.02
-"""Seconds by which a look may come late without slowing an endpoint's rate limit down."""
+CLAIMED = 5.0
+"""Seconds within which a probe has to go out that this process may make."""
 NEVER = RetryPolicy(delays=())
-
-
-@dataclass(slots=True)
-class Limits:
-    """What holds for all endpoints of a process."""
-
-    policy: RetryPolicy = field(default_factory=RetryPolicy)
-    rejected_policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(REJECTED_DELAYS))
-    """For an event that the receiver refuses while it accepts others."""
-    connect_timeout: float = 5.0
-    timeout: float = 15.0
-    first_probe: float = FIRST_PROBE
 
 
 class Sender:
@@ -56,28 +46,28 @@ class Sender:
         instance: str,
         limits: Limits,
         random: Callable[[], float],
-        share: float = 1.0,
+        share: float | None = None,
         traced: bool = False,
     ) -> None:
-        """`share`: of the endpoint's concurrency and rate limit, where other processes send to it, too. `traced`: whether each
-        try becomes a span."""
+        """`share`: of all users, where other processes send to the others; None: there are none. `traced`: whether each try
+        becomes a span."""
         self._outbox = outbox
         self._clock = clock
         self._instance = instance
         self._limits = limits
         self._random = random
         self._share = share
+        self.shared = share is not None
         self._traced = traced
-        self.in_flight = 0
-        self._again_in_flight = 0
-        self._turn = False
-        self._groups: dict[int, int] = {}
-        """Which deliveries failed together, by event id: they go together again, or in the halves they were split into."""
-        self._last_group = 0
-        self._paused_until = 0.0
-        self._next_slot = 0.0
-        """Where a rate limit holds: when the next request may go."""
+        self.pace = Pace(clock)
+        self._groups = Groups()
         self.breaker = Breaker(random, first_probe=limits.first_probe)
+        self.probe_seen: float | None = None
+        """The shared outage's `probe_at`, as far as this process knows it."""
+        self.claimed_until = 0.0
+        """Until then (monotonic) this process, of all, may send the probe."""
+        self.unwritten = 0
+        """What of the outage is on its way to the database; until it is there, what is read there is older."""
         self._reordered: Lanes | None = None
         self.lanes = Lanes(ordered=endpoint.ordered)
         self.cursor = 0
@@ -99,7 +89,8 @@ class Sender:
         if endpoint.url != self.endpoint.url or (endpoint.enabled and not self.endpoint.enabled):
             # Another address, or somebody says that it works again: it is not judged by what was.
             self.breaker = Breaker(self._random, first_probe=self._limits.first_probe)
-            self._paused_until = 0.0
+            self.pace.paused_until = 0.0
+            self.probe_seen, self.claimed_until = None, 0.0
             self.failing_since, self.failing_stage = endpoint.failing_since, endpoint.failing_stage
         self.endpoint = endpoint
         self._speak(endpoint)
@@ -112,12 +103,9 @@ class Sender:
             connect_timeout=self._limits.connect_timeout,
             timeout=self._limits.timeout,
         )
-        slots = min(endpoint.concurrency, self._destination.concurrency)
-        self._slots = max(1, round(slots * self._share))
         rates = [rate for rate in (endpoint.rate_limit, self._destination.rate_limit) if rate]
-        self._rate = min(rates) * self._share if rates else None
-        # A quarter is kept for first tries: retries that hang must not be all that there is.
-        self._again_slots = max(1, self._slots * 3 // 4)
+        concurrency = min(endpoint.concurrency, self._destination.concurrency)
+        self.pace.limit(concurrency, min(rates, default=None), self._share)
 
     def own(self, share: float) -> None:
         """This process has another share of all users from now on: so much of what the endpoint may get, too. Read anew."""
@@ -158,8 +146,7 @@ class Sender:
             found = self._outbox.load(endpoint_id, due)
             lanes.loaded(found)
             if self._groups and len(found) < len(due):
-                for cancelled in set(due).difference(delivery.event.id for delivery in found):
-                    self._groups.pop(cancelled, None)
+                self._groups.forget(set(due).difference(delivery.event.id for delivery in found))
             if lanes.astray:
                 self._rewind()
         if lanes.starving:
@@ -188,26 +175,38 @@ class Sender:
 
     def room(self, now: float) -> int:
         """How many requests may go out now (monotonic seconds), as far as is known before the first of them."""
+        return self._room(now) if self.pace.turn else 0
+
+    def wants_turn(self, now: float) -> bool:
+        """Whether something would go out if it were this process's turn."""
+        return not self.pace.turn and self._room(now) > 0
+
+    def wants_claim(self, now: float) -> bool:
+        """Whether a probe is due, and something to probe with."""
+        if not (self.breaker.open and self.shared) or self.unwritten or self.claimed_until > now:
+            return False
+        return self.endpoint.enabled and self.lanes.ready > 0 and self.breaker.may_send(now)
+
+    def _room(self, now: float) -> int:
         first, again = self.lanes.ready_first, self.lanes.ready_again
         if not (first or again) or not self.endpoint.enabled or self._reordered is not None:
             return 0
-        if self._paused_until > now or self._next_slot > now or not self.breaker.may_send(now):
+        if not self.breaker.may_send(now):
             return 0
-        if again:
-            again = min(again, self._again_slots - self._again_in_flight)
-        room = min(first + max(0, again), self._slots - self.in_flight)
-        # What a batch takes along, a probe or a rate limit leaves over is known after each. Below 0 when somebody allows
-        # the endpoint fewer than are on their way.
+        if self.breaker.open and self.shared and self.claimed_until <= now:
+            return 0
+        room = self.pace.room(first, again, now)
+        # What a batch takes along, a probe or a rate limit leaves over is known after each.
         return max(0, min(room, 1) if self._by_one else room)
 
     @property
     def _by_one(self) -> bool:
-        return self._destination.max_items > 1 or self.breaker.open or self._rate is not None
+        return self._destination.max_items > 1 or self.breaker.open or self.pace.rate is not None
 
     @property
     def resting(self) -> bool:
         """Whether it is left alone on purpose just now: disabled, paused, or its breaker open."""
-        return not self.endpoint.enabled or self.breaker.open or self._paused_until > self._clock.monotonic()
+        return not self.endpoint.enabled or self.breaker.open or self.pace.paused_until > self._clock.monotonic()
 
     @property
     def wants_reading(self) -> bool:
@@ -219,7 +218,7 @@ class Sender:
     @property
     def _awaits_landing(self) -> bool:
         """Whether new lanes wait until all that the old ones sent is answered and written."""
-        return self._reordered is not None and bool(self.in_flight or self.lanes.unsettled)
+        return self._reordered is not None and bool(self.pace.in_flight or self.lanes.unsettled)
 
     def next_look(self, now: float) -> float | None:
         """Monotonic time at which something happens by itself (a retry is due, a pause ends); None: nothing will.
@@ -232,7 +231,7 @@ class Sender:
         # Where enough are ready, those that are due are not read; an answer makes room first.
         times = [] if due is None or self.lanes.ready_again >= LOW_WATER else [due]
         if self.lanes.ready:
-            waits = [self._paused_until, self._next_slot, self.breaker.probe_at if self.breaker.open else 0.0]
+            waits = [self.pace.paused_until, self.pace.next_slot, self.breaker.probe_at if self.breaker.open else 0.0]
             if max(waits) > now:
                 times.append(max(waits))
         return min(times, default=None)
@@ -240,14 +239,13 @@ class Sender:
     def ship(self) -> tuple[Shipment, Request | None]:
         """The next request, to be sent now; where it cannot be made, the shipment says why and the request is None."""
         now = self._clock.now()
-        again = self._takes_again()
+        again = self.pace.takes_again(self.lanes.ready_first, self.lanes.ready_again)
         kind = self._destination
         deliveries, items, problem = (self._one if kind.max_items == 1 else self._batch)(now, again)
         shipment = Shipment(self, deliveries, items, kind.mode(items) if problem is None else "", None, again, problem)
-        self.in_flight += 1
-        self._again_in_flight += again
+        self.pace.left(again=again)
         self.breaker.sent()
-        self._take_slot()
+        self.claimed_until = 0.0
         if problem is not None:
             return shipment, None
         try:
@@ -255,14 +253,6 @@ class Sender:
         except Exception as error:
             shipment.problem = _named(error)
             return shipment, None
-
-    def _take_slot(self) -> None:
-        """Where a rate limit holds: requests are evenly spaced, with credit for a look that came late but none for idle times.
-        So it is exact over any minute."""
-        if self._rate:
-            moment = self._clock.monotonic()
-            start = self._next_slot if self._next_slot > moment - LATE else moment
-            self._next_slot = start + 1 / self._rate
 
     def _one(self, now: datetime, again: bool) -> tuple[list[Delivery], list[str], str | None]:
         delivery = self.lanes.take_one(again=again)
@@ -284,8 +274,8 @@ class Sender:
                 return False
             # What failed together is tried again together: the same request, with the same id.
             if not items:
-                group = self._groups.get(delivery.event.id)
-            elif self._groups.get(delivery.event.id) != group:
+                group = self._groups.of(delivery.event.id)
+            elif self._groups.of(delivery.event.id) != group:
                 return False
             try:
                 item = kind.item(delivery, now)
@@ -302,17 +292,6 @@ class Sender:
 
         deliveries = self.lanes.take(fits, limit=kind.max_items, again=again)
         return deliveries, items, problem
-
-    def _takes_again(self) -> bool:
-        """First tries and retries take turns where both are ready."""
-        if not self.lanes.ready_again:
-            return False
-        if not self.lanes.ready_first:
-            return True
-        if self._again_in_flight >= self._again_slots:
-            return False
-        self._turn = not self._turn
-        return self._turn
 
     def _request(self, shipment: Shipment, now: datetime) -> Request:
         ids = [delivery.event.id for delivery in shipment.deliveries]
@@ -333,15 +312,14 @@ class Sender:
         if mode is None:
             return None
         shipment.first, shipment.mode = response, mode
-        self._take_slot()
+        self.pace.take_slot()
         return self._request(shipment, self._clock.now())
 
     # -- judging
 
     def answered(self, shipment: Shipment, response: Response) -> Answer:
         """Decide what becomes of the shipment; its lanes go on."""
-        self.in_flight -= 1
-        self._again_in_flight -= shipment.again
+        self.pace.landed(again=shipment.again)
         outcome = self._judge(response)
         if outcome.verdict is Verdict.ACCEPTED:
             return self._accepted(shipment, response, outcome)
@@ -352,6 +330,7 @@ class Sender:
             self._tell_breaker(shipment, outcome)
         else:
             self.breaker.not_sent()
+            self.claimed_until = self._clock.monotonic() + CLAIMED if self.breaker.open else 0.0
         policy, schedule = self._schedule(shipment, counted=counted, fault=fault)
         settlements = settle(shipment.deliveries, response, outcome, policy, random=self._random(), schedule=schedule)
         self._regroup(settlements, schedule)
@@ -374,7 +353,7 @@ class Sender:
 
     def _pause(self, outcome: Outcome) -> None:
         if outcome.pause:
-            self._paused_until = max(self._paused_until, self._clock.monotonic() + outcome.pause)
+            self.pace.pause(outcome.pause)
 
     def _judge(self, response: Response) -> Outcome:
         if response.error is not None:
@@ -390,7 +369,7 @@ class Sender:
         now = self._clock.monotonic()
         if outcome.verdict is Verdict.REJECTED:
             self.breaker.rejected(shipment.deliveries[0].event.id, now)
-        elif outcome.pause is None or self.breaker.open or now >= self._paused_until:
+        elif outcome.pause is None or self.breaker.open or now >= self.pace.paused_until:
             # Asking for a pause is an answer in good health, unless it is all that ever comes: each pause counts once.
             self.breaker.failed(now, retry_after=outcome.retry_after)
 
@@ -404,16 +383,8 @@ class Sender:
         return (self._limits.policy, STANDARD) if counted else (None, OUTAGE)
 
     def _regroup(self, settlements: list[Settlement], schedule: str = STANDARD) -> None:
-        """Remember what failed together; a batch that is to be split becomes two groups, each in order."""
-        if self._destination.max_items == 1:
-            return
-        left = [s.delivery.event.id for s in settlements if s.state == PENDING]
-        for settlement in settlements:
-            self._groups.pop(settlement.delivery.event.id, None)
-        middle = (len(left) + 1) // 2 if schedule == SPLIT else len(left)
-        for part in (left[:middle], left[middle:]):
-            self._last_group += 1
-            self._groups.update(dict.fromkeys(part, self._last_group))
+        if self._destination.max_items > 1:
+            self._groups.answered(settlements, split=schedule == SPLIT)
 
     def _due(self, settlements: list[Settlement]) -> float:
         """When what was left of a request is due, one moment for all of it: so it stays together, and in its order."""

@@ -90,6 +90,12 @@ class ShardHolder(ABC):
     held: frozenset[int]
     lost: str | None
     """Why it is of no use any more."""
+    processes: int
+    """How many share what is owed, this one included."""
+    turns: frozenset[int]
+    """Endpoints that of all processes this one may send to, where one at a time does."""
+    wanted: frozenset[int]
+    """Endpoints whose turn others wait for."""
 
     @property
     @abstractmethod
@@ -103,6 +109,11 @@ class ShardHolder(ABC):
     @abstractmethod
     def release(self, shards: Iterable[int]) -> None:
         """Let others have these; nothing of them may be on its way. Raises OwnershipLostError."""
+
+    @abstractmethod
+    def exchange(self, give: Sequence[int], want: Sequence[int]) -> None:
+        """Let others have the turns of the endpoints `give`, and take those of `want` that are free; that the others of
+        `want` are waited for is seen by who has them. Raises OwnershipLostError."""
 
     @abstractmethod
     def write(self) -> AbstractContextManager[Transaction]:

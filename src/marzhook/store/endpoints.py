@@ -87,6 +87,9 @@ def update(tx: Transaction, endpoint_id: int, **values: Any) -> Endpoint:
     """Change columns. What was learned of the receiver is forgotten when what it was learned about changes."""
     if values.keys() & {"url", "secret", "secret_mode"}:
         values.setdefault("learned_mode", None)
+    if "url" in values or values.get("enabled"):
+        # Another address, or somebody says that it works again: it is not judged by what was.
+        values |= {"probe_at": None, "probes": 0}
     if values.get("signatures", "v1") != "v1" and get(tx.conn, endpoint_id, held=True).signing_key is None:
         values["signing_key"] = signing.new_private_key()
     columns = _sealed(_columns(values), vault_of(tx.conn))
@@ -97,12 +100,6 @@ def update(tx: Transaction, endpoint_id: int, **values: Any) -> Endpoint:
     if result.rowcount == 0:
         raise NotFoundError(f"there is no endpoint {endpoint_id}", code="endpoint_not_found")
     return get(tx.conn, endpoint_id)
-
-
-def note_health(tx: Transaction, endpoint_id: int, *, failing_since: datetime | None, failing_stage: int) -> None:
-    """Remember how it fares. No new revision: nobody needs to read the endpoint anew for that."""
-    values = _columns({"failing_since": failing_since, "failing_stage": failing_stage})
-    tx.conn.execute(sa.update(_t).where(_t.c.id == endpoint_id).values(values))
 
 
 def enable(tx: Transaction, endpoint_id: int) -> Endpoint:
@@ -184,12 +181,6 @@ def still(conn: sa.Connection, endpoint: Endpoint) -> bool:
 _ADDRESSED = ("kind", "url", "enabled", "secret", "secret_mode", "options")
 
 
-def revisions(conn: sa.Connection) -> dict[int, int]:
-    """Each endpoint's revision, to see cheaply what changed."""
-    rows = driver.execute(conn, "SELECT id, revision FROM endpoints WHERE deleted_at IS NULL")
-    return {row[0]: row[1] for row in rows}
-
-
 def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
     columns = dict(values)
     for name in ("actions", "admins"):
@@ -211,7 +202,8 @@ def _sealed(columns: dict[str, Any], vault: Vault) -> dict[str, Any]:
 
 def _read(row: sa.Row[Any], vault: Vault) -> Endpoint:
     values = dict(row._mapping)
-    del values["deleted_at"]
+    for name in ("deleted_at", "probe_at", "probes"):
+        del values[name]
     for name in SEALED:
         if values[name] is not None:
             values[name] = vault.reveal(values[name])

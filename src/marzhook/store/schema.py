@@ -110,6 +110,9 @@ endpoints = Table(
     # Since when nothing was accepted and its breaker opened; NULL: it is well. And how far people were told of it.
     Column("failing_since", Double),
     Column("failing_stage", Integer, nullable=False, server_default=text("0")),
+    # While a breaker is open: when the next probe may go, and how many have failed; see `store/outages.py`.
+    Column("probe_at", Double),
+    Column("probes", Integer, nullable=False, server_default=text("0")),
     Column("source", Text, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("created_at", Double, nullable=False),

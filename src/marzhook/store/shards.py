@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ from marzhook.store.database import Horizon, ShardHolder, Transaction, Worker
 from marzhook.store.postgresql import (
     NAMED,
     SHARD,
+    TURN,
+    WANTED,
     WORKER,
     PostgreSQLDatabase,
     dropped_when_cut_off,
@@ -35,7 +37,8 @@ _OURS: Final = (
     " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
 _TAKEN: Final = (
-    f"SELECT l.classid, l.objid FROM pg_locks l WHERE {_OURS} AND l.granted AND l.classid IN ({SHARD}, {WORKER})"
+    f"SELECT l.classid, l.objid FROM pg_locks l WHERE {_OURS} AND l.granted AND (l.classid IN ({SHARD}, {WORKER})"
+    f" OR (l.classid = {WANTED} AND l.pid <> pg_backend_pid()))"
 )
 _WORKERS: Final = f"""
     SELECT a.pid, a.application_name, coalesce(host(a.client_addr), 'local'), a.backend_start,
@@ -63,6 +66,11 @@ class ShardSession(ShardHolder):
         """Why it is of no use any more."""
         self._reached_at = time.monotonic()
         self._fair = SHARDS
+        self.processes = 1
+        self.turns: frozenset[int] = frozenset()
+        self.wanted: frozenset[int] = frozenset()
+        self._flagged: frozenset[int] = frozenset()
+        """Whose turn others are told that we want."""
         with database.explained():
             self._connection = database.connect_directly(application_name=told[:63])
             [self._pid] = self._row("SELECT pg_backend_pid()")
@@ -82,6 +90,7 @@ class ShardSession(ShardHolder):
             taken: dict[int, set[int]] = defaultdict(set)
             for kind, number in self._connection.execute(_TAKEN):
                 taken[kind].add(number)
+            self.processes, self.wanted = len(taken[WORKER]), frozenset(taken[WANTED])
             # Everybody sees the same list, and finds himself in it.
             self._fair = fair_share(sorted(taken[WORKER]).index(self._pid), len(taken[WORKER]))
             for shard in sorted(set(range(SHARDS)) - taken[SHARD])[: max(0, self._fair - len(self.held))]:
@@ -103,6 +112,24 @@ class ShardSession(ShardHolder):
             for shard in shards:
                 self._row("SELECT pg_advisory_unlock(%s, %s)", SHARD, shard)
                 self.held -= {shard}
+
+    def exchange(self, give: Sequence[int], want: Sequence[int]) -> None:
+        with self._kept():
+            self._locks("pg_advisory_unlock", TURN, give)
+            got = self._locks("pg_try_advisory_lock", TURN, want)
+            self.turns = self.turns.difference(give) | got
+            # A shared lock, which several can have, and which keeps nobody out: it only says so.
+            waiting = frozenset(want) - got
+            self._locks("pg_advisory_lock_shared", WANTED, waiting - self._flagged)
+            self._locks("pg_advisory_unlock_shared", WANTED, self._flagged - waiting)
+            self._flagged = waiting
+
+    def _locks(self, function: str, kind: int, numbers: Iterable[int]) -> frozenset[int]:
+        """Call it with each of these numbers; returns those for which it said yes."""
+        if not (numbers := sorted(numbers)):
+            return frozenset()
+        statement = f"SELECT number, {function}(%s, number) FROM unnest(CAST(%s AS integer[])) AS number"
+        return frozenset(number for number, yes in self._connection.execute(statement, (kind, numbers)) if yes is True)
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
@@ -136,7 +163,14 @@ class ShardSession(ShardHolder):
 
 
 def fair_share(place: int, count: int) -> int:
-    """How many shards the worker at this place (from 0) among `count` is to have."""
+    """How many shards the worker at this place (from 0) among `count` is to have.
+
+    Never 1: with 2 everybody has a part of what an endpoint may get at once (`dispatch/pace.py`). Who comes when 32 are there
+    already waits until one of them goes.
+    """
+    count = min(count, SHARDS // 2)
+    if place >= count:
+        return 0
     return SHARDS // count + (place < SHARDS % count)
 
 

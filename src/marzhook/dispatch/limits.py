@@ -1,0 +1,37 @@
+"""What holds for all endpoints of a process."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass, field
+
+from marzhook.dispatch.breaker import FIRST_PROBE
+from marzhook.retry import REJECTED_DELAYS, RetryPolicy
+
+SPARE_DESCRIPTORS = 256
+"""Open files that are for other things than requests."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """How patient it is, and how it tries again."""
+
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    rejected_policy: RetryPolicy = field(default_factory=lambda: RetryPolicy(REJECTED_DELAYS))
+    """For an event that the receiver refuses while it accepts others."""
+    connect_timeout: float = 5.0
+    timeout: float = 15.0
+    first_probe: float = FIRST_PROBE
+
+
+def descriptors() -> int:
+    """How many files this process may open; the soft limit is raised to the hard one, up to a sensible number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (ValueError, OSError):
+            pass
+    return max(soft, SPARE_DESCRIPTORS + 64)

@@ -1,0 +1,141 @@
+"""An outage is one outage for all workers together: whoever finds it out, all keep to it, one at a time probes, and the first
+success is everybody's."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from dispatching import CLOCK, House
+from marzhook.dispatch.dispatcher import Dispatcher
+from marzhook.event import SHARDS
+from marzhook.store import outages
+from marzhook.store.outbox import Outbox
+from marzhook.testing import eventually
+from receivers import Receiver
+from workers import Start, shares
+
+pytestmark = pytest.mark.postgresql
+
+USERS = [f"user{number}" for number in range(120)]
+
+
+def several(house: House, count: int, stack: ExitStack, **limits: float) -> list[Dispatcher]:
+    """So many dispatchers that share what is owed, each with its fair share of the shards."""
+    found = [
+        stack.enter_context(House(house.database, Outbox(house.database)).dispatching(shared=f"number {n}", **limits))
+        for n in range(count)
+    ]
+    eventually(
+        lambda: len(shares(house.database)) == count and min(shares(house.database)) >= SHARDS // count, timeout=30
+    )
+    return found
+
+
+def of_action(receiver: Receiver, action: str) -> list[dict[str, Any]]:
+    return [event for event in receiver.accepted() if event["action"] == action]
+
+
+def test_workers_probe_one_at_a_time_and_drain_together(house: House, start: Start, receiver: Receiver) -> None:
+    """Four processes on a receiver that fails: after 5 s one request goes out, after 10 more another one, not one of each; the
+    probe that is accepted lets all four go on at once. Nobody's tries are used up meanwhile."""
+    endpoint = house.endpoint(receiver.url)
+    for _ in range(4):
+        start()
+    eventually(lambda: shares(house.database) == [SHARDS // 4] * 4, timeout=60)
+    receiver.do(status=500)
+    house.publish(USERS)
+    receiver.wait(5)
+    eventually(lambda: house.count("endpoints", "probe_at IS NOT NULL") == 1)
+    # The second probe fails, the third is accepted.
+    eventually(lambda: house.count("endpoints", "probes = 2") == 1, timeout=40)
+    seen = [record["at"] for record in receiver.seen()]
+    opened = min(seen) + 3
+    probes = [at for at in seen if at > opened]
+    assert len(probes) == 2, [at - seen[0] for at in seen]
+    assert 9.5 < probes[1] - probes[0] < 13
+    # Each of the four had its own requests on their way when the first of them found it out, and few more.
+    assert len(seen) - len(probes) <= 60
+    # So that the test need not wait for 20 s more: it is due now.
+    with house.database.write() as tx:
+        tx.conn.exec_driver_sql("UPDATE endpoints SET probe_at = extract(epoch FROM clock_timestamp())")
+        tx.announce()
+    receiver.do(status=200, delay=0.05)
+    receiver.wait(len(seen) + 1)
+    eventually(lambda: house.states() == {"delivered": len(USERS)}, timeout=20)
+    after = [record["at"] for record in receiver.seen()[len(seen) :]]
+    assert after[-1] - after[0] < 4
+    assert house.load(endpoint.id).failing_since is None
+    with house.database.read() as conn:
+        assert set(outages.look(conn).values()) == {(1, None)}
+
+
+def test_one_that_dies_with_the_probe_leaves_nothing_stuck(house: House, receiver: Receiver) -> None:
+    """Who has said that he probes, and is gone: when the time for that is up, one of the others does."""
+    endpoint = house.endpoint(receiver.url)
+    with house.database.write() as tx:
+        probe_at = outages.begin(tx, endpoint.id, since=CLOCK.now(), wait=0.0)
+        assert probe_at is not None
+        assert outages.move(tx, endpoint.id, seen=probe_at, wait=4.0, probes=3) is not None
+    begun = CLOCK.monotonic()
+    house.publish(USERS)
+    with ExitStack() as stack:
+        several(house, 2, stack)
+        receiver.wait(1)
+        # By the monotonic clock: somebody may set the other one.
+        assert CLOCK.monotonic() - begun > 3.5
+        receiver.wait(len(USERS))
+        eventually(lambda: house.count("pending") == 0)
+
+
+def test_an_outage_is_noticed_by_those_who_have_not_met_it(house: House, receiver: Receiver) -> None:
+    """Nobody sends while another one's breaker is open; when somebody says that it works again, all do at once."""
+    endpoint = house.endpoint(receiver.url)
+    with ExitStack() as stack:
+        dispatchers = several(house, 3, stack)
+        with house.database.write() as tx:
+            outages.begin(tx, endpoint.id, since=CLOCK.now(), wait=3600.0)
+        eventually(lambda: all(one.resting() == {endpoint.id} for one in dispatchers))
+        house.publish(USERS)
+        with house.database.write() as tx:
+            assert outages.end(tx, endpoint.id) is not None
+            assert outages.end(tx, endpoint.id) is None
+        receiver.wait(len(USERS))
+        assert [one.resting() for one in dispatchers] == [set()] * 3
+
+
+def test_others_are_told_once(house: House, receiver: Receiver) -> None:
+    """Three processes see an endpoint fail for 20 minutes and recover: one notice of each."""
+    with Receiver() as sick_receiver, ExitStack() as stack:
+        sick_receiver.do(status=500)
+        sick = house.endpoint(sick_receiver.url)
+        house.endpoint(receiver.url)
+        house.fails(sick, CLOCK.now() - timedelta(minutes=20))
+        house.publish(USERS)
+        several(house, 3, stack)
+        eventually(lambda: len(of_action(receiver, "endpoint_failing")) > 0)
+        eventually(lambda: house.count("endpoints", "probes > 0") == 1)
+        sick_receiver.do(status=200)
+        eventually(lambda: len(of_action(receiver, "endpoint_recovered")) > 0)
+        eventually(lambda: house.count("pending") == 0)
+    assert len(of_action(receiver, "endpoint_failing")) == 1
+    assert len(of_action(receiver, "endpoint_recovered")) == 1
+
+
+def test_a_restart_does_not_forget_an_outage(house: House, receiver: Receiver) -> None:
+    """Who starts while an endpoint is out of order goes on probing, and does not begin with five failures."""
+    endpoint = house.endpoint(receiver.url)
+    receiver.do(status=500)
+    house.publish(USERS)
+    with house.dispatching(shared="first", first_probe=3600.0):
+        eventually(lambda: house.count("endpoints", "probe_at IS NOT NULL") == 1)
+    seen = len(receiver.seen())
+    with house.dispatching(shared="second") as second:
+        eventually(lambda: second.resting() == {endpoint.id})
+        eventually(lambda: shares(house.database) == [SHARDS])
+        house.publish(["anna"])
+        eventually(lambda: second.resting() == {endpoint.id})
+    assert len(receiver.seen()) == seen
