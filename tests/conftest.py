@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from selenium.webdriver.remote.webdriver import WebDriver
 
+from chromium import chromium
 from dispatching import House
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
@@ -104,6 +106,13 @@ def outbox(database: Database) -> Outbox:
 @pytest.fixture
 def house(database: Database, outbox: Outbox) -> House:
     return House(database, outbox)
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[WebDriver]:
+    """A browser for all tests of a module."""
+    with chromium() as page:
+        yield page
 
 
 @pytest.fixture

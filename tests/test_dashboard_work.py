@@ -15,6 +15,7 @@ from marzhook.request import Response
 from marzhook.retry import RetryPolicy
 from marzhook.store import endpoints, history, inbox
 from marzhook.store.outbox import DeliveryFilter
+from marzhook.store.search import Counted
 from marzhook.testing import eventually
 
 if TYPE_CHECKING:
@@ -340,7 +341,7 @@ def test_a_replay_is_stopped_and_runs_alone(browser: Browser) -> None:
     assert "A replay is running" in refused.text
     replays.last = None
     replays.stop()
-    replays.start(DeliveryFilter(states=(DEAD,)), 0)
+    replays.start(DeliveryFilter(states=(DEAD,)), Counted(0, complete=True))
     replays.close()
     assert replays.last is not None
     assert not replays.last.running

@@ -12,10 +12,11 @@ import sqlalchemy as sa
 from marzhook.delivery import DEAD, DELIVERED, PENDING, STATES
 from marzhook.errors import NotFoundError
 from marzhook.event import NewEvent
-from marzhook.store import endpoints, history, stats
+from marzhook.store import endpoints, history, search, stats
 from marzhook.store.database import Database
 from marzhook.store.history import DeliveryRow
 from marzhook.store.outbox import DeliveryFilter, Outbox
+from marzhook.store.search import Counted
 from marzhook.testing import FakeClock
 from settling import settlement
 
@@ -275,3 +276,93 @@ def test_oldest_due(database: Database, outbox: Outbox, clock: FakeClock, shops:
         assert stats.oldest_due(conn, clock.now()) == {shops[0]: 12.0, shops[1]: 0.0, shops[2]: 42.0}
         assert stats.pending_counts(conn) == {shops[0]: 2, shops[1]: 0, shops[2]: 2}
     assert second.event.username == "bob"
+
+
+# -- searches that have little time
+
+
+class Ticking:
+    """A clock by which each look at it takes a while."""
+
+    def __init__(self, step: float) -> None:
+        self._now, self._step = 0.0, step
+
+    def __call__(self) -> float:
+        self._now += self._step
+        return self._now
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stretches and chunks as short as this history."""
+    monkeypatch.setattr(search, "FIRST", 3)
+    monkeypatch.setattr(search, "CHUNK", 2)
+    monkeypatch.setattr(search, "FEW", 4)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("seconds", [0.0, 5.0, 1e6])
+def test_a_search_finds_all_however_little_time_a_visit_has(
+    database: Database, lived: list[DeliveryRow], shops: list[int], seconds: float
+) -> None:
+    """Visit after visit, each of which says how far it came: none twice, none missed, newest first."""
+    choices = product((None, shops[1]), (None, (PENDING,), (DEAD, "cancelled"), (DELIVERED, DEAD)),
+                      (None, ACTIONS[:1], ("user_deleted",)), (None, "bob", "nobody"))  # fmt: skip
+    with database.read() as conn:
+        for endpoint, states, actions, username in choices:
+            which = DeliveryFilter(endpoint, None, states, actions, username)
+            found: list[DeliveryRow] = []
+            before: tuple[int, int] | None = (2**40, 1)
+            visits = 0
+            while before is not None:
+                rows, reached = search.deliveries(
+                    conn, which, before=before, limit=4, seconds=seconds, monotonic=Ticking(1.0)
+                )
+                found += rows
+                before = rows[-1].key if len(rows) == 4 else None if reached is None else (reached, 1)
+                visits += 1
+            assert found == [row for row in lived if matches(row, which)], which
+            if seconds == 0.0 and actions == ("user_deleted",) and username is None and states is None:
+                assert visits == 8
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("seconds", [0.0, 1e6])
+def test_events_are_searched_a_stretch_at_a_time(database: Database, lived: list[DeliveryRow], seconds: float) -> None:
+    """The same for events."""
+    for actions, username in product((None, ACTIONS[:1], ("user_deleted",)), (None, "bob")):
+        which = DeliveryFilter(actions=actions, username=username)
+        found: list[int] = []
+        before: int | None = 2**40
+        with database.read() as conn:
+            while before is not None:
+                rows, before = search.events(
+                    conn, which, before=before, limit=4, seconds=seconds, monotonic=Ticking(1.0)
+                )
+                found += [event.id for event in rows]
+                before = rows[-1].id if len(rows) == 4 else before
+        assert found == sorted({row.event.id for row in lived if matches(row, which)}, reverse=True), which
+
+
+@pytest.mark.usefixtures("short")
+def test_deliveries_are_counted_as_far_as_there_is_time(
+    database: Database, lived: list[DeliveryRow], clock: FakeClock, shops: list[int]
+) -> None:
+    """All of those that a replay would take, or so many at least."""
+    with database.write() as tx:
+        endpoints.delete(tx, shops[0], now=clock.now())
+        # What it was owed was cancelled.
+        now = history.deliveries(tx.conn, DeliveryFilter(), limit=1000)
+    day = datetime(2026, 1, 2, tzinfo=UTC)
+    choices = product((None, shops[1]), (None, (DEAD,), (DELIVERED,), (DEAD, "cancelled")), (None, ACTIONS[:1]),
+                      (None, "bob"), (None, day))  # fmt: skip
+    with database.read() as conn:
+        for endpoint, states, actions, username, since in choices:
+            which = DeliveryFilter(endpoint, None, states, actions, username, since)
+            meant = [row for row in now if matches(row, which) and row.endpoint_id != shops[0] and row.state != PENDING]
+            assert search.count(conn, which, seconds=1e6, monotonic=Ticking(1.0)) == Counted(len(meant), complete=True)
+        hurried = search.count(conn, DeliveryFilter(), seconds=0.0, monotonic=Ticking(1.0))
+    assert hurried == Counted(
+        len([row for row in now if row.event.id > 21 and row.state != PENDING and row.endpoint_id != shops[0]]),
+        complete=False,
+    )

@@ -30,12 +30,23 @@ def test_deliveries_are_counted_by_the_hour_of_their_event(world: World) -> None
     world.publish(2)
     edges = [began, began + 3600, began + 7200, began + 10_800]
     with world.database.read() as conn:
-        found = outcomes.buckets(conn, edges)
+        hours = outcomes.Hours()
+        now = edges[2]
+        # With no time to count, the newest is counted all the same, and the others at the next visit.
+        hurried = hours.buckets(conn, edges, now=now, seconds=0.0, monotonic=world.clock.monotonic)
+        assert [bucket.complete for bucket in hurried] == [False, False, True]
+        found = hours.buckets(conn, edges, now=now, seconds=1.0, monotonic=world.clock.monotonic)
     assert found == [
         Bucket(edges[0], edges[1], 4, 1, 1, 2),
         Bucket(edges[1], edges[2], 0, 4),
         Bucket(edges[2], edges[3]),
     ]
+    # What becomes of an hour that was counted is still seen: a waiting one is delivered, and one of the next hour, too.
+    world.settle(world.two, DELIVERED, first[3:])
+    world.settle(world.one, DELIVERED, [first[3] + 1])
+    with world.database.read() as conn:
+        found = hours.buckets(conn, edges, now=now, seconds=1.0, monotonic=world.clock.monotonic)
+    assert [(bucket.delivered, bucket.pending) for bucket in found] == [(5, 0), (1, 3), (0, 0)]
 
 
 def test_what_is_owed_is_told_apart_by_how_it_went(world: World) -> None:

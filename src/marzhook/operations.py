@@ -27,9 +27,10 @@ from marzhook.event import TEST_ACTION, Event, NewEvent, check_action, check_use
 from marzhook.filter import check_actions, check_admins, check_usernames
 from marzhook.runtime import Services
 from marzhook.settings import Settings
-from marzhook.store import endpoints, history
+from marzhook.store import endpoints, history, search
 from marzhook.store.database import Database, Transaction
 from marzhook.store.outbox import DeliveryFilter, Outbox
+from marzhook.store.search import Counted
 
 MAX_NAME: Final = 200
 MAX_SECRET: Final = 1024
@@ -268,6 +269,14 @@ def replayable(services: Services, which: DeliveryFilter) -> int:
         if which.endpoint_id is not None:
             endpoints.get(conn, which.endpoint_id)
         return history.count_settled(conn, which)
+
+
+def replayable_within(services: Services, which: DeliveryFilter, seconds: float) -> Counted:
+    """As `replayable`, as far as can be counted in this time: of ten million deliveries not all can in a moment."""
+    with services.database.read() as conn:
+        if which.endpoint_id is not None:
+            endpoints.get(conn, which.endpoint_id)
+        return search.count(conn, which, seconds=seconds, monotonic=services.clock.monotonic)
 
 
 def replay(services: Services, which: DeliveryFilter) -> Iterator[int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from marzhook.delivery import COUNTED, STATES, Attempt
 from marzhook.endpoint import Endpoint
 from marzhook.errors import InvalidError, MarzhookError
 from marzhook.event import PANEL_ACTIONS, TEST_ACTION, Event
-from marzhook.store import endpoints, history, outcomes
+from marzhook.store import endpoints, history, outcomes, search
 from marzhook.store.history import DeliveryRow
 from marzhook.store.outbox import DeliveryFilter
 
@@ -27,6 +27,8 @@ pages = Pages()
 PAGE = 50
 MANY = 200
 """Deliveries of one event that its page shows."""
+SECONDS = 0.1
+"""That a page takes to search, at the most; then it says how far it came."""
 TRIES = 20
 """Tries of one delivery that its page shows: the newest."""
 
@@ -57,7 +59,7 @@ class Search:
         )
 
 
-def search(visit: Visit) -> Search:
+def search_of(visit: Visit) -> Search:
     """The search in the query. What makes no sense there is left out; a time that is none raises InvalidError."""
     state = visit.asked("state")
     return Search(
@@ -74,17 +76,16 @@ def search(visit: Visit) -> Search:
 def list_(visit: Visit) -> Response:
     problem: MarzhookError | None = None
     try:
-        wanted = search(visit)
+        wanted = search_of(visit)
     except InvalidError as error:
         problem, wanted = error, Search(None, None, None, None, None, None)
     with visit.services.database.read() as conn:
         names = endpoint_names(conn)
-        rows, older = _rows(conn, wanted, visit.asked("before"))
+        found = _find(conn, wanted, visit.asked("before"), visit.services.clock.monotonic)
     return visit.page(
         "events.html",
         422 if problem else 200,
-        rows=rows,
-        older=older,
+        found=found,
         wanted=wanted,
         names=names,
         actions=(*PANEL_ACTIONS, TEST_ACTION),
@@ -93,26 +94,46 @@ def list_(visit: Visit) -> Response:
     )
 
 
-def _rows(conn: sa.Connection, wanted: Search, before: str) -> tuple[list[Any], str | None]:
-    """(event, [(endpoint id, state)]) of a page, and the `before` of the next one."""
-    event_id, _, endpoint_id = before.partition("-")
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows of a list, and how it goes on."""
+
+    rows: list[Any]
+    older: str | None
+    """The `before` of the next page; None: there is none."""
+    unfinished: bool = False
+    """Whether the time was up before the page was full."""
+
+
+def _find(conn: sa.Connection, wanted: Search, before: str, monotonic: Callable[[], float]) -> Page:
+    """A page of (event, [(endpoint id, state)])."""
     if wanted.of_deliveries:
-        start = whole(event_id), whole(endpoint_id)
-        key = (start[0], start[1]) if start[0] and start[1] else None
-        found = history.deliveries(conn, wanted.filter(), before=key, limit=PAGE)
-        older = "-".join(map(str, found[-1].key)) if len(found) == PAGE else None
-        return [(row.event, [(row.endpoint_id, row.state)]) for row in found], older
-    events = history.events(
+        page = deliveries_page(conn, wanted.filter(), before, monotonic)
+        return replace(page, rows=[(row.event, [(row.endpoint_id, row.state)]) for row in page.rows])
+    events, reached = search.events(
         conn,
-        action=wanted.action,
-        username=wanted.username,
-        since=wanted.since,
-        until=wanted.until,
-        before=whole(event_id),
+        wanted.filter(),
+        before=whole(before.partition("-")[0]),
         limit=PAGE,
+        seconds=SECONDS,
+        monotonic=monotonic,
     )
     states = outcomes.states_of(conn, [event.id for event in events])
-    return [(event, states[event.id]) for event in events], str(events[-1].id) if len(events) == PAGE else None
+    older = events[-1].id if len(events) == PAGE else reached
+    rows = [(event, states[event.id]) for event in events]
+    return Page(rows, None if older is None else str(older), reached is not None)
+
+
+def deliveries_page(conn: sa.Connection, which: DeliveryFilter, before: str, monotonic: Callable[[], float]) -> Page:
+    """A page of deliveries, behind the one that `before` names."""
+    event_id, _, endpoint_id = before.partition("-")
+    start = whole(event_id), whole(endpoint_id)
+    key = (start[0], start[1]) if start[0] and start[1] else None
+    rows, reached = search.deliveries(conn, which, before=key, limit=PAGE, seconds=SECONDS, monotonic=monotonic)
+    if len(rows) == PAGE:
+        return Page(rows, "-".join(map(str, rows[-1].key)))
+    # Endpoints' ids begin with 1: behind the first one there is nothing left of this event.
+    return Page(rows, None if reached is None else f"{reached}-1", reached is not None)
 
 
 # -- one event

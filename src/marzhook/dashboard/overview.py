@@ -15,7 +15,7 @@ from marzhook.delivery import Attempt
 from marzhook.endpoint import Endpoint
 from marzhook.runtime import Services
 from marzhook.store import endpoints, inbox, outcomes, stats
-from marzhook.store.outcomes import Bucket, Owed
+from marzhook.store.outcomes import Bucket, Hours, Owed
 
 pages = Pages()
 
@@ -24,6 +24,10 @@ KEPT: Final = 0.5
 SHARE: Final = 20
 """Figures are kept for KEPT seconds, and for SHARE times as long as they took: however many pages are open, and however
 long the history is, they take a twentieth of one core at the most."""
+
+
+COUNTED: Final = 0.05
+"""Seconds that counting what was delivered takes at the most; a long day is counted over several visits after a start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,11 @@ class Snapshot:
         return sum(getattr(standing.owed, name) for standing in self.standings)
 
     @property
+    def complete(self) -> bool:
+        """Whether everything that was delivered is counted."""
+        return all(bucket.complete for bucket in self.buckets)
+
+    @property
     def oldest(self) -> float:
         return max((standing.oldest for standing in self.standings), default=0.0)
 
@@ -81,6 +90,7 @@ class Figures:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._lock = Lock()
+        self._hours = Hours()
         self._made: Snapshot | None = None
         self._until = 0.0
 
@@ -91,13 +101,16 @@ class Figures:
             began = monotonic()
             if self._made is not None and began < self._until:
                 return self._made, self._until - began
-            self._made = _snapshot(self._services)
+            self._made = _snapshot(self._services, self._hours)
             ended = monotonic()
+            if not self._made.complete:
+                self._until = ended
+                return self._made, KEPT
             self._until = ended + max(KEPT, SHARE * (ended - began))
             return self._made, 0.0
 
 
-def _snapshot(services: Services) -> Snapshot:
+def _snapshot(services: Services, hours: Hours) -> Snapshot:
     now = services.clock.now()
     hour = now.replace(minute=0, second=0, microsecond=0).timestamp()
     edges = [hour + 3600 * (i - HOURS + 1) for i in range(HOURS + 1)]
@@ -114,7 +127,8 @@ def _snapshot(services: Services) -> Snapshot:
             )
             for endpoint in endpoints.all_endpoints(conn)
         ]
-        return Snapshot(now.timestamp(), outcomes.buckets(conn, edges), standings, stats.last_event(conn))
+        buckets = hours.buckets(conn, edges, now=now.timestamp(), seconds=COUNTED, monotonic=services.clock.monotonic)
+        return Snapshot(now.timestamp(), buckets, standings, stats.last_event(conn))
 
 
 @pages.get("/")

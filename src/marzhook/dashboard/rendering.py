@@ -66,6 +66,7 @@ def environment(language: Language) -> Environment:
         "state": lambda state: words.state(language, state),
         "action": lambda action: words.action(language, action),
         "status": lambda status: words.status(language, status),
+        "last_try": lambda row: words.last_try(language, row),
         "try_words": lambda attempt: words.attempt(language, attempt),
     }
     env.globals |= {"language": language}

@@ -11,14 +11,14 @@ from typing import Final
 from starlette.responses import Response
 
 from marzhook import operations
-from marzhook.dashboard.events import PAGE, endpoint_names, whole
+from marzhook.dashboard.events import SECONDS, deliveries_page, endpoint_names, whole
 from marzhook.dashboard.visit import Pages, Visit, moment
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED
 from marzhook.errors import ConflictError, InvalidError, MarzhookError
 from marzhook.event import PANEL_ACTIONS
 from marzhook.runtime import Services
-from marzhook.store import history
 from marzhook.store.outbox import DeliveryFilter
+from marzhook.store.search import Counted
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,9 @@ class Replay:
     """One replay, which runs or has run."""
 
     total: int
+    """At the start."""
+    complete: bool = True
+    """Whether that was all: more than can be counted in a moment is not."""
     moved: int = 0
     running: bool = True
     stopped: bool = False
@@ -48,12 +51,12 @@ class Replays:
         self._thread: threading.Thread | None = None
         self.last: Replay | None = None
 
-    def start(self, which: DeliveryFilter, total: int) -> None:
+    def start(self, which: DeliveryFilter, matched: Counted) -> None:
         """Raises ConflictError while another one runs."""
         with self._lock:
             if self.last is not None and self.last.running:
                 raise ConflictError("a replay is running", code="replay_running")
-            self.last = replay = Replay(total)
+            self.last = replay = Replay(matched.number, matched.complete)
             self._stop.clear()
             self._thread = threading.Thread(target=self._run, args=(replay, which), name="replay", daemon=True)
             self._thread.start()
@@ -93,10 +96,10 @@ def show(visit: Visit) -> Response:
 def start(visit: Visit) -> Response:
     try:
         which = _filter(visit.given, visit.given_all("states"))
-        total = operations.replayable(visit.services, which)
+        matched = operations.replayable_within(visit.services, which, SECONDS)
     except InvalidError as error:
         return _shown(visit, visit.given, visit.given_all("states"), error=error)
-    visit.site.replays.start(which, total)
+    visit.site.replays.start(which, matched)
     return visit.to("/dead")
 
 
@@ -115,23 +118,20 @@ def _shown(
     error: InvalidError | None = None,
 ) -> Response:
     which = DeliveryFilter(states=(DEAD,))
-    matched: int | None = None
+    matched: Counted | None = None
     try:
         which = _filter(field, states)
         if counted:
-            matched = operations.replayable(visit.services, which)
-    except InvalidError as found:
-        error = found
+            matched = operations.replayable_within(visit.services, which, SECONDS)
+    except InvalidError as refused:
+        error = refused
     with visit.services.database.read() as conn:
         names = endpoint_names(conn)
-        key = whole(visit.asked("before").partition("-")[0]), whole(visit.asked("before").partition("-")[2])
-        before = (key[0], key[1]) if key[0] and key[1] else None
-        rows = history.deliveries(conn, which, before=before, limit=PAGE)
+        found = deliveries_page(conn, which, visit.asked("before"), visit.services.clock.monotonic)
     return visit.page(
         "dead.html",
         422 if error else 200,
-        rows=rows,
-        older="-".join(map(str, rows[-1].key)) if len(rows) == PAGE else None,
+        found=found,
         names=names,
         actions=PANEL_ACTIONS,
         choices=CHOICES,

@@ -9,8 +9,9 @@ from typing import Final
 
 from marzhook import errors
 from marzhook.dashboard.languages import Language
-from marzhook.delivery import Attempt
+from marzhook.delivery import DELIVERED, Attempt
 from marzhook.endpoint import REMOVED, Endpoint
+from marzhook.store.history import DeliveryRow
 
 
 def N_(message: str) -> str:
@@ -147,6 +148,24 @@ def attempt(language: Language, one: Attempt) -> str:
         case _other:
             text = _("answers with status %(status)s")
     return text % code
+
+
+def last_try(language: Language, row: DeliveryRow) -> str:
+    """How the last try of a delivery went; "—" where there was none."""
+    if row.last_at is None or row.last_duration is None:
+        return "—"
+    schedule = None if row.state == DELIVERED else "standard"
+    one = Attempt(
+        row.attempts,
+        row.last_at,
+        row.last_duration,
+        row.last_status,
+        row.last_error,
+        row.last_message or "",
+        "",
+        schedule,
+    )
+    return attempt(language, one)
 
 
 def _error(language: Language, one: Attempt) -> str:

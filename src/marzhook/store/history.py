@@ -20,6 +20,7 @@ from marzhook.errors import NotFoundError
 from marzhook.event import Event
 from marzhook.store import schema
 from marzhook.store.outbox import DeliveryFilter, conditions, filtered
+from marzhook.store.statements import off_index
 
 _pending, _settled, _events = schema.pending, schema.settled, schema.events
 _endpoints, _attempts = schema.endpoints, schema.attempts
@@ -57,17 +58,27 @@ class DeliveryRow:
 
 
 def deliveries(
-    conn: sa.Connection, which: DeliveryFilter, *, before: tuple[int, int] | None = None, limit: int = 100
+    conn: sa.Connection,
+    which: DeliveryFilter,
+    *,
+    before: tuple[int, int] | None = None,
+    limit: int = 100,
+    within: tuple[int, int] | None = None,
+    among: Sequence[int] | None = None,
 ) -> list[DeliveryRow]:
-    """The newest `limit` deliveries behind `before` (event id, endpoint id), newest event first."""
-    low, high = id_range(conn, which.since, which.until)
+    """The newest `limit` deliveries behind `before` (event id, endpoint id), newest event first.
+
+    `within`: ids of events, inclusive, that were found for `which` already. They are gone through in the order of the
+    deliveries' keys; `among`: only these of them, which are known to be what `which` asks of events.
+    """
+    low, high = within or id_range(conn, which.since, which.until)
     query = sa.select(_endpoints.c.id).order_by(_endpoints.c.id)
     if which.endpoint_id is not None:
         query = query.where(_endpoints.c.id == which.endpoint_id)
     found: list[DeliveryRow] = []
     for endpoint_id in conn.execute(query).scalars().all():
         top = high if before is None else min(high, before[0] - 1 if endpoint_id >= before[1] else before[0])
-        for stream in _streams(which, endpoint_id, low, top, limit):
+        for stream in _streams(conn, which, endpoint_id, _Range(low, top, within is not None, among), limit):
             found += [_delivery_row(row) for row in conn.execute(stream)]
     found.sort(key=lambda row: row.key, reverse=True)
     return found[:limit]
@@ -111,9 +122,9 @@ def events(
     top = high if before is None else min(high, before - 1)
     e = _events.c
     query = sa.select(e.id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, e.traceparent).where(
-        e.id.between(low, top), *_about_event(which)
+        e.id.between(low, top), *about_event(which)
     )
-    return [_event(row) for row in conn.execute(query.order_by(e.id.desc()).limit(limit))]
+    return [event_of(row) for row in conn.execute(query.order_by(e.id.desc()).limit(limit))]
 
 
 def count_settled(conn: sa.Connection, which: DeliveryFilter) -> int:
@@ -139,7 +150,7 @@ def event(conn: sa.Connection, event_id: int) -> Event:
     ).one_or_none()
     if row is None:
         raise NotFoundError(f"there is no event {event_id}", code="event_not_found")
-    return _event(row)
+    return event_of(row)
 
 
 def id_range(conn: sa.Connection, since: datetime | None, until: datetime | None) -> tuple[int, int]:
@@ -185,27 +196,41 @@ def _first_at(conn: sa.Connection, time: float, first: int, last: int) -> int:
     return first
 
 
-def _streams(which: DeliveryFilter, endpoint_id: int, low: int, high: int, limit: int) -> list[sa.Select[Any]]:
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Between which ids (inclusive) the events are."""
+
+    low: int
+    high: int
+    by_key: bool = False
+    """Whether to go by the deliveries' keys, also where an index on events would lead to fewer."""
+    among: Sequence[int] | None = None
+    """Only these, which are known to be what is asked of events."""
+
+
+def _streams(
+    conn: sa.Connection, which: DeliveryFilter, endpoint_id: int, ids: _Range, limit: int
+) -> list[sa.Select[Any]]:
     """One query for each place where the endpoint's deliveries that are meant may lie."""
     states = which.states if which.states is not None else (PENDING, *SETTLED_STATES)
     found = []
     if PENDING in states:
-        found.append(_stream(_pending, which, endpoint_id, low, high, limit))
+        found.append(_stream(conn, _pending, which, endpoint_id, ids, limit))
     settled = [state for state in SETTLED_STATES if state in states]
     if DELIVERED in settled:
-        found.append(_stream(_settled, which, endpoint_id, low, high, limit, states=settled))
+        found.append(_stream(conn, _settled, which, endpoint_id, ids, limit, states=settled))
     else:
         # One stream a state: so each comes out of the partial index in order, and is not sorted.
-        found += [_stream(_settled, which, endpoint_id, low, high, limit, states=[state]) for state in settled]
+        found += [_stream(conn, _settled, which, endpoint_id, ids, limit, states=[state]) for state in settled]
     return found
 
 
 def _stream(
+    conn: sa.Connection,
     table: sa.Table,
     which: DeliveryFilter,
     endpoint_id: int,
-    low: int,
-    high: int,
+    ids: _Range,
     limit: int,
     *,
     states: Sequence[str] | None = None,
@@ -216,9 +241,16 @@ def _stream(
     undelivered = states is not None and DELIVERED not in states
     k = _settled.alias("k") if undelivered else d
     # One user's deliveries are found through his events, all others through the table's own key.
-    key = e.c.id if which.username is not None and which.event_id is None else k.c.event_id
-    wanted: list[sa.ColumnElement[bool] | sa.TextClause] = [k.c.endpoint_id == endpoint_id, key.between(low, high)]
-    wanted += _about_event(which, e)
+    by_event = which.username is not None and which.event_id is None and not ids.by_key
+    key = e.c.id if by_event else k.c.event_id
+    wanted: list[sa.ColumnElement[bool] | sa.TextClause] = [
+        k.c.endpoint_id == endpoint_id,
+        key.between(ids.low, ids.high),
+    ]
+    if ids.among is not None:
+        wanted.append(key.in_(ids.among))
+    else:
+        wanted += about_event(which, e, username=off_index(conn, e.c.username) if ids.by_key else None)
     if which.event_id is not None:
         wanted.append(key == which.event_id)
     if states is not None and len(states) < len(SETTLED_STATES):
@@ -247,12 +279,15 @@ def _stream(
     return query.select_from(source).where(*wanted).order_by(key.desc()).limit(limit)
 
 
-def _about_event(which: DeliveryFilter, e: sa.FromClause = _events) -> list[sa.ColumnElement[bool]]:
+def about_event(
+    which: DeliveryFilter, e: sa.FromClause = _events, *, username: sa.ColumnElement[Any] | None = None
+) -> list[sa.ColumnElement[bool]]:
+    """What is asked of the event itself; `username`: what is to be compared with the name, where not the column."""
     found: list[sa.ColumnElement[bool]] = []
     if which.actions is not None:
         found.append(e.c.action.in_(which.actions))
     if which.username is not None:
-        found.append(e.c.username == which.username)
+        found.append((e.c.username if username is None else username) == which.username)
     if which.since is not None:
         found.append(e.c.enqueued_at >= which.since.timestamp())
     if which.until is not None:
@@ -260,7 +295,8 @@ def _about_event(which: DeliveryFilter, e: sa.FromClause = _events) -> list[sa.C
     return found
 
 
-def _event(row: Any) -> Event:
+def event_of(row: Any) -> Event:
+    """Of a row of id, action, username, enqueued_at, detail, full_detail and traceparent."""
     texts = (row.detail or "", row.full_detail or "", row.traceparent or "")
     return Event(row.id, row.action, row.username, row.enqueued_at, *texts)
 
@@ -269,7 +305,7 @@ def _delivery_row(row: Any) -> DeliveryRow:
     return DeliveryRow(
         endpoint_id=row.endpoint_id,
         endpoint_name=row.name,
-        event=_event(row),
+        event=event_of(row),
         state=row.state,
         tries=row.tries,
         attempts=row.attempts,

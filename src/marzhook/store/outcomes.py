@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from marzhook.clock import from_unix
-from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING, Attempt
-from marzhook.store import history, schema
+from marzhook.delivery import CANCELLED, DEAD, Attempt
+from marzhook.store import history
 from marzhook.store.statements import joined, text
 
 LOOKED_AT = 1000
 """Rows looked at for an endpoint's latencies and for its last tries: enough to judge, and the same work at any size."""
 
-# CROSS JOIN: for each hour a range of the table's key. Left to itself, SQLite may walk the table once for all of them.
-_BUCKETS = {
-    table: text(
-        f"""
-        SELECT j.key, {state}, count(*) FROM json_each(:buckets) j
-        CROSS JOIN {table} d ON d.endpoint_id = :endpoint
-            AND d.event_id >= j.value ->> 0 AND d.event_id < j.value ->> 1
-        GROUP BY j.key, {state}""",  # noqa: S608 - our own names
-        f"""
-        SELECT CAST(j.number - 1 AS integer), {state}, count(*)
-        FROM json_array_elements(CAST(:buckets AS json)) WITH ORDINALITY AS j (value, number)
-        JOIN {table} d ON d.endpoint_id = :endpoint
-            AND d.event_id >= CAST(j.value ->> 0 AS bigint) AND d.event_id < CAST(j.value ->> 1 AS bigint)
-        GROUP BY 1, 2""",  # noqa: S608 - our own names
-    )
-    for table, state in (("settled", "d.state"), ("pending", "'pending'"))
-}
+# CROSS JOIN fixes the order of the loops: for each endpoint a range of the key, or of the small index of the undelivered.
+_SETTLED = """
+    SELECT count(*) FROM endpoints n CROSS JOIN settled d
+    WHERE d.endpoint_id = n.id AND d.event_id >= :low AND d.event_id < :high"""
+_STILL_PENDING = _SETTLED.replace("settled d", "pending d")
+_UNDELIVERED = """
+    SELECT d.state, count(*) FROM endpoints n CROSS JOIN settled d
+    WHERE d.state <> 'delivered' AND d.state IN ('dead', 'cancelled') AND d.endpoint_id = n.id
+        AND d.event_id >= :low AND d.event_id < :high
+    GROUP BY d.state"""
 _OWED = "SELECT endpoint_id, count(*), count(*) FILTER (WHERE attempts > 0) FROM pending GROUP BY endpoint_id"
 _DEAD = "SELECT endpoint_id, count(*) FROM settled WHERE state <> 'delivered' AND state = 'dead' GROUP BY endpoint_id"
 _LATENCIES = joined("""
@@ -79,6 +71,8 @@ class Bucket:
     pending: int = 0
     dead: int = 0
     cancelled: int = 0
+    complete: bool = True
+    """Whether what is delivered was counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +85,48 @@ class Owed:
     dead: int = 0
 
 
-def buckets(conn: sa.Connection, edges: Sequence[float]) -> list[Bucket]:
-    """Deliveries of all endpoints by state, between each two of these times (Unix seconds, rising)."""
-    ids = history.first_ids(conn, edges)
-    ranges = json.dumps([*pairwise(ids)])
-    counts: list[dict[str, int]] = [{} for _ in edges[1:]]
-    for endpoint_id in conn.execute(sa.select(schema.endpoints.c.id)).scalars().all():
-        for query in _BUCKETS.values():
-            for index, state, count in conn.execute(query, {"buckets": ranges, "endpoint": endpoint_id}):
-                counts[index][state] = counts[index].get(state, 0) + count
-    return [
-        Bucket(since, until, *(found.get(state, 0) for state in (DELIVERED, PENDING, DEAD, CANCELLED)))
-        for since, until, found in zip(edges, edges[1:], counts, strict=False)
-    ]
+class Hours:
+    """Deliveries by state and time, for as often as one likes: what was ever owed of events that are over changes no more.
+
+    So of each past stretch of time that number is kept, and what is waiting, dead or cancelled, which is little, taken off it.
+    """
+
+    CLOSED: Final = 60.0
+    """Seconds after which no event of a past time comes in any more."""
+
+    def __init__(self) -> None:
+        self._owed: dict[tuple[float, float], int] = {}
+
+    def buckets(
+        self, conn: sa.Connection, edges: Sequence[float], *, now: float, seconds: float, monotonic: Callable[[], float]
+    ) -> list[Bucket]:
+        """Deliveries of all endpoints between each two of these times (Unix seconds, rising).
+
+        What is delivered is counted from the newest on, for no longer than `seconds`; the rest comes the next time.
+        """
+        deadline = monotonic() + seconds
+        ids = history.first_ids(conn, edges)
+        found: list[Bucket] = []
+        kept: dict[tuple[float, float], int] = {}
+        for span, (low, high) in reversed([*zip(pairwise(edges), pairwise(ids), strict=True)]):
+            values = {"low": low, "high": high}
+            pending = _count(conn, _STILL_PENDING, values)
+            states = {row[0]: row[1] for row in conn.execute(sa.text(_UNDELIVERED), values)}
+            owed = self._owed.get(span)
+            if owed is None and (monotonic() < deadline or not found):
+                owed = _count(conn, _SETTLED, values) + pending
+            if owed is not None and span[1] <= now - self.CLOSED:
+                kept[span] = owed
+            delivered = None if owed is None else max(0, owed - pending - sum(states.values()))
+            found.append(
+                Bucket(*span, delivered or 0, pending, states.get(DEAD, 0), states.get(CANCELLED, 0), owed is not None)
+            )
+        self._owed = kept
+        return found[::-1]
+
+
+def _count(conn: sa.Connection, query: str, values: Mapping[str, int]) -> int:
+    return int(conn.execute(sa.text(query), values).scalar_one())
 
 
 def owed(conn: sa.Connection) -> dict[int, Owed]:

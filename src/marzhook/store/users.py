@@ -162,12 +162,23 @@ def page(
     query = _SELECT.where(_t.c.username_key > after.lower(), _t.c.username_key >= begins.lower())
     if begins:
         query = query.where(_t.c.username_key < begins.lower() + "\U0010ffff")
-    # By names: any other index would have to be sorted for every page.
-    if status is not None:
-        query = query.where(off_index(conn, _t.c.status) == status)
-    if admin_id is not None:
-        query = query.where(off_index(conn, _t.c.admin_id) == admin_id)
+    for column, value in ((_t.c.status, status), (_t.c.admin_id, admin_id)):
+        if value is not None:
+            # By names: any other index would have to be sorted for every page. Unless there are few to be sorted.
+            query = query.where((column if _is_rare(conn, column, value) else off_index(conn, column)) == value)
     return [read(row) for row in conn.execute(query.order_by(_t.c.username_key).limit(limit)).mappings()]
+
+
+RARE: Final = 5_000
+"""Users that can be sorted for each page."""
+
+
+def _is_rare(conn: sa.Connection, column: sa.Column[Any], value: Any) -> bool:
+    """Whether fewer than RARE users have this value; on PostgreSQL the planner knows."""
+    if is_postgresql(conn):
+        return False
+    found = sa.select(sa.literal(1)).select_from(_t).where(column == value).limit(RARE).subquery()
+    return conn.execute(sa.select(sa.func.count()).select_from(found)).scalar_one() < RARE
 
 
 def after(

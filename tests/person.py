@@ -1,0 +1,149 @@
+"""A person before the dashboard in a real browser: sees what is on the screen, clicks and types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.remote.webelement import WebElement
+
+from marzhook.dashboard.languages import load
+from marzhook.testing import eventually
+from service import Service
+
+LANGUAGES = load()
+
+
+class Person:
+    """Texts are given in English, and looked for in the person's language."""
+
+    def __init__(self, page: WebDriver, service: Service, code: str = "en") -> None:
+        self.page, self.service = page, service
+        self.base = f"http://127.0.0.1:{service.port}"
+        self.language = LANGUAGES[code]
+
+    def opens(self, path: str) -> None:
+        self.page.get(self.base + path)
+
+    def clicks(self, text: str) -> None:
+        """The button or link with this text. Waits until the page that it leads to is there."""
+        before = self.page.find_element(By.TAG_NAME, "html")
+        self._of_text(self.language.gettext(text)).click()
+        self.goes_on(before, text)
+
+    def goes_on(self, before: WebElement, after: str) -> None:
+        """From the page with this element to the next one."""
+        eventually(lambda: _gone(before), what=f"going on after {after!r}")
+
+    def chooses(self, name: str, value: str) -> None:
+        self.page.find_element(By.CSS_SELECTOR, f"select[name={name}] option[value='{value}']").click()
+
+    def types(self, name: str, text: str) -> None:
+        field = self.page.find_element(By.NAME, name)
+        field.clear()
+        field.send_keys(text)
+
+    def sees(self, text: str, **fields: str) -> None:
+        """Sooner or later, without doing anything."""
+        wanted = self.language.gettext(text)
+        wanted = wanted % fields if fields else wanted
+        eventually(lambda: wanted in self.screen(), timeout=30, what=f"{wanted!r} on {self.page.current_url}")
+
+    def sees_count(self, one: str, many: str, number: int) -> None:
+        text = self.language.ngettext(one, many, number) % {"number": self.language.number(number)}
+        eventually(lambda: text in self.screen(), timeout=30, what=f"{text!r} on {self.page.current_url}")
+
+    def clicks_count(self, one: str, many: str, number: int) -> None:
+        self.clicks(self.language.ngettext(one, many, number) % {"number": self.language.number(number)})
+
+    def screen(self) -> str:
+        try:
+            return self.page.find_element(By.TAG_NAME, "body").text
+        except WebDriverException:
+            return ""  # between two pages
+
+    def signs_in(self) -> None:
+        self.opens(f"/look?language={self.language.code}")
+        self.opens("/sign-in")
+        self.types("username", "root")
+        self.types("password", "toor-toor")
+        self.clicks("Sign in")
+
+    def complaints(self) -> list[str]:
+        """What the browser itself found wrong: refused by the policy, scripts that failed, addresses that were not there."""
+        return [entry["message"] for entry in self.page.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+    def measures(self, width: int, height: int = 844) -> None:
+        """From now on the window is so large, in CSS pixels."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    # -- with the keyboard alone
+
+    @property
+    def focused(self) -> WebElement:
+        return self.page.switch_to.active_element
+
+    def tabs_to(self, text: str) -> None:
+        """With the Tab key to the field of this name, or to the button or link with this text; each one on the way shows
+        that it is reached."""
+        wanted = self.language.gettext(text)
+        seen: list[str] = []
+        for _ in range(150):
+            self.focused.send_keys(Keys.TAB)
+            active = self.focused
+            if active.tag_name in ("body", "html"):
+                continue  # the browser's own part comes between the last and the first
+            assert self.shows_focus(), f"nobody sees that {active.get_attribute('outerHTML')!r} is reached"
+            seen.append(active.get_attribute("name") or active.text.strip())
+            if wanted in seen[-1:]:
+                return
+        raise AssertionError(f"the Tab key never reaches {wanted!r}, only {seen}")
+
+    def shows_focus(self) -> bool:
+        shown: dict[str, Any] = self.page.execute_script(
+            "const s = getComputedStyle(document.activeElement), b = document.activeElement.getBoundingClientRect();"
+            "return {style: s.outlineStyle, width: parseFloat(s.outlineWidth), area: b.width * b.height}"
+        )
+        return shown["style"] != "none" and shown["width"] >= 2 and shown["area"] > 0
+
+    def at_the_start(self, key: str) -> bool:
+        """After this key: whether the link past the navigation, the first of all, has the focus."""
+        self.focused.send_keys(key)
+        return "skip" in (self.focused.get_attribute("class") or "").split()
+
+    def presses(self, text: str) -> None:
+        """Reaches the button or link, presses Enter, and waits for the page that it leads to."""
+        self.tabs_to(text)
+        before = self.page.find_element(By.TAG_NAME, "html")
+        self.focused.send_keys(Keys.ENTER)
+        self.goes_on(before, text)
+
+    def writes(self, name: str, text: str) -> None:
+        self.tabs_to(name)
+        self.focused.send_keys(text)
+
+    def _of_text(self, text: str) -> WebElement:
+        path = f"//button[normalize-space()='{text}'] | //a[normalize-space()='{text}']"
+        eventually(lambda: self.page.find_elements(By.XPATH, path), what=f"something to click with the text {text!r}")
+        return self.page.find_elements(By.XPATH, path)[0]
+
+
+def _gone(element: WebElement) -> bool:
+    try:
+        element.is_enabled()
+    except StaleElementReferenceException:
+        return True
+    except WebDriverException:
+        return False
+    return False
+
+
+def calls(service: Service, method: str, path: str, body: Any = None) -> Any:
+    """The API's answer."""
+    status, answer = service.call(method, path, body)
+    assert status < 300, answer
+    return answer

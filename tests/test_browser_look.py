@@ -1,0 +1,123 @@
+"""How the pages look, in each language, light and dark, on a phone and on a desk: nothing sticks out, nothing is cut off, and
+nothing keeps out who reads with the keyboard or a screen reader."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webdriver import WebDriver
+
+from axe import faults
+from eventful import Eventful, eventful
+from marzhook.dashboard.languages import NAMES
+from person import Person
+
+pytestmark = pytest.mark.timeout(300)
+
+# What has its text cut off, or sticks out of its own box or out of the window, though nothing can scroll it.
+UNFIT = """
+const found = [], root = document.documentElement;
+if (root.scrollWidth > root.clientWidth) found.push(`the page is ${root.scrollWidth} wide, not ${root.clientWidth}`);
+const told = (what, e) => found.push(`${what}: ${e.outerHTML.slice(0, 120)}`);
+for (const e of document.body.querySelectorAll("*")) {
+  const style = getComputedStyle(e), box = e.getBoundingClientRect();
+  if (!box.width || style.clipPath !== "none" || e.closest("svg, thead, .skip, option, datalist")) continue;
+  if (box.left < -1 || box.right > root.clientWidth + 1) told("out of the window", e);
+  if (style.display === "inline" || ["auto", "scroll"].includes(style.overflowX)) continue;
+  if (e.matches("input, meter, progress")) continue;
+  if (e.scrollWidth > e.clientWidth + 1) told("cut off or sticking out", e);
+}
+// Two pieces of text in the same place.
+const places = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+for (let node; (node = walker.nextNode());) {
+  const e = node.parentElement;
+  if (!node.data.trim() || e.closest("thead, .skip, option, select, svg, script, pre") || !e.checkVisibility()) continue;
+  const range = document.createRange();
+  range.selectNodeContents(node);
+  for (const box of range.getClientRects()) if (box.width > 1) places.push([box, node]);
+}
+for (let i = 0; i < places.length; i++) for (let j = i + 1; j < places.length && j < i + 40; j++) {
+  const [a, one] = places[i], [b, other] = places[j];
+  const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+  const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+  if (one !== other && wide > 2 && high > 6) found.push(`"${one.data.trim()}" is over "${other.data.trim()}"`);
+}
+return found;
+"""
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Eventful]:
+    with eventful(tmp_path_factory.mktemp("look")) as panel:
+        yield panel
+
+
+def person(page: WebDriver, panel: Eventful, code: str) -> Person:
+    page.delete_all_cookies()
+    person = Person(page, panel.service, code)
+    person.signs_in()
+    person.complaints()
+    return person
+
+
+@pytest.mark.parametrize("code", NAMES)
+def test_nothing_is_cut_off_or_sticks_out(page: WebDriver, panel: Eventful, code: str) -> None:
+    """At 390 and at 1280 pixels, with everything unfolded; and each page reads in its language's direction."""
+    reader = person(page, panel, code)
+    found: dict[tuple[str, int], list[str]] = {}
+    for width in (390, 1280):
+        reader.measures(width)
+        for path in panel.paths:
+            reader.opens(path)
+            page.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+            found[path, width] = page.execute_script(UNFIT)
+            if path != "/docs":
+                direction = page.find_element(By.TAG_NAME, "html").get_attribute("dir")
+                assert direction == ("rtl" if code == "fa" else "ltr")
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert {place: told for place, told in found.items() if told} == {}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("code", ["en", "fa"])
+def test_axe_finds_nothing_serious(page: WebDriver, panel: Eventful, code: str, theme: str) -> None:
+    """Contrast, names of fields, landmarks, what a screen reader is told: on every page, unfolded."""
+    reader = person(page, panel, code)
+    reader.opens(f"/look?theme={theme}")
+    found: dict[str, list[str]] = {}
+    for path in [*panel.paths, "/sign-in"]:
+        if path == "/sign-in":
+            page.delete_cookie("marzhook_session")
+        reader.opens(path)
+        page.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        found[path] = faults(page)
+    assert {path: told for path, told in found.items() if told} == {}
+
+
+def test_times_are_of_the_readers_calendar(page: WebDriver, panel: Eventful) -> None:
+    """In Persian a user's last day is one of the Persian calendar, in Persian digits: 2030-01-01 is the 11th of Dey 1408."""
+    reader = person(page, panel, "fa")
+    reader.opens("/users")
+    shown = page.find_element(By.CSS_SELECTOR, "time").text
+    assert re.fullmatch("[\u2066-\u2069\u200e\u200f]*۱[۱۲] دی ۱۴۰۸[\u2066-\u2069\u200e\u200f]*", shown), shown
+
+
+@pytest.mark.parametrize("code", NAMES)
+def test_sizes_keep_their_order_in_every_direction(page: WebDriver, panel: Eventful, code: str) -> None:
+    """The number stands before its unit from left to right, what was used before the limit in the way that the page reads."""
+    reader = person(page, panel, code)
+    reader.opens("/user/alice")
+    boxes = page.execute_script(
+        "const place = (node, from, to) => { const r = document.createRange(); r.setStart(node, from); r.setEnd(node, to);"
+        " return r.getBoundingClientRect().left; };"
+        "return [...document.querySelectorAll('dd bdi[dir=ltr]')].slice(0, 2).map((e) =>"
+        " [place(e.firstChild, 0, 1), place(e.firstChild, e.textContent.length - 1, e.textContent.length)])"
+    )
+    (used, used_unit), (limit, limit_unit) = boxes
+    assert used < used_unit
+    assert limit < limit_unit
+    assert (used < limit) == (code != "fa")
