@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +19,26 @@ from person import Person, calls
 from service import Service
 
 pytestmark = pytest.mark.timeout(180)
+
+
+# Looks away and back so many times: each time the page follows along anew, and exchanges what has changed.
+FOLLOWED = """
+const [times, done] = arguments;
+let hidden = false, fetched = 0;
+Object.defineProperty(document, "hidden", { get: () => hidden, configurable: true });
+const turn = () => document.dispatchEvent(new Event("visibilitychange"));
+const plain = window.fetch;
+window.fetch = async (...given) => {
+  const answer = await plain(...given);
+  // The figures differ each time, so that all of them are exchanged.
+  const text = (await answer.text()).replace("</h2>", `${Math.random()}</h2>`);
+  if (++fetched === times) { window.fetch = plain; setTimeout(() => done(fetched), 100); }
+  else setTimeout(() => { hidden = true; turn(); hidden = false; turn(); }, 0);
+  const made = new Response(text, { status: answer.status });
+  return made;
+};
+hidden = true; turn(); hidden = false; turn();
+"""
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +204,21 @@ def test_an_endpoint_is_made_with_its_request_in_sight(person: Person) -> None:
     eventually(lambda: person.page.current_url.endswith("/endpoints"))
 
 
+def test_the_first_view_is_light(person: Person) -> None:
+    """With all that belongs to it, what goes over the line is far less than 100 KB, and nothing is asked for twice."""
+    person.page.execute_cdp_cmd("Network.clearBrowserCache", {})
+    person.page.get_log("performance")
+    person.opens("/")
+    person.sees("delivered in 24 hours")
+    messages = [json.loads(entry["message"])["message"] for entry in person.page.get_log("performance")]
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    files = [url for url in asked if "/static/" in url]
+    assert len(files) == len(set(files)) >= 6
+    sizes = [m["params"]["encodedDataLength"] for m in messages if m["method"] == "Network.loadingFinished"]
+    assert len(sizes) >= len(files)
+    assert sum(sizes) < 50_000
+
+
 def test_nothing_is_asked_of_other_hosts_and_nothing_foreign_runs(person: Person) -> None:
     """No page of it sends a request elsewhere, and a name that is a script is read, not run."""
     calls(person.service, "POST", "/api/v1/events", {"username": "<script>alert(1)</script>", "action": "user_updated"})
@@ -211,6 +247,28 @@ def test_it_reads_without_javascript(person: Person) -> None:
         reader.sees("without_script")
 
 
+def test_the_inbox_is_where_the_service_listens(tmp_path: Path, page: WebDriver) -> None:
+    """Started again on another port, the inbox gets what is sent to it, as the endpoint that it was."""
+    page.delete_all_cookies()
+    with Service(tmp_path) as service:
+        person = Person(page, service)
+        person.signs_in()
+        person.clicks("Use the inbox")
+        before = service.port
+        service.stop()
+    # So that it cannot be the same port again.
+    with socket.create_server(("127.0.0.1", before)), Service(tmp_path) as service:
+        person = Person(page, service)
+        person.signs_in()
+        person.opens("/inbox")
+        person.clicks("Send a test event")
+        person.sees("delivered")
+        [endpoint] = calls(service, "GET", "/api/v1/endpoints")["endpoints"]
+        assert f":{service.port}/" in endpoint["url"]
+        person.opens("/inbox")
+        person.sees("Test event")
+
+
 def test_the_service_stops_at_once_while_pages_follow_along(tmp_path: Path, page: WebDriver) -> None:
     """An open page is no reason to wait, and it goes on by itself when the service is back."""
     with Service(tmp_path) as service:
@@ -219,3 +277,23 @@ def test_the_service_stops_at_once_while_pages_follow_along(tmp_path: Path, page
         person.signs_in()
         person.sees("delivered in 24 hours")
         assert service.stop(timeout=8) == 0
+
+
+def test_a_page_that_stays_open_does_not_grow(person: Person) -> None:
+    """After many changes it has as many elements, listeners and as much memory as after a few."""
+    person.opens("/")
+    person.page.execute_cdp_cmd("Performance.enable", {})
+
+    def size() -> dict[str, float]:
+        person.page.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
+        found = person.page.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+        names = ("Nodes", "JSEventListeners", "JSHeapUsedSize")
+        return {one["name"]: one["value"] for one in found if one["name"] in names}
+
+    person.page.execute_async_script(FOLLOWED, 10)
+    before = size()
+    assert person.page.execute_async_script(FOLLOWED, 60) == 60
+    after = size()
+    assert after["Nodes"] < before["Nodes"] * 1.3, (before, after)
+    assert after["JSEventListeners"] <= before["JSEventListeners"] + 5, (before, after)
+    assert after["JSHeapUsedSize"] < before["JSHeapUsedSize"] * 1.3 + 200_000, (before, after)

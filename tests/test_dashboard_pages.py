@@ -230,6 +230,29 @@ def test_figures_are_not_made_for_each_visitor(browser: Browser) -> None:
     assert browser.site.figures.get()[0] is not made
 
 
+def test_an_endpoints_last_days_are_a_chart_that_reads_as_a_table(browser: Browser) -> None:
+    """What became of each day's events at this endpoint, and not at others; the days are those of UTC."""
+    api = browser.api
+    one, two = api.endpoint("https://one.example/"), api.endpoint("https://two.example/")
+    days = []
+    for states in ((DELIVERED,), (DELIVERED, DEAD), ()):
+        days.append(f"{api.clock.now():%Y-%m-%dT00:00:00.000Z}")
+        for state in states:
+            event = api.publish()
+            api.settle(one, event, state, 200 if state == DELIVERED else 503)
+            api.settle(two, event, DEAD)
+        api.clock.advance(86_400)
+    browser.sign_in()
+    page = browser.page(f"/endpoints/{one}")
+    chart = page[page.index("Health of the last days") : page.index("Newest deliveries")]
+    assert chart.count('<rect class="delivered"') == 2
+    assert chart.count('<rect class="dead"') == 1
+    cells = [re.findall(r'data-label="[^"]*">(?:<time[^>]*>)?([^<]+)', row) for row in re.findall("<tr>.*", chart)[1:]]
+    assert len(cells) == 14
+    assert [row[1:] for row in cells[1:4]] == [["0", "0", "0", "0"], ["1", "0", "1", "0"], ["1", "0", "0", "0"]]
+    assert days[1] in chart
+
+
 def test_percentiles() -> None:
     """The least value that so many are not above."""
     values = [float(i) for i in range(1, 101)]

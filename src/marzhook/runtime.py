@@ -146,6 +146,8 @@ class Runtime:
         """`serves`: it has faces, and the settings' endpoints and admin are its to write down. `dispatches`: it sends."""
         self._started = False
         self._serves, self._dispatches = serves, dispatches
+        self.address: str | None = None
+        """`http://host:port` where this machine reaches the faces; None: there are none, or nobody said."""
         self._events_before = 0
         """The newest event that `/metrics` has counted."""
         # Claimed before anything is written: two services must not upgrade or deliver from one database.
@@ -249,6 +251,8 @@ class Runtime:
         now = s.clock.now()
         with s.database.write() as tx:
             s.database.vault.rotate(tx.conn)
+            if self.address:
+                inbox.move(s.database, tx, self.address)
             endpoints.sync_environment(
                 tx, environment_endpoints(s.settings, inbox_url=inbox.address(s.database, tx.conn)), now=now
             )

@@ -34,6 +34,13 @@ class Server:
         host, port = self._socket.getsockname()[:2]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
+    @property
+    def own_address(self) -> str:
+        """The same for programs on this machine: one that listens everywhere is found on loopback."""
+        host, port = self._socket.getsockname()[:2]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what is replaced
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
     def start(self) -> None:
         self._thread.start()
 

@@ -12,8 +12,8 @@ from marzhook import settings as settings_module
 from marzhook.api.app import create_app
 from marzhook.api.server import Server
 from marzhook.dashboard.site import install
-from marzhook.runtime import Runtime, environment_endpoints, hold_signals, wait_for_signal
-from marzhook.settings import Settings
+from marzhook.runtime import Runtime, hold_signals, wait_for_signal
+from marzhook.store import endpoints
 from marzhook.telemetry import configure_logging
 
 SWITCH_INTERVAL = 0.0005
@@ -38,9 +38,10 @@ def run(
         app = create_app(runtime.services)
         dashboard = install(app, runtime.services)
         server = Server(app, settings.host, settings.port)
+        runtime.address = server.own_address
         runtime.start()
         server.start()
-        _greet(settings, server.address, runtime)
+        _greet(server.address, runtime)
         wait_for_signal()
         # First no new work over the API, then the rest: what was acknowledged is on disk. Before that, pages that follow
         # along let go of their connections, which the server would wait for.
@@ -67,7 +68,7 @@ def command_line_of(called: str) -> str:
     return called if called.startswith((".", "/")) else "marzhook"
 
 
-def _greet(settings: Settings, address: str, runtime: Runtime) -> None:
+def _greet(address: str, runtime: Runtime) -> None:
     """What a person wants to know now. On standard output, for people; the log goes to standard error."""
     lines = [f"Marzhook is ready at {address} (the dashboard; the API and its documentation: {address}/docs)"]
     if runtime.new_admin:
@@ -76,14 +77,16 @@ def _greet(settings: Settings, address: str, runtime: Runtime) -> None:
             f"First admin: {name}   password: {password}",
             "  (shown this once; SUDO_USERNAME and SUDO_PASSWORD set your own)",
         ]
-    count = len(environment_endpoints(settings))
+    with runtime.services.database.read() as conn:
+        count = len([one for one in endpoints.all_endpoints(conn) if one.enabled])
     if count:
-        lines.append(f"Events go to {count} endpoint{'s' if count > 1 else ''} of the settings.")
+        lines.append(f"Events go to {count} endpoint{'s' if count > 1 else ''}.")
     else:
         command = command_line_of(sys.argv[0])
         lines += [
             "No endpoint is set (WEBHOOK_ADDRESS in .env): events are kept, and go nowhere.",
-            "These two commands, each in a terminal of its own, show a first delivery:",
+            f'Open {address} and press "Use the inbox" to see a first delivery, or type',
+            "these two commands, each in a terminal of its own:",
             f"  {command} listen --port 9000 --attach",
             f"  {command} send user_created alice",
         ]

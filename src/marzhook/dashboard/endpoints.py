@@ -8,6 +8,8 @@ from starlette.responses import Response
 
 from marzhook import operations
 from marzhook.dashboard import options, words
+from marzhook.dashboard.chart import AGAIN
+from marzhook.dashboard.overview import percentile
 from marzhook.dashboard.preview import Shown, preview
 from marzhook.dashboard.visit import Pages, Visit, number
 from marzhook.destinations.kinds import KINDS as DESTINATIONS
@@ -139,8 +141,14 @@ def _page(visit: Visit, endpoint_id: int, *, secret: str | None = None) -> Respo
         owed = outcomes.owed(conn).get(endpoint_id, outcomes.Owed())
         rows = history.deliveries(conn, DeliveryFilter(endpoint_id=endpoint_id), limit=SHOWN)
         is_inbox = endpoint.url == inbox.address(database, conn)
+        chart = visit.site.histories.get(conn, endpoint_id)
+        latencies = outcomes.latencies(conn, endpoint_id)
     return visit.page(
         "endpoint.html",
+        chart=chart,
+        again=AGAIN,
+        latencies=latencies,
+        percentile=percentile,
         endpoint=endpoint,
         health=words.health(visit.language, endpoint, tries),
         tries=tries[:100],

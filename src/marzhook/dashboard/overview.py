@@ -10,12 +10,13 @@ from typing import Final
 from starlette.responses import Response
 
 from marzhook.dashboard import words
+from marzhook.dashboard.chart import AGAIN, Chart, hourly
 from marzhook.dashboard.visit import Pages, Visit
 from marzhook.delivery import Attempt
 from marzhook.endpoint import Endpoint
 from marzhook.runtime import Services
 from marzhook.store import endpoints, inbox, outcomes, stats
-from marzhook.store.outcomes import Bucket, Hours, Owed
+from marzhook.store.outcomes import Hours, Owed
 
 pages = Pages()
 
@@ -24,10 +25,6 @@ KEPT: Final = 0.5
 SHARE: Final = 20
 """Figures are kept for KEPT seconds, and for SHARE times as long as they took: however many pages are open, and however
 long the history is, they take a twentieth of one core at the most."""
-
-
-COUNTED: Final = 0.05
-"""Seconds that counting what was delivered takes at the most; a long day is counted over several visits after a start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +47,12 @@ class Snapshot:
     """Everything that the first page shows."""
 
     at: float
-    buckets: Sequence[Bucket]
+    chart: Chart
     standings: Sequence[Standing]
     last_event: int
 
-    def total(self, name: str) -> int:
-        """Deliveries of the last 24 hours' events that are in this state."""
-        return sum(getattr(bucket, name) for bucket in self.buckets)
-
     def now(self, name: str) -> int:
         return sum(getattr(standing.owed, name) for standing in self.standings)
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything that was delivered is counted."""
-        return all(bucket.complete for bucket in self.buckets)
 
     @property
     def oldest(self) -> float:
@@ -72,11 +60,6 @@ class Snapshot:
 
     def percentile(self, share: float) -> float | None:
         return percentile(sorted(seconds for one in self.standings for seconds in one.latencies), share)
-
-    @property
-    def tallest(self) -> int:
-        """Deliveries in the chart's highest column; at least 1."""
-        return max([1, *(b.delivered + b.pending + b.dead + b.cancelled for b in self.buckets)])
 
 
 def percentile(rising: Sequence[float], share: float) -> float | None:
@@ -103,17 +86,15 @@ class Figures:
                 return self._made, self._until - began
             self._made = _snapshot(self._services, self._hours)
             ended = monotonic()
-            if not self._made.complete:
-                self._until = ended
-                return self._made, KEPT
+            if not self._made.chart.complete:
+                self._until = ended + AGAIN
+                return self._made, AGAIN
             self._until = ended + max(KEPT, SHARE * (ended - began))
             return self._made, 0.0
 
 
 def _snapshot(services: Services, hours: Hours) -> Snapshot:
     now = services.clock.now()
-    hour = now.replace(minute=0, second=0, microsecond=0).timestamp()
-    edges = [hour + 3600 * (i - HOURS + 1) for i in range(HOURS + 1)]
     with services.database.read() as conn:
         owed = outcomes.owed(conn)
         oldest = stats.oldest_due(conn, now)
@@ -127,8 +108,8 @@ def _snapshot(services: Services, hours: Hours) -> Snapshot:
             )
             for endpoint in endpoints.all_endpoints(conn)
         ]
-        buckets = hours.buckets(conn, edges, now=now.timestamp(), seconds=COUNTED, monotonic=services.clock.monotonic)
-        return Snapshot(now.timestamp(), buckets, standings, stats.last_event(conn))
+        chart = hourly(services, conn, hours, now, HOURS)
+        return Snapshot(now.timestamp(), chart, standings, stats.last_event(conn))
 
 
 @pages.get("/")
@@ -140,4 +121,6 @@ def overview(visit: Visit) -> Response:
     # What needs somebody comes first.
     order = ("failing", "paused", "new", "well")
     rows.sort(key=lambda row: (order.index(row[1].kind), row[0].endpoint.id))
-    return visit.page("overview.html", snapshot=snapshot, rows=rows, again=again, inbox_used=inbox_used)
+    return visit.page(
+        "overview.html", snapshot=snapshot, chart=snapshot.chart, rows=rows, again=again, inbox_used=inbox_used
+    )

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from marzhook.dashboard import (
+    chart,
     config,
     endpoints,
     events,
@@ -43,6 +44,7 @@ class Site:
         self.inbox = inbox.Inbox(services.clock)
         self.pulse = live.Pulse(services.database, also=lambda: self.inbox.count)
         self.figures = overview.Figures(services)
+        self.histories = chart.Histories(services)
         self.replays = replay.Replays(services)
 
     def routes(self) -> list[Route]:

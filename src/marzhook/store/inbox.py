@@ -7,6 +7,7 @@ import hmac
 
 import sqlalchemy as sa
 
+from marzhook.store import endpoints
 from marzhook.store.database import Database, Transaction
 
 PATH = "/inbox/"
@@ -29,3 +30,15 @@ def address(database: Database, conn: sa.Connection) -> str | None:
 def remember(database: Database, tx: Transaction, base: str) -> None:
     """From now on it is an endpoint, at this service's own `http://host:port`; "": no longer."""
     database.set_meta(tx, _KEY, base)
+
+
+def move(database: Database, tx: Transaction, base: str) -> None:
+    """The service listens here now: where the inbox is an endpoint, its address follows, and what waits for it stays."""
+    before = address(database, tx.conn)
+    if before is None:
+        return
+    remember(database, tx, base)
+    after = address(database, tx.conn)
+    for endpoint in endpoints.all_endpoints(tx.conn):
+        if endpoint.url == before and before != after:
+            endpoints.update(tx, endpoint.id, url=after)

@@ -20,12 +20,14 @@ LOOKED_AT = 1000
 # CROSS JOIN fixes the order of the loops: for each endpoint a range of the key, or of the small index of the undelivered.
 _SETTLED = """
     SELECT count(*) FROM endpoints n CROSS JOIN settled d
-    WHERE d.endpoint_id = n.id AND d.event_id >= :low AND d.event_id < :high"""
+    WHERE d.endpoint_id = n.id AND d.event_id >= :low AND d.event_id < :high
+        AND (CAST(:endpoint AS bigint) IS NULL OR n.id = CAST(:endpoint AS bigint))"""
 _STILL_PENDING = _SETTLED.replace("settled d", "pending d")
 _UNDELIVERED = """
     SELECT d.state, count(*) FROM endpoints n CROSS JOIN settled d
     WHERE d.state <> 'delivered' AND d.state IN ('dead', 'cancelled') AND d.endpoint_id = n.id
         AND d.event_id >= :low AND d.event_id < :high
+        AND (CAST(:endpoint AS bigint) IS NULL OR n.id = CAST(:endpoint AS bigint))
     GROUP BY d.state"""
 _OWED = "SELECT endpoint_id, count(*), count(*) FILTER (WHERE attempts > 0) FROM pending GROUP BY endpoint_id"
 _DEAD = "SELECT endpoint_id, count(*) FROM settled WHERE state <> 'delivered' AND state = 'dead' GROUP BY endpoint_id"
@@ -94,13 +96,15 @@ class Hours:
     CLOSED: Final = 60.0
     """Seconds after which no event of a past time comes in any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, endpoint_id: int | None = None) -> None:
+        """Of this endpoint; None: of all."""
+        self._endpoint_id = endpoint_id
         self._owed: dict[tuple[float, float], int] = {}
 
     def buckets(
         self, conn: sa.Connection, edges: Sequence[float], *, now: float, seconds: float, monotonic: Callable[[], float]
     ) -> list[Bucket]:
-        """Deliveries of all endpoints between each two of these times (Unix seconds, rising).
+        """Deliveries between each two of these times (Unix seconds, rising).
 
         What is delivered is counted from the newest on, for no longer than `seconds`; the rest comes the next time.
         """
@@ -109,7 +113,7 @@ class Hours:
         found: list[Bucket] = []
         kept: dict[tuple[float, float], int] = {}
         for span, (low, high) in reversed([*zip(pairwise(edges), pairwise(ids), strict=True)]):
-            values = {"low": low, "high": high}
+            values = {"low": low, "high": high, "endpoint": self._endpoint_id}
             pending = _count(conn, _STILL_PENDING, values)
             states = {row[0]: row[1] for row in conn.execute(sa.text(_UNDELIVERED), values)}
             owed = self._owed.get(span)
@@ -125,7 +129,7 @@ class Hours:
         return found[::-1]
 
 
-def _count(conn: sa.Connection, query: str, values: Mapping[str, int]) -> int:
+def _count(conn: sa.Connection, query: str, values: Mapping[str, int | None]) -> int:
     return int(conn.execute(sa.text(query), values).scalar_one())
 
 

@@ -9,6 +9,7 @@ const styles = {
   exact: { month: "short", day: "numeric", ...clock, second: "2-digit", fractionalSecondDigits: 3 },
   hour: { month: "short", day: "numeric", ...clock },
   day,
+  utcday: { ...day, timeZone: "UTC" },
 };
 const made = {};
 
