@@ -4,10 +4,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 DEPENDS := pyproject.toml constraints.txt
 
-.PHONY: help run test test-long test-ha lint bench clean
+.PHONY: help run test test-long test-ha lint bench docs docs-serve clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 run: .venv/server.stamp ## Start Marzhook (a first start makes .env from .env.example)
 	@test -e .env || { cp .env.example .env && echo "Made .env from .env.example."; }
@@ -31,8 +31,16 @@ lint: .venv/dev.stamp ## Check style, types and layers
 bench: .venv/dev.stamp ## Measure, at most 15 minutes (ARGS="--quick": 3; ARGS="throughput --rounds 5")
 	$(BIN)/python -m bench $(ARGS)
 
+docs: .venv/docs.stamp ## Build the guide into build/site
+	@$(BIN)/zensical build --clean --strict
+	@$(BIN)/zensical build --clean --strict --config-file mkdocs.fa.yml
+	@cp build/fa/fa/*.html build/site/fa/
+
+docs-serve: docs ## Build the guide and show it at http://127.0.0.1:8000
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site $(or $(ARGS),8000)
+
 clean: ## Remove .venv and all caches; .env and databases stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # To run needs less than to develop, so a first start waits for less. A stamp is newer than what it was installed from.
@@ -43,8 +51,13 @@ clean: ## Remove .venv and all caches; .env and databases stay
 
 .venv/dev.stamp: $(DEPENDS) | .venv/bin/pip
 	@echo "Installing what Marzhook's development needs into .venv (once; it takes a minute or two) …"
-	@$(PIP) -e '.[server,postgres,otel,dev]'
-	@touch $@ .venv/server.stamp
+	@$(PIP) -e '.[server,postgres,otel,docs,dev]'
+	@touch $@ .venv/server.stamp .venv/docs.stamp
+
+.venv/docs.stamp: $(DEPENDS) | .venv/bin/pip
+	@echo "Installing what the guide is built with into .venv (once) …"
+	@$(PIP) -e '.[docs]'
+	@touch $@
 
 # Patroni has an environment of its own: it is no part of Marzhook's. Where root runs the tests, Patroni runs as somebody who
 # cannot read root's own Python.

@@ -23,7 +23,7 @@ from marzhook.filter import Filter, Offered
 from marzhook.signing import new_secret
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+READMES = {page.name: page.read_text() for page in sorted(ROOT.glob("README*.md"))}
 REFERENCE = (ROOT / "docs/reference.md").read_text()
 
 
@@ -38,9 +38,10 @@ def routes() -> list[str]:
 
 @pytest.mark.parametrize("setting", settings.SETTINGS, ids=lambda s: s.name)
 def test_every_setting_is_documented_with_its_meaning(setting: settings.Setting) -> None:
-    """The reference and `.env.example` name each setting."""
-    assert f"| `{setting.name}` |" in REFERENCE
-    assert setting.doc in REFERENCE
+    """The reference has the row that follows from the code, and `.env.example` names the setting."""
+    default = "unset" if setting.default is None else f"`{setting.default}`" if setting.default else "none"
+    row = f"| `{setting.name}` | {default} | {setting.doc} |"
+    assert row in REFERENCE, f"put this row into docs/reference.md: {row}"
     assert re.search(rf"^# ?{setting.name} ?=", (ROOT / ".env.example").read_text(), re.MULTILINE)
 
 
@@ -68,9 +69,10 @@ def test_no_route_is_documented_that_does_not_exist() -> None:
     assert sorted(documented) == sorted(routes())
 
 
-def test_the_readmes_env_example_works(tmp_path: Path) -> None:
+@pytest.mark.parametrize("readme", READMES)
+def test_the_readmes_env_example_works(tmp_path: Path, readme: str) -> None:
     """What the README says to put into `.env` is understood."""
-    text = re.search(r"```sh\n(WEBHOOK_ADDRESS.*?)```", README, re.DOTALL)
+    text = re.search(r"```sh\n(WEBHOOK_ADDRESS.*?)```", READMES[readme], re.DOTALL)
     assert text
     (tmp_path / ".env").write_text(text[1])
     loaded = settings.load({}, tmp_path / ".env")
@@ -78,9 +80,10 @@ def test_the_readmes_env_example_works(tmp_path: Path) -> None:
     assert loaded.webhook_secret == "something-very-very-secret"
 
 
-def test_the_readmes_request_is_what_is_sent() -> None:
+@pytest.mark.parametrize("readme", READMES)
+def test_the_readmes_request_is_what_is_sent(readme: str) -> None:
     """The documented request, header and body, is rendered byte for byte."""
-    found = re.search(r"```http\n(.*?)\n\n(.*?)\n```", README, re.DOTALL)
+    found = re.search(r"```http\n(.*?)\n\n(.*?)\n```", READMES[readme], re.DOTALL)
     assert found
     head, body = found[1].splitlines(), found[2]
     documented = json.loads(body)
@@ -121,8 +124,11 @@ def test_the_references_template_makes_what_it_says() -> None:
         assert re.search(rf"`{name}[`(]", REFERENCE), name
 
 
-def test_make_targets_of_the_readme_exist() -> None:
+@pytest.mark.parametrize("readme", READMES)
+def test_make_targets_of_the_readme_exist(readme: str) -> None:
     """The two commands are in the Makefile, with a line in its help."""
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+    targets = re.findall(r"^make (\w+)", READMES[readme], re.MULTILINE)
+    assert targets == ["run", "test"]
+    for target in targets:
         assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE)

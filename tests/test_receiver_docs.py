@@ -16,12 +16,13 @@ import pytest
 from fastapi import FastAPI
 from flask import Flask
 
+from examples import ROOT, blocks, runner
 from marzhook.receiver import Receiver
 from marzhook.receiver.secrets import Secrets
 from marzhook.testing import WebhookRequest, webhook_request
 
-PAGE = (Path(__file__).parent.parent / "docs/receiving.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+PAGE = "docs/receiving.md"
+BLOCKS = blocks(PAGE, "python")
 SECRET = "something-very-very-secret"
 
 
@@ -31,15 +32,7 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], di
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
 
-    def run(part: str) -> dict[str, Any]:
-        names: dict[str, Any] = {"__name__": "shown"}
-        for block in BLOCKS:
-            exec(compile(block, "receiving.md", "exec"), names)
-            if part in block:
-                return names
-        raise AssertionError(f"no example has {part!r}")
-
-    return run
+    return runner(PAGE)
 
 
 def created(username: str = "alice") -> WebhookRequest:
@@ -168,26 +161,29 @@ def test_the_rotation_example_has_real_secrets(shown: Callable[[str], dict[str, 
 
 def test_every_code_is_documented() -> None:
     """Whatever reason a request can be refused with is in the page's table."""
-    source = "".join(path.read_text() for path in (Path(__file__).parent.parent / "src/marzhook/receiver").glob("*.py"))
+    source = "".join(path.read_text() for path in (ROOT / "src/marzhook/receiver").glob("*.py"))
     codes = set(re.findall(r'RequestRefused\(\s*\d+,\s*"(\w+)"', source)) | set(
         re.findall(r'_refused\(\s*"(\w+)"', source)
     )
     assert len(codes) >= 17
-    assert all(f"`{code}`" in PAGE for code in codes)
+    text = (ROOT / PAGE).read_text()
+    assert all(f"`{code}`" in text for code in codes)
 
 
 def test_the_examples_are_well_typed(tmp_path: Path) -> None:
-    """A user who checks his code with mypy --strict finds nothing in what the page shows."""
+    """A user who checks his code with mypy --strict finds nothing in what the pages show."""
     # Each by itself with the first one's names: they define some names again.
     names = ("import os\nfrom marzhook.receiver import ReceivedEvent, Receiver\nreceiver = Receiver('x')\n",)
-    folder = Path(__file__).parent.parent
     files = []
     for number, block in enumerate(BLOCKS):
         files.append(tmp_path / f"example_{number}.py")
         again = "app = asgi_application(receiver)"
         files[-1].write_text("".join(names) * (number > 0) + block.replace(again, again[6:]))
+    for number, block in enumerate(blocks("docs/webhooks.md", "python")):
+        files.append(tmp_path / f"guide_{number}.py")
+        files[-1].write_text(block)
     ended = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file", "pyproject.toml", *map(str, files)],
-        cwd=folder, capture_output=True, text=True, timeout=100, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout
