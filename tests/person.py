@@ -98,7 +98,8 @@ class Person:
             if active.tag_name in ("body", "html"):
                 continue  # the browser's own part comes between the last and the first
             assert self.shows_focus(), f"nobody sees that {active.get_attribute('outerHTML')!r} is reached"
-            seen.append(active.get_attribute("name") or active.text.strip())
+            is_field = active.tag_name in ("input", "select", "textarea")
+            seen.append((is_field and active.get_attribute("name")) or active.text.strip())
             if wanted in seen[-1:]:
                 return
         raise AssertionError(f"the Tab key never reaches {wanted!r}, only {seen}")

@@ -74,9 +74,10 @@ def test_many_at_once_are_divided(house: House, start: Start, receiver: Receiver
     eventually(lambda: shares(house.database) == [SHARDS // 2] * 2, timeout=30)
     receiver.do(delay=0.05)
     receiver.wait(300, timeout=60)
+    assert receiver.most_in_flight() == 32
+    # What was on its way from the one that is killed may still be at the receiver when the other takes over.
     second.kill()
     receiver.wait(len(USERS) * 8, timeout=60)
-    assert receiver.most_in_flight() == 32
 
 
 @postgresql

@@ -31,6 +31,8 @@ LOOKUPS = 200
 """Lanes looked up at once: due for a retry, or with more on disk."""
 CLAIMED = 5.0
 """Seconds within which a probe has to go out that this process may make."""
+GONE_REST = 60.0
+"""Seconds within which it is on disk that an endpoint is gone; nothing goes there meanwhile."""
 NEVER = RetryPolicy(delays=())
 
 
@@ -337,6 +339,8 @@ class Sender:
         patient = schedule == REJECTED or outcome.retry_after is not None
         self.lanes.answered(settlements, self._due(settlements), patient=patient)
         self._pause(outcome)
+        if outcome.verdict is Verdict.GONE:
+            self.pace.pause(GONE_REST)
         return Answer(settlements, outcome)
 
     def _accepted(self, shipment: Shipment, response: Response, outcome: Outcome) -> Answer:

@@ -127,7 +127,11 @@ def deliveries(
     if not (which.username or which.actions) or which.event_id is not None:
         return history.deliveries(conn, which, before=before, limit=limit), None
     low, high = history.id_range(conn, which.since, which.until)
-    stretches = Stretches(low, high if before is None else min(high, before[0]), seconds, monotonic)
+    if before is not None:
+        # Endpoints are numbered from 1: of that event itself nothing is left before its first one, and to look there again
+        # would not get on.
+        high = min(high, before[0] if before[1] > 1 else before[0] - 1)
+    stretches = Stretches(low, high, seconds, monotonic)
     by_event = _by_event(conn, which)
     if by_event and which.username is not None:
         # An index has them in order, however far apart they are.
