@@ -12,7 +12,11 @@ from marzhook.errors import InvalidError
 from marzhook.event import JSON
 from marzhook.filter import Filter
 
-KINDS: Final = ("webhook", "discord", "telegram")
+KINDS: Final = ("webhook", "discord", "telegram", "alert", "sql", "exec")
+LOCAL_KINDS: Final = ("alert", "sql", "exec")
+"""Those that are no HTTP requests: no guard sees which addresses they reach."""
+SECRET_URLS: Final = ("alert", "sql")
+"""Kinds whose URLs are shown to nobody, but for their scheme."""
 FORMATS: Final = ("event", "list", "standard")
 SECRET_MODES: Final = ("plain", "hmac", "auto")
 DETAILS: Final = ("none", "safe", "full")
@@ -27,6 +31,9 @@ SETTINGS_OF: Final = {
     "webhook": "WEBHOOK_ADDRESS, WEBHOOK_SECRET, WEBHOOK_SECRET_MODE, WEBHOOK_DETAIL or WEBHOOK_FORMAT",
     "discord": "DISCORD_WEBHOOK_URL",
     "telegram": "TELEGRAM_API_TOKEN, TELEGRAM_ADMIN_ID, TELEGRAM_LOGGER_CHANNEL_ID or MARZHOOK_LANGUAGE",
+    "alert": "MARZHOOK_ALERT_URLS or MARZHOOK_LANGUAGE",
+    "sql": "MARZHOOK_SQL_URL",
+    "exec": "MARZHOOK_EXEC_COMMAND",
 }
 """By kind: the first one names the endpoint, the others shape it."""
 
@@ -114,6 +121,13 @@ def masked_url(url: str) -> str:
 
     The paths of Discord, Slack and their like are passwords; a long word may be one anywhere.
     """
+    scheme, colon, rest = url.partition(":")
+    if scheme == "exec":
+        program, *arguments = rest.split()
+        return f"exec:{program}" + (" …" if arguments else "")
+    if scheme not in ("http", "https"):
+        # Tokens and passwords may be anywhere in Apprise's and SQLAlchemy's.
+        return f"{scheme.partition('+')[0]}://…" if colon else "…"
     parts = urlsplit(url)
     host = parts.hostname or ""
     if ":" in host:

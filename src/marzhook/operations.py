@@ -9,12 +9,14 @@ from typing import Any, Final, Protocol
 from marzhook.clock import Clock
 from marzhook.condition import check_condition
 from marzhook.delivery import DELIVERED, PENDING, SETTLED_STATES
+from marzhook.destinations.exec import argv_of
 from marzhook.destinations.kinds import KINDS as DESTINATIONS
 from marzhook.destinations.template import check_template
 from marzhook.endpoint import (
     DETAILS,
     FORMATS,
     KINDS,
+    LOCAL_KINDS,
     REMOVED,
     SECRET_MODES,
     SIGNATURES,
@@ -22,15 +24,16 @@ from marzhook.endpoint import (
     check_choice,
     masked_url,
 )
-from marzhook.errors import ConflictError, InvalidError
+from marzhook.errors import ConflictError, ForbiddenError, InvalidError
 from marzhook.event import TEST_ACTION, Event, NewEvent, check_action, check_username
 from marzhook.filter import check_actions, check_admins, check_usernames
-from marzhook.runtime import Services
+from marzhook.runtime import Services, programs
 from marzhook.settings import Settings
 from marzhook.store import endpoints, history, search
 from marzhook.store.database import Database, Transaction
 from marzhook.store.outbox import DeliveryFilter, Outbox
 from marzhook.store.search import Counted
+from marzhook.transport.commands import Programs
 
 MAX_NAME: Final = 200
 MAX_SECRET: Final = 1024
@@ -107,12 +110,30 @@ def _check_templated(kind: str, columns: Mapping[str, Any]) -> None:
         raise InvalidError(f"template is for the kind webhook, not {kind}", code="invalid_template")
 
 
+def _permit(services: Works, kind: str, values: Mapping[str, Any], *, by_operator: bool) -> None:
+    """What opens sockets by itself or runs programs is for those to make who own the machine, unless they allow more."""
+    if kind in LOCAL_KINDS and not by_operator and kind not in services.settings.api_kinds:
+        raise ForbiddenError(
+            f"endpoints of the kind {kind} are the operator's: in the settings, with `marzhook endpoints create`, or where"
+            f" MARZHOOK_API_KINDS names {kind}",
+            code="kind_not_allowed",
+        )
+    if kind == "exec" and "url" in values:
+        program = argv_of(values["url"])[0]
+        if not Programs(programs(services.settings)).permit(program):
+            raise ForbiddenError(
+                f"{program} may not be run; MARZHOOK_EXEC_ALLOW names programs and folders", code="program_not_allowed"
+            )
+
+
 def create_endpoint(
-    services: Works, *, kind: str, url: str | None, enabled: bool, values: Mapping[str, Any]
+    services: Works, *, kind: str, url: str | None, enabled: bool, values: Mapping[str, Any], by_operator: bool = False
 ) -> Endpoint:
-    """From now on it is owed every event that it wants. `values` are further columns. Raises InvalidError."""
+    """From now on it is owed every event that it wants. `values` are further columns. `by_operator`: by who owns the machine.
+    Raises InvalidError; ForbiddenError for a kind, or a program, that the caller may not use."""
     check_choice("kind", kind, KINDS)
     columns = checked(kind, {"options": {}, **values, "url": url or ""}) | {"enabled": enabled}
+    _permit(services, kind, columns, by_operator=by_operator)
     address = columns.pop("url")
     _check_templated(kind, columns)
     columns.setdefault("name", masked_url(address))
@@ -125,11 +146,15 @@ def create_endpoint(
     return made
 
 
-def change_endpoint(services: Works, endpoint_id: int, values: Mapping[str, Any]) -> Endpoint:
-    """Change columns. Raises InvalidError, NotFoundError; ConflictError for an endpoint of the settings."""
+def change_endpoint(
+    services: Works, endpoint_id: int, values: Mapping[str, Any], *, by_operator: bool = False
+) -> Endpoint:
+    """Change columns. Raises as `create_endpoint`, and NotFoundError; ConflictError for an endpoint of the settings."""
     with services.database.read() as conn:
         # A kind never changes.
-        columns = checked(endpoints.get(conn, endpoint_id).kind, values)
+        kind = endpoints.get(conn, endpoint_id).kind
+    columns = checked(kind, values)
+    _permit(services, kind, columns, by_operator=by_operator)
     with services.database.write() as tx:
         before = endpoints.get(tx.conn, endpoint_id)
         if before.source == "environment":

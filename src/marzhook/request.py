@@ -33,6 +33,46 @@ class Request(NamedTuple):
         return f"Request(guarded={self.guarded})"
 
 
+class Command(NamedTuple):
+    """A program to be run, without a shell: exit status 0 is success, and what it says on stderr its answer."""
+
+    argv: tuple[str, ...]
+    stdin: bytes
+    environment: Mapping[str, str]
+    """All that it has, besides PATH, HOME and the language."""
+
+
+class Rows(NamedTuple):
+    """Events to be written to the tables `users` and `events` of a database, in one transaction."""
+
+    url: str
+    """SQLAlchemy's."""
+    prefix: str
+    """Of the tables' names."""
+    rows: tuple[str, ...]
+    """JSON objects, see `destinations.sql`."""
+
+
+class Alert(NamedTuple):
+    """A message for people, which Apprise delivers."""
+
+    url: str
+    title: str
+    text: str
+
+
+class Job(NamedTuple):
+    """Work that is no HTTP request, and is done by a thread. Its Response has the status 0 after a success."""
+
+    endpoint_id: int
+    work: Command | Rows | Alert
+    timeout: float
+
+    def __repr__(self) -> str:
+        # The work can hold secrets.
+        return f"Job({type(self.work).__name__})"
+
+
 class Response(NamedTuple):
     """What came back. Either `status` is known, or `error` says why not (one of `delivery.ERRORS`)."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from marzhook import __version__, otel
 from marzhook.clock import Clock, SystemClock
+from marzhook.destinations.exec import SCHEME, argv_of
 from marzhook.dispatch.dispatcher import Dispatcher
 from marzhook.dispatch.limits import Limits
 from marzhook.dispatch.upkeep import Upkeep
@@ -31,7 +32,7 @@ from marzhook.store.database import Database, Transaction
 from marzhook.store.outbox import Outbox
 from marzhook.store.retention import Ages
 from marzhook.telemetry import Metrics
-from marzhook.transport.http import HttpTransport
+from marzhook.transport.carriers import Carriers
 from marzhook.user import Thresholds
 
 if TYPE_CHECKING:
@@ -86,9 +87,33 @@ def environment_endpoints(settings: Settings, *, inbox_url: str | None = None) -
         address = f"{settings.telegram_url.rstrip('/')}/bot{settings.telegram_token}"
         values = {**common, "name": f"Telegram {chat}", "options": options}
         wanted.append(endpoints.Wanted("telegram", address, values))
+    for url in settings.alert_urls:
+        values = {**common, "name": f"Alert {masked_url(url)}", "options": {"language": settings.language}}
+        wanted.append(endpoints.Wanted("alert", url, values))
+    if settings.sql_url:
+        wanted.append(endpoints.Wanted("sql", settings.sql_url, {**common, "name": "Database"}))
+    if settings.exec_command:
+        url = SCHEME + settings.exec_command
+        wanted.append(endpoints.Wanted("exec", url, {**common, "name": masked_url(url)}))
     if inbox_url:
         wanted.append(endpoints.Wanted("webhook", inbox_url, {**common, "name": "Inbox"}))
     return wanted
+
+
+def carriers(settings: Settings, clock: Clock) -> Carriers:
+    """What sends, as the settings want it."""
+    return Carriers(
+        clock,
+        allowed=settings.allow_addresses,
+        ca_file=str(settings.ca_file) if settings.ca_file else None,
+        programs=programs(settings),
+    )
+
+
+def programs(settings: Settings) -> tuple[str, ...]:
+    """What endpoints of the kind exec may run; whoever writes the settings' own command allows it by that."""
+    named = (argv_of(settings.exec_command)[0],) if settings.exec_command else ()
+    return (*settings.exec_allow, *named)
 
 
 def build_services(
@@ -177,9 +202,7 @@ class Runtime:
             s.outbox,
             s.clock,
             s.metrics,
-            transport=HttpTransport(
-                s.clock, allowed=settings.allow_addresses, ca_file=str(settings.ca_file) if settings.ca_file else None
-            ),
+            transport=carriers(settings, s.clock),
             limits=Limits(
                 settings.retry_policy,
                 RetryPolicy(settings.rejected_schedule),

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from marzhook.api.auth import Caller
 from marzhook.api.context import iso
 from marzhook.delivery import Attempt
-from marzhook.endpoint import Endpoint, masked_url
+from marzhook.endpoint import SECRET_URLS, Endpoint, masked_url
 from marzhook.event import Event
 from marzhook.operations import name_shown
 from marzhook.runtime import Services
@@ -96,7 +96,7 @@ def endpoint_shown(endpoint: Endpoint, *, full: bool) -> dict[str, Any]:
         "id": endpoint.id,
         "name": endpoint.name if full else name_shown(endpoint.name),
         "kind": endpoint.kind,
-        "url": endpoint.url if full else masked_url(endpoint.url),
+        "url": endpoint.url if full and endpoint.kind not in SECRET_URLS else masked_url(endpoint.url),
         "format": endpoint.format,
         "has_secret": endpoint.secret is not None,
         "secret_mode": endpoint.secret_mode,

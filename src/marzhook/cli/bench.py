@@ -170,7 +170,7 @@ def rendering(url: str) -> Callable[[int], Request]:
     from marzhook import signing
     from marzhook.clock import SystemClock
     from marzhook.delivery import Delivery
-    from marzhook.destinations.kinds import destination
+    from marzhook.destinations.webhook import Webhook
     from marzhook.endpoint import Endpoint
     from marzhook.event import Event
 
@@ -179,7 +179,7 @@ def rendering(url: str) -> Callable[[int], Request]:
         1, "bench", "webhook", url, secret=SECRET, secret_mode="hmac", signing_secret=signing.new_secret(),
         source="environment",
     )  # fmt: skip
-    target = destination(endpoint, instance="bench")
+    target = Webhook(endpoint, instance="bench")
 
     def request(number: int) -> Request:
         now = clock.now()

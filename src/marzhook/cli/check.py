@@ -10,7 +10,7 @@ import typer
 
 from marzhook.cli import output
 from marzhook.cli.open import Opened, nowhere, opened
-from marzhook.endpoint import REMOVED, Endpoint, masked_url
+from marzhook.endpoint import LOCAL_KINDS, REMOVED, Endpoint, masked_url
 
 if TYPE_CHECKING:
     from marzhook.cli.reach import Reach
@@ -69,14 +69,10 @@ class Sender:
     """Sends test events with a transport of its own."""
 
     def __init__(self, o: Opened) -> None:
-        from marzhook.transport.http import HttpTransport
+        from marzhook.runtime import carriers
 
         self._o = o
-        self._transport = HttpTransport(
-            o.clock,
-            allowed=o.settings.allow_addresses,
-            ca_file=str(o.settings.ca_file) if o.settings.ca_file else None,
-        )
+        self._transport = carriers(o.settings, o.clock)
         with o.database.read() as conn:
             self._instance = o.database.meta(conn, "instance") or ""
 
@@ -150,6 +146,8 @@ def _found(o: Opened) -> list[Endpoint]:
 
 def _reaches(o: Opened, found: list[Endpoint]) -> list[Reach]:
     from marzhook.cli.reach import reach
+    from marzhook.cli.ready import ready
+    from marzhook.runtime import programs
     from marzhook.transport.guard import Guard
 
     settings = o.settings
@@ -157,6 +155,8 @@ def _reaches(o: Opened, found: list[Endpoint]) -> list[Reach]:
     ca_file = str(settings.ca_file) if settings.ca_file else None
 
     def one(endpoint: Endpoint) -> Reach:
+        if endpoint.kind in LOCAL_KINDS:
+            return ready(endpoint, programs(settings))
         return reach(endpoint, timeout=settings.connect_timeout, guard=guard, ca_file=ca_file)
 
     # Side by side: ten that do not answer take as long as one.

@@ -48,7 +48,7 @@ RateLimit = Annotated[float | None, typer.Option(min=0.001, max=100_000, help="R
 
 
 def create(
-    url: Annotated[str, typer.Argument(help="Its address; of a Telegram bot: the token.")],
+    url: Annotated[str, typer.Argument(help="Its address; of a Telegram bot: the token; of exec: the command line.")],
     kind: Annotated[str, typer.Option(help=", ".join(KINDS) + ".")] = "webhook",
     name: Name = None,
     format: Format = None,
@@ -69,7 +69,7 @@ def create(
 
     values = _given(name, format, detail, secret, action, admin, user, condition, template, rate_limit, options)
     with opened() as o:
-        made = operations.create_endpoint(o, kind=kind, url=url, enabled=True, values=values)
+        made = operations.create_endpoint(o, kind=kind, url=url, enabled=True, values=values, by_operator=True)
     if as_json:
         output.json_document(shown(made) | {"signing_secret": made.signing_secret})
         return
@@ -109,7 +109,7 @@ def edit(
     if not values:
         raise SettingError("nothing is to be changed; see `marzhook endpoints edit --help`", code="usage")
     with opened() as o:
-        after = operations.change_endpoint(o, endpoint_id, values)
+        after = operations.change_endpoint(o, endpoint_id, values, by_operator=True)
     if as_json:
         output.json_document(shown(after))
     else:
@@ -211,10 +211,12 @@ def _body(o: Opened, endpoint: Endpoint, event: Event, instance: str) -> tuple[s
     """As on the dashboard without credentials, which an endpoint with the detail `full` is sent."""
     from marzhook.delivery import Delivery
     from marzhook.destinations.kinds import destination
+    from marzhook.request import Request
 
     target, now = destination(endpoint, instance=instance), o.clock.now()
     try:
         item = target.item(Delivery(endpoint.id, event._replace(full_json="")), now)
     except RenderError as error:
         return None, str(error)
-    return target.request([item], [event.id], now, mode=target.mode([item])).body.decode(), None
+    request = target.request([item], [event.id], now, mode=target.mode([item]))
+    return request.body.decode() if isinstance(request, Request) else item, None

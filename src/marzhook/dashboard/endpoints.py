@@ -13,8 +13,19 @@ from marzhook.dashboard.overview import percentile
 from marzhook.dashboard.preview import Shown, preview
 from marzhook.dashboard.visit import Pages, Visit, number
 from marzhook.destinations.kinds import KINDS as DESTINATIONS
-from marzhook.endpoint import DETAILS, FORMATS, KINDS, LANGUAGES, REMOVED, SECRET_MODES, SIGNATURES, Endpoint
-from marzhook.errors import InvalidError, MarzhookError, http_status
+from marzhook.endpoint import (
+    DETAILS,
+    FORMATS,
+    KINDS,
+    LANGUAGES,
+    LOCAL_KINDS,
+    REMOVED,
+    SECRET_MODES,
+    SECRET_URLS,
+    SIGNATURES,
+    Endpoint,
+)
+from marzhook.errors import ForbiddenError, InvalidError, MarzhookError, http_status
 from marzhook.event import PANEL_ACTIONS
 from marzhook.signing import public_part
 from marzhook.store import endpoints, history, inbox, outcomes
@@ -58,7 +69,7 @@ def create(visit: Visit) -> Response:
         made = operations.create_endpoint(
             visit.services, kind=visit.given("kind"), url=visit.given("url"), enabled=True, values=_values(visit, None)
         )
-    except InvalidError as error:
+    except (InvalidError, ForbiddenError) as error:
         return _form(visit, None, _as_written(visit), error)
     # In the answer itself: after going on to another page nobody could show it any more.
     return _page(visit, made.id, secret=made.signing_secret)
@@ -74,9 +85,11 @@ def edit(visit: Visit) -> Response:
 def change(visit: Visit) -> Response:
     endpoint = _get(visit)
     try:
-        values = _values(visit, endpoint) | {"url": visit.given("url")}
+        values = _values(visit, endpoint)
+        if visit.given("url") or endpoint.kind not in SECRET_URLS:
+            values["url"] = visit.given("url")
         operations.change_endpoint(visit.services, endpoint.id, values)
-    except InvalidError as error:
+    except (InvalidError, ForbiddenError) as error:
         return _form(visit, endpoint, _as_written(visit), error)
     return visit.to(f"/endpoints/{endpoint.id}")
 
@@ -171,7 +184,7 @@ def _form(
         endpoint=endpoint,
         fields=fields,
         problem=visit.problem(error) if error else None,
-        kinds=KINDS,
+        kinds=[kind for kind in KINDS if kind not in LOCAL_KINDS or kind in visit.services.settings.api_kinds],
         formats=FORMATS,
         secret_modes=SECRET_MODES,
         details=DETAILS,
@@ -195,7 +208,8 @@ def _blank(visit: Visit) -> dict[str, Any]:
 
 def _fields_of(endpoint: Endpoint) -> dict[str, Any]:
     return {
-        "kind": endpoint.kind, "url": endpoint.url, "name": endpoint.name, "format": endpoint.format,
+        "kind": endpoint.kind, "url": "" if endpoint.kind in SECRET_URLS else endpoint.url,
+        "name": endpoint.name, "format": endpoint.format,
         "secret_mode": endpoint.secret_mode, "signatures": endpoint.signatures, "detail": endpoint.detail,
         "all_actions": endpoint.actions is None,
         "actions": sorted(endpoint.actions or ()), "ordered": endpoint.ordered,

@@ -9,6 +9,8 @@ from marzhook.errors import InvalidError
 
 FIELDS: Final = {
     "telegram": ("chat", "chats", "language", "timezone", "message"),
+    "alert": ("language", "timezone", "message"),
+    "sql": ("prefix",),
 }
 """By kind, in the order of the form; a kind that is missing has none."""
 NAMES: Final = tuple(dict.fromkeys(name for fields in FIELDS.values() for name in fields))

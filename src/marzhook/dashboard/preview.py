@@ -15,6 +15,7 @@ from marzhook.destinations.kinds import destination
 from marzhook.endpoint import Endpoint, masked_url
 from marzhook.errors import RenderError
 from marzhook.event import Event, detail_json
+from marzhook.request import Job
 from marzhook.signing import new_private_key, new_secret
 
 SECRET_HEADERS: Final = frozenset({"x-webhook-secret", "webhook-signature"})
@@ -66,6 +67,8 @@ def preview(
     except RenderError as error:
         return Shown(problem=visit.problem(error))
     request = target.request(items, [event.id], now, mode=target.mode(items))
+    if isinstance(request, Job):
+        return Shown(masked_url(endpoint.url), body=items[0])
     if text := event.traceparent:
         own = trace_context.span_id(text, endpoint.id, event.id, number) if visit.services.spans else ""
         request = request._replace(lines=(*request.lines, *trace_context.lines(text, own)))

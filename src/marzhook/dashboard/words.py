@@ -59,6 +59,10 @@ _PROBLEMS: Final = {
     "invalid_condition": N_("This condition cannot be used."),
     "invalid_template": N_("This template cannot be used."),
     "render_failed": N_("The template makes no JSON of this event."),
+    "kind_not_allowed": N_(
+        "Endpoints of this kind are made by who runs Marzhook, unless MARZHOOK_API_KINDS allows more."
+    ),
+    "program_not_allowed": N_("This program may not be run: MARZHOOK_EXEC_ALLOW does not name it."),
     "invalid_options": N_("One of the fields cannot be used."),
     "invalid_number": N_("A number is expected here."),
     "invalid_time": N_("A date is expected here."),

@@ -9,11 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
-from marzhook.delivery import Delivery, Outcome, Verdict
+from marzhook.delivery import ACCEPTED, Delivery, Outcome, Verdict
 from marzhook.endpoint import Endpoint, check_url
 from marzhook.errors import InvalidError
 from marzhook.event import JSON
-from marzhook.request import Request, Response
+from marzhook.request import Alert, Command, Job, Request, Response, Rows
 
 MAX_RETRY_AFTER = 86400.0
 """Seconds; a receiver that asks for more is asked again after a day."""
@@ -60,7 +60,7 @@ class Destination(ABC):
         return True
 
     @abstractmethod
-    def request(self, items: Sequence[str], ids: Sequence[int], now: datetime, *, mode: str) -> Request:
+    def request(self, items: Sequence[str], ids: Sequence[int], now: datetime, *, mode: str) -> Request | Job:
         """The request that carries these items (of the events `ids`)."""
 
     def mode(self, items: Sequence[str]) -> str:
@@ -78,6 +78,9 @@ class Destination(ABC):
     @abstractmethod
     def judge(self, response: Response, now: datetime) -> Outcome:
         """What the receiver's answer means."""
+
+    def _job(self, work: Command | Rows | Alert) -> Job:
+        return Job(self.endpoint.id, work, self._timeout)
 
     def _request(self, lines: Sequence[str], body: bytes) -> Request:
         return Request(
@@ -105,6 +108,17 @@ def json_body(response: Response) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+BAD_DATA = 65
+"""The status with which a job says that the event is at fault (sysexits' EX_DATAERR)."""
+
+
+def done(response: Response) -> Outcome:
+    """What a job's status means."""
+    if response.status == 0:
+        return ACCEPTED
+    return Outcome(Verdict.REJECTED if response.status == BAD_DATA else Verdict.FAILED)
 
 
 _ABOUT_THE_SENDER = frozenset({401, 403, 404, 407, 408, 410, 421, 423, 425, 426, 429})

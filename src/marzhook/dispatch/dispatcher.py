@@ -29,7 +29,7 @@ from marzhook.store import endpoints, outages
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
 from marzhook.telemetry import Metrics
-from marzhook.transport.http import HttpTransport
+from marzhook.transport.carriers import Carriers
 
 if TYPE_CHECKING:
     from marzhook.otel.spans import Spans
@@ -59,7 +59,7 @@ class Dispatcher:
         clock: Clock,
         metrics: Metrics,
         *,
-        transport: HttpTransport,
+        transport: Carriers,
         limits: Limits | None = None,
         interval: float | None = None,
         random: Callable[[], float] = random_module.random,

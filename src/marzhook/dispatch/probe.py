@@ -10,7 +10,7 @@ from marzhook.destinations.kinds import destination
 from marzhook.endpoint import Endpoint
 from marzhook.event import TEST_ACTION, Event
 from marzhook.request import Response
-from marzhook.transport.http import HttpTransport
+from marzhook.transport.carriers import Carriers
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ def probe(
     endpoint: Endpoint,
     event: Event,
     clock: Clock,
-    transport: HttpTransport,
+    transport: Carriers,
     *,
     instance: str,
     connect_timeout: float = 5.0,

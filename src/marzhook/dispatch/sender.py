@@ -17,7 +17,7 @@ from marzhook.dispatch.limits import Limits
 from marzhook.dispatch.pace import Pace
 from marzhook.dispatch.shipment import Answer, Shipment
 from marzhook.endpoint import Endpoint
-from marzhook.request import Request, Response
+from marzhook.request import Job, Request, Response
 from marzhook.retry import RetryPolicy
 from marzhook.store.outbox import Outbox
 
@@ -238,7 +238,7 @@ class Sender:
                 times.append(max(waits))
         return min(times, default=None)
 
-    def ship(self) -> tuple[Shipment, Request | None]:
+    def ship(self) -> tuple[Shipment, Request | Job | None]:
         """The next request, to be sent now; where it cannot be made, the shipment says why and the request is None."""
         now = self._clock.now()
         again = self.pace.takes_again(self.lanes.ready_first, self.lanes.ready_again)
@@ -295,18 +295,18 @@ class Sender:
         deliveries = self.lanes.take(fits, limit=kind.max_items, again=again)
         return deliveries, items, problem
 
-    def _request(self, shipment: Shipment, now: datetime) -> Request:
+    def _request(self, shipment: Shipment, now: datetime) -> Request | Job:
         ids = [delivery.event.id for delivery in shipment.deliveries]
         request = self._destination.request(shipment.items, ids, now, mode=shipment.mode)
         first = shipment.traced
-        if first is None:
+        if first is None or not isinstance(request, Request):
             return request
         text, span = first.event.traceparent, ""
         if self._traced:
             span = trace_context.span_id(text, first.endpoint_id, first.event.id, first.attempts + 1)
         return request._replace(lines=(*request.lines, *trace_context.lines(text, span)))
 
-    def resend(self, shipment: Shipment, response: Response) -> Request | None:
+    def resend(self, shipment: Shipment, response: Response) -> Request | Job | None:
         """The same items in another mode, where the answer asks for that; None: the answer stands."""
         if shipment.first is not None:
             return None

@@ -87,6 +87,14 @@ class Settings:
     """By the names of the admins whose messages go there."""
     language: str
     """Of messages to people."""
+    alert_urls: tuple[str, ...]
+    """Apprise's."""
+    sql_url: str | None
+    exec_command: str | None
+    exec_allow: tuple[str, ...]
+    """Programs, and folders of programs."""
+    api_kinds: tuple[str, ...]
+    """Of LOCAL_KINDS those that may be made over the API."""
     retry_policy: RetryPolicy
     published_actions: frozenset[str]
     """Of the panel's actions; one that is not the panel's is not gated by a setting."""
@@ -156,6 +164,16 @@ SETTINGS: Final = (
             "the Telegram Bot API's address"),
     Setting("MARZHOOK_LANGUAGE", "language", "en", partial(parsers.choice, endpoint.LANGUAGES),
             "of messages to people: en, fa, ru or zh"),
+    Setting("MARZHOOK_ALERT_URLS", "alert_urls", "", parsers.alert_urls,
+            "events as alerts: Apprise URLs, comma-separated", True),
+    Setting("MARZHOOK_SQL_URL", "sql_url", None, parsers.sql_url,
+            "keeps users and events in tables there: an SQLAlchemy URL", True),
+    Setting("MARZHOOK_EXEC_COMMAND", "exec_command", None, parsers.command,
+            "a command that is run for each event, with the event on its standard input", True),
+    Setting("MARZHOOK_EXEC_ALLOW", "exec_allow", "", parsers.paths,
+            "programs, or folders of programs, that other endpoints of the kind exec may run, comma-separated"),
+    Setting("MARZHOOK_API_KINDS", "api_kinds", "", parsers.kinds,
+            "kinds that may be made over the API and the dashboard, too: alert, sql, exec (no guard watches what they reach)"),
     Setting(TIMES, None, None, partial(parsers.whole, 0, 1_000), "retries, as Marzban's; unset: Standard Webhooks' schedule"),
     Setting(EVERY, None, None, partial(parsers.whole, 1, 604_800), "seconds between two tries, as Marzban's"),
     _notify("STATUS_CHANGE", event.USER_LIMITED, event.USER_EXPIRED, event.USER_DISABLED, event.USER_ENABLED),
@@ -240,7 +258,8 @@ def load(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(
     """Read every setting; the environment wins over `env_file` (which need not exist). Raises SettingError."""
     environ = os.environ if environ is None else environ
     for name in environ:
-        if name.startswith("MARZHOOK_") and name not in _BY_NAME:
+        # Commands that are run for an event find it under such names, and may call `marzhook`.
+        if name.startswith("MARZHOOK_") and not name.startswith("MARZHOOK_EVENT_") and name not in _BY_NAME:
             raise _unknown(name, "in the environment")
     written, unused = _read(env_file) if env_file else ({}, ())
     names = (*_BY_NAME, *opentelemetry.NAMES)

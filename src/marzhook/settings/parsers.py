@@ -7,6 +7,7 @@ import ipaddress
 import math
 import os
 import re
+import shlex
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -124,6 +125,46 @@ def chats_of_admins(value: str) -> dict[str, int]:
         return {admin_name(name): chat(number) for name, number in (item.split("=") for item in items(value))}
     except ValueError:
         raise ValueError("admin=chat, separated by commas, such as shop1=123456789") from None
+
+
+def alert_urls(value: str) -> tuple[str, ...]:
+    # A comma may be part of one: it ends one only where the next begins.
+    urls = tuple(
+        dict.fromkeys(part.strip() for part in re.split(r",(?=\s*[A-Za-z][A-Za-z0-9+.-]*://)", value) if part.strip())
+    )
+    if not all(re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^\x00-\x20\x7f]+", url) for url in urls):
+        raise ValueError("URLs of Apprise's, such as tgram://token/chat, separated by commas")
+    return urls
+
+
+def sql_url(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]+(\+[a-z0-9_]+)?://[\x21-\x7e]+", value):
+        raise ValueError(
+            "a database's URL, such as sqlite:////var/lib/users.db or postgresql://user:password@host/database"
+        )
+    return value
+
+
+def command(value: str) -> str:
+    try:
+        good = shlex.split(value)[0].startswith("/")
+    except (ValueError, IndexError):
+        good = False
+    if not good:
+        raise ValueError("a command line that begins with a program's whole path, such as /usr/local/bin/told --all")
+    return value
+
+
+def paths(value: str) -> tuple[str, ...]:
+    if not all(item.startswith("/") and os.path.normpath(item) != "/" for item in items(value)):
+        raise ValueError("whole paths of programs or folders, separated by commas")
+    return items(value)
+
+
+def kinds(value: str) -> tuple[str, ...]:
+    if not set(items(value)) <= set(endpoint.LOCAL_KINDS):
+        raise ValueError(f"some of {', '.join(endpoint.LOCAL_KINDS)}, separated by commas")
+    return tuple(dict.fromkeys(items(value)))
 
 
 def host(value: str) -> str:

@@ -1,0 +1,36 @@
+"""Alerts through Apprise, which is an extra: it comes with `pip install 'marzhook[destinations]'`."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Final
+
+from marzhook.request import Alert
+
+MISSING: Final = "Apprise is not installed here; type: pip install 'marzhook[destinations]'"
+_PART = re.compile(r"[^/:@?&=#]{4,}")
+
+
+def alert(work: Alert) -> tuple[int, str | None, str]:
+    """Status, error and its message."""
+    try:
+        import apprise
+    except ModuleNotFoundError:
+        return 1, "other", MISSING
+    service = apprise.Apprise()
+    if not service.add(work.url):
+        return 1, "other", "Apprise does not understand this URL"
+    with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as captured:  # type: ignore[no-untyped-call]
+        told = service.notify(title=work.title, body=work.text, body_format=apprise.NotifyFormat.TEXT)
+        said = captured.getvalue()
+    if told:
+        return 0, None, ""
+    return 1, "other", _masked("Apprise could not deliver it: " + " ".join(said.split()), work.url)[:500]
+
+
+def _masked(text: str, url: str) -> str:
+    """Without what might be a secret of the URL's."""
+    for part in sorted(_PART.findall(url.partition("://")[2]), key=len, reverse=True):
+        text = text.replace(part, "***")
+    return text

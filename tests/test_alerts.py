@@ -1,0 +1,133 @@
+"""Alerts through the real Apprise, on loopback; and who may make endpoints that no guard watches."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api_client import Api
+from command_line import made, marzhook
+from marzhook import request as carried
+from marzhook.delivery import Delivery
+from marzhook.destinations.alert import Alert
+from marzhook.endpoint import Endpoint
+from marzhook.errors import InvalidError
+from marzhook.event import Event, detail_json
+from marzhook.request import Job
+from marzhook.store import endpoints
+from marzhook.transport.alerts import MISSING, alert
+from receivers import Receiver
+from service import Service
+
+pytest_plugins = ["api_client"]
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TOKEN = "hush-t0ken-of-a-service"
+
+
+def work(url: str, **options: Any) -> carried.Alert:
+    target = Alert(Endpoint(1, "x", "alert", url, options=options), instance="i")
+    one = Event(1, "user_expired", "alice", 1680506457.5, detail_json({"user": {"status": "expired"}}))
+    job = target.request([target.item(Delivery(1, one), NOW)], [1], NOW, mode="plain")
+    assert isinstance(job, Job)
+    assert isinstance(job.work, carried.Alert)
+    return job.work
+
+
+def test_an_alert_arrives(receiver: Receiver) -> None:
+    """In the language that was chosen, with a title and the facts."""
+    address = receiver.url.removeprefix("http://").rstrip("/")
+    assert alert(work(f"json://{address}/{TOKEN}", language="ru")) == (0, None, "")
+    body = json.loads(receiver.wait(1)[0]["body"])
+    assert body["title"] == "🕔 Срок пользователя истёк"
+    assert "alice" in body["message"]
+    assert "истёк" in body["message"]
+
+
+def test_a_service_that_refuses_says_so_without_the_url() -> None:
+    """Apprise's URLs are full of tokens."""
+    status, error, message = alert(work(f"json://user:{TOKEN}@127.0.0.1:1/{TOKEN}"))
+    assert (status, error) == (1, "other")
+    assert "could not deliver" in message
+    assert TOKEN not in message
+    assert alert(work(f"nosuch://{TOKEN}"))[2] == "Apprise does not understand this URL"
+
+
+@pytest.fixture
+def without_apprise() -> Iterator[None]:
+    """As where the extra is not installed: Python itself says so of a module that is None."""
+    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "apprise"}
+    sys.modules["apprise"] = None  # type: ignore[assignment]
+    yield
+    del sys.modules["apprise"]
+    sys.modules.update(kept)
+
+
+@pytest.mark.usefixtures("without_apprise")
+def test_a_missing_package_is_told_with_what_to_type() -> None:
+    """In one line, and no event dies of it."""
+    assert alert(work("json://127.0.0.1:1/")) == (1, "other", MISSING)
+    assert "pip install 'marzhook[destinations]'" in MISSING
+
+
+def test_options_and_urls_are_checked() -> None:
+    """When the endpoint is made."""
+    assert Alert.checked_options({"language": "fa"}) == {"language": "fa"}
+    for options in ({"chat": 5}, {"language": "de"}, {"templates": {"*": "{{"}}):
+        with pytest.raises(InvalidError):
+            Alert.checked_options(options)
+    for url in ("tgram", "json:// x", None):
+        with pytest.raises(InvalidError):
+            Alert.checked_url(url)
+
+
+URLS = {"alert": f"tgram://{TOKEN}/5", "sql": f"postgresql://u:{TOKEN}@h/d", "exec": "exec:/bin/sh -c true"}
+
+
+@pytest.mark.parametrize("kind", URLS)
+def test_the_api_makes_none_that_no_guard_watches(api: Api, kind: str) -> None:
+    """Nor changes one, whoever asks: they are the operator's."""
+    made = api.post("/api/v1/endpoints", json={"kind": kind, "url": URLS[kind]})
+    assert (made.status_code, made.json()["code"]) == (403, "kind_not_allowed")
+    with api.services.database.write() as tx:
+        one = endpoints.create(tx, now=api.clock.now(), kind=kind, url=URLS[kind])
+    changed = api.call("PATCH", f"/api/v1/endpoints/{one.id}", json={"url": URLS[kind]})
+    assert (changed.status_code, changed.json()["code"]) == (403, "kind_not_allowed")
+    shown = api.get("/api/v1/endpoints").text
+    assert TOKEN not in shown
+
+
+def test_the_operator_makes_them_on_the_command_line(tmp_path: Path) -> None:
+    """All but a program that the settings do not allow, and nothing of their addresses is shown."""
+    made(tmp_path)
+    for kind in ("alert", "sql"):
+        told = marzhook(tmp_path, "endpoints", "create", URLS[kind], "--kind", kind)
+        assert TOKEN not in told.stdout + told.stderr
+    refused = marzhook(tmp_path, "endpoints", "create", URLS["exec"], "--kind", "exec", expect=1)
+    assert "MARZHOOK_EXEC_ALLOW" in refused.stderr
+    allowed = {"MARZHOOK_EXEC_ALLOW": "/bin/sh"}
+    marzhook(tmp_path, "endpoints", "create", URLS["exec"], "--kind", "exec", **allowed)
+    shown = marzhook(tmp_path, "endpoints", "list").stdout
+    assert "tgram://…" in shown
+    assert TOKEN not in shown
+    checked = marzhook(tmp_path, "check", expect=1).stdout
+    assert "/bin/sh may not be run" in checked
+    assert "Apprise is installed" in checked
+    assert TOKEN not in checked + marzhook(tmp_path, "check", expect=0, **allowed).stdout
+
+
+def test_where_the_settings_allow_a_kind_the_api_makes_it(tmp_path: Path) -> None:
+    """That kind, and no other; a program has to be allowed all the same."""
+    with Service(tmp_path, MARZHOOK_API_KINDS="sql,exec") as service:
+        new = {"kind": "sql", "url": f"sqlite:///{tmp_path}/users.db"}
+        status, answer = service.call("POST", "/api/v1/endpoints", new)
+        assert (status, answer["url"]) == (201, "sqlite://…")
+        assert service.call("POST", "/api/v1/endpoints", {"kind": "alert", "url": URLS["alert"]})[0] == 403
+        status, answer = service.call("POST", "/api/v1/endpoints", {"kind": "exec", "url": URLS["exec"]})
+        assert (status, answer["code"]) == (403, "program_not_allowed")

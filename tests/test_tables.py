@@ -1,0 +1,192 @@
+"""A database that follows: each event once, in order, never back to an older state, on real SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marzhook.delivery import Delivery
+from marzhook.destinations.sql import Sql, state
+from marzhook.endpoint import Endpoint
+from marzhook.errors import InvalidError
+from marzhook.event import Event, detail_json
+from marzhook.request import Job, Rows
+from marzhook.transport.tables import write
+from postgresql import Server
+from service import Service
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+BACKENDS = ("sqlite", "postgresql")
+
+
+@pytest.fixture(params=BACKENDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/users.db"
+        return
+    server: Server = request.getfixturevalue("postgresql")
+    with server.database() as name:
+        yield server.url(name)
+
+
+def job(url: str, *events: Event, prefix: str = "", instance: str = "i") -> Rows:
+    options = {"prefix": prefix} if prefix else {}
+    target = Sql(Endpoint(1, "x", "sql", url, options=options), instance=instance)
+    items = [target.item(Delivery(1, one), NOW) for one in events]
+    made = target.request(items, [one.id for one in events], NOW, mode="plain")
+    assert isinstance(made, Job)
+    assert isinstance(made.work, Rows)
+    return made.work
+
+
+def event(
+    number: int, username: str = "alice", action: str = "user_updated", at: float | None = None, **user: Any
+) -> Event:
+    return Event(number, action, username, at or 1680506457.0 + number, detail_json({"user": user} if user else {}))
+
+
+def rows(url: str, table: str, order: str) -> list[dict[str, Any]]:
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    try:
+        with engine.connect() as conn:
+            return [dict(row) for row in conn.execute(sa.text(f"SELECT * FROM {table} ORDER BY {order}")).mappings()]
+    finally:
+        engine.dispose()
+
+
+def test_users_and_events_are_kept_current(url: str) -> None:
+    """A snapshot is written whole; an event without one changes what it is about, and a deleted user's row stays."""
+    told = write(
+        job(
+            url,
+            event(
+                1,
+                action="user_created",
+                status="active",
+                used_traffic=5,
+                data_limit=1 << 50,
+                admin={"username": "shop"},
+            ),
+            event(2, action="user_limited"),
+            event(3, "bob", "user_deleted"),
+        ),
+        5.0,
+    )
+    assert told == (0, None, "")
+    alice, bob = rows(url, "users", "username")
+    assert alice | {"deleted": bool(alice["deleted"])} == {
+        "username": "alice", "status": "limited", "used_traffic": 5, "data_limit": 1 << 50, "expire": None, "admin": "shop",
+        "note": None, "deleted": False, "event_id": "msg_i_2", "updated_at": 1680506459.0,
+    }  # fmt: skip
+    assert bob["deleted"]
+    assert [one["id"] for one in rows(url, "events", "enqueued_at")] == ["msg_i_1", "msg_i_2", "msg_i_3"]
+    assert json.loads(rows(url, "events", "enqueued_at")[0]["detail"])["user"]["used_traffic"] == 5
+
+
+def test_what_comes_again_or_late_changes_nothing(url: str) -> None:
+    """Repeated after a crash, or replayed a week later: each event is there once, and the newest state stands."""
+    assert write(job(url, event(1, status="active"), event(3, status="expired")), 5.0)[0] == 0
+    assert write(job(url, event(2, status="limited"), event(3, status="active")), 5.0)[0] == 0
+    assert write(job(url, event(1, status="on_hold")), 5.0)[0] == 0
+    assert rows(url, "users", "username")[0]["status"] == "expired"
+    assert len(rows(url, "events", "id")) == 3
+
+
+def test_several_sources_keep_apart(url: str) -> None:
+    """By a prefix, or in the same tables by time: another database's numbers say nothing."""
+    assert write(job(url, event(900, at=100.0, status="active")), 5.0)[0] == 0
+    assert write(job(url, event(1, at=200.0, status="limited"), instance="other"), 5.0)[0] == 0
+    assert write(job(url, event(5, status="expired"), prefix="two_"), 5.0)[0] == 0
+    assert rows(url, "users", "username")[0]["status"] == "limited"
+    assert rows(url, "two_users", "username")[0]["status"] == "expired"
+
+
+def test_a_bad_batch_leaves_nothing(url: str) -> None:
+    """One transaction: what fails in the middle was never there."""
+    assert write(job(url, event(1)), 5.0)[0] == 0
+    broken = json.loads(job(url, event(3)).rows[0]) | {"enqueued_at": None}
+    status, error, message = write(Rows(url, "", (*job(url, event(2)).rows, json.dumps(broken))), 5.0)
+    assert (status, error) == (1, "other")
+    assert "the database refused it" in message
+    assert len(rows(url, "events", "id")) == 1
+
+
+@given(st.permutations(range(6)), st.lists(st.integers(1, 3), min_size=6, max_size=6))
+def test_any_order_of_batches_ends_in_the_newest_state(order: Sequence[int], sizes: list[int]) -> None:
+    """Whatever comes when, and how often: the row is the last event's."""
+    with TemporaryDirectory() as folder:
+        url, left = f"sqlite:///{folder}/users.db", [*order, *order]
+        for size in sizes * 4:
+            batch, left = left[:size], left[size:]
+            if batch:
+                assert write(job(url, *(event(n + 1, status=f"s{n + 1}") for n in dict.fromkeys(batch))), 5.0)[0] == 0
+        [found] = rows(url, "users", "username")
+    assert (found["status"], found["event_id"]) == ("s6", "msg_i_6")
+
+
+@pytest.mark.parametrize(
+    ("url", "part"),
+    [
+        ("postgresql://u:hush@127.0.0.1:1/d", "OperationalError"),
+        ("nosuch://u:hush@h/d", "does not understand"),
+        ("mysql+nodriver://u:hush@h/d", "does not understand"),
+        ("sqlite:////nowhere/at/all.db", "OperationalError"),
+    ],
+)
+def test_what_cannot_be_reached_says_so_without_the_url(url: str, part: str) -> None:
+    """Passwords are in it."""
+    status, error, message = write(job(url, event(1)), 2.0)
+    assert (status, error) == (1, "other")
+    assert part in message
+    assert "hush" not in message
+
+
+def test_the_state_of_strange_users() -> None:
+    """What does not fit a column is left out, and no event fails for it."""
+    strange = {"status": "x" * 99, "used_traffic": 1 << 70, "expire": "never", "admin": 3, "note": "a\0b"}
+    assert state("user_updated", {"user": strange}) == {
+        "deleted": False, "status": "x" * 32, "used_traffic": None, "expire": None, "note": "a�b",
+    }  # fmt: skip
+    for wrong in ("users.db", "sqlite:", "sqlite:///a b", None):
+        with pytest.raises(InvalidError):
+            Sql.checked_url(wrong)
+    for options in ({"prefix": "a-b"}, {"prefix": "1"}, {"prefix": 3}, {"table": "x"}):
+        with pytest.raises(InvalidError):
+            Sql.checked_options(options)
+
+
+def test_a_service_that_is_killed_between_the_effect_and_its_settlement(url: str, tmp_path: Path) -> None:
+    """The events are made again at the next start, and are there once; each user is in his newest state."""
+    names = [f"user{number % 7}" for number in range(40)]
+    with Service(tmp_path, point="settle.before_commit", MARZHOOK_SQL_URL=url) as service:
+        events = [
+            {"username": name, "action": "user_updated", "user": {"used_traffic": number}}
+            for number, name in enumerate(names)
+        ]
+        assert service.call("POST", "/api/v1/events", events)[0] == 202
+        assert service.process.wait(30) == -signal.SIGKILL
+    assert len(rows(url, "events", "id")) > 0
+    with Service(tmp_path, MARZHOOK_SQL_URL=url) as service:
+        until(lambda: service.call("GET", "/api/v1/deliveries?state=delivered&limit=100")[1]["deliveries"][39:])
+        assert service.stop() == 0
+    assert len(rows(url, "events", "id")) == 40
+    newest = {name: number for number, name in enumerate(names)}
+    assert {one["username"]: one["used_traffic"] for one in rows(url, "users", "username")} == newest
+
+
+def until(true: Callable[[], Any], timeout: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.05)
