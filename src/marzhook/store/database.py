@@ -211,9 +211,12 @@ class Database(ABC):
     # -- transactions
 
     @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
-        """One consistent view of the database; nothing is written."""
-        with self._explained(), self._reading() as conn:
+    def read(self, *, by_key: bool = False) -> Iterator[sa.Connection]:
+        """One consistent view of the database; nothing is written.
+
+        `by_key`: what is read is a few rows among very many, found through keys, however the planner sees that.
+        """
+        with self._explained(), self._reading(by_key) as conn:
             yield conn
 
     @contextmanager
@@ -353,7 +356,7 @@ class Database(ABC):
     # -- what each of the two does in its own way
 
     @abstractmethod
-    def _reading(self) -> AbstractContextManager[sa.Connection]: ...
+    def _reading(self, by_key: bool) -> AbstractContextManager[sa.Connection]: ...
 
     @abstractmethod
     def _writing(self, durable: bool) -> AbstractContextManager[Transaction]: ...

@@ -159,7 +159,7 @@ class Outbox:
         """Of these endpoints (with the newest event that was read for each), those that are owed newer ones."""
         if not cursors:
             return []
-        with self._database.read() as conn:
+        with self._database.read(by_key=True) as conn:
             return [row[0] for row in self._read(conn, sql.BEHIND, cursors=json.dumps(cursors))]
 
     def following(self, endpoint_id: int, lanes: Sequence[tuple[str, int]], *, limit: int) -> list[Delivery]:
@@ -171,7 +171,7 @@ class Outbox:
         return self._deliveries(sql.LOAD, endpoint_id, ids=sorted(event_ids))
 
     def _deliveries(self, query: Statement, endpoint: int, **values: Any) -> list[Delivery]:
-        with self._database.read() as conn:
+        with self._database.read(by_key=True) as conn:
             if "ids" in values:
                 values["ids"] = as_list(conn, values["ids"])
             rows = self._read(conn, query, endpoint=endpoint, **values).fetchall()
@@ -204,8 +204,9 @@ class Outbox:
         late: dict[int, int] = {}
         ended = [s for s in group if s.state != PENDING]
         if ended:
-            ids = as_list(conn, [s.delivery.event.id for s in ended])
-            gone = driver.execute(conn, sql.DELETE_SETTLED, {"endpoint": endpoint_id, "ids": ids}).fetchall()
+            ids = [s.delivery.event.id for s in ended]
+            which = {"endpoint": endpoint_id, "ids": as_list(conn, ids), "first": min(ids), "last": max(ids)}
+            gone = driver.execute(conn, sql.DELETE_SETTLED, which).fetchall()
             removed = {row[0] for row in gone}
             rows: list[tuple[Any, ...]] = []
             for s in ended:

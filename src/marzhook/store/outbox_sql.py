@@ -38,12 +38,26 @@ INSERT_SHARDED = insert_many(schema.pending, *KEY, "shard")
 _MINE = "coalesce(p.shard, 0) = ANY (CAST(:shards AS smallint[]))"
 _READ = """SELECT p.event_id, e.action, e.username, e.enqueued_at, e.detail, e.full_detail, e.traceparent,
         p.tries, p.attempts, p.due_at"""
-_WINDOW = f"""
+# PostgreSQL's planner knows of `pending` what it was like when it was last looked at, which for a backlog means nothing. So it
+# is left no choice: `OFFSET 0` fixes the order of the loops, and within `read(by_key=True)` each goes through a key. (Asked
+# plainly, it read and sorted all that was owed for every window, and went through it for every batch that was settled.)
+_ITS_EVENT = """
+    CROSS JOIN LATERAL (
+        SELECT action, username, enqueued_at, detail, full_detail, traceparent FROM events
+        WHERE id = p.event_id OFFSET 0) e"""
+WINDOW = Statement(
+    f"""
     {_READ}
     FROM pending p JOIN events e ON e.id = p.event_id
-    WHERE p.endpoint_id = :endpoint AND p.event_id > :after"""
-_IN_ORDER = "\n    ORDER BY p.event_id LIMIT :limit"
-WINDOW = Statement(_WINDOW + _IN_ORDER, f"{_WINDOW} AND {_MINE}{_IN_ORDER}")
+    WHERE p.endpoint_id = :endpoint AND p.event_id > :after
+    ORDER BY p.event_id LIMIT :limit""",
+    f"""
+    {_READ}
+    FROM (
+        SELECT * FROM pending p WHERE p.endpoint_id = :endpoint AND p.event_id > :after AND {_MINE}
+        ORDER BY p.event_id LIMIT :limit) p{_ITS_EVENT}
+    ORDER BY p.event_id""",
+)
 
 # CROSS JOIN fixes the order of the loops, here and below: from each id straight to its row. Left to itself, SQLite walks
 # through all that is owed to the endpoint and looks each row up among the ids. The ids come sorted, and so does the answer.
@@ -55,13 +69,14 @@ LOAD = Statement(
     CROSS JOIN events e ON e.id = p.event_id""",
     f"""
     {_READ}
-    FROM pending p JOIN events e ON e.id = p.event_id
-    WHERE p.endpoint_id = :endpoint AND p.event_id = ANY (CAST(:ids AS bigint[])) AND {_MINE}
+    FROM unnest(CAST(:ids AS bigint[])) AS given (id)
+    CROSS JOIN LATERAL (
+        SELECT * FROM pending p WHERE p.endpoint_id = :endpoint AND p.event_id = given.id AND {_MINE} OFFSET 0) p{_ITS_EVENT}
     ORDER BY p.event_id""",
 )
 
 # For each username the next events owed to the endpoint behind the given one. CROSS JOIN fixes the order of the loops: names
-# first, and from each name straight into the index on (username, id); LATERAL does the same on PostgreSQL.
+# first, and from each name straight into the index on (username, id).
 FOLLOWING = Statement(
     f"""
     {_READ}
@@ -79,7 +94,8 @@ FOLLOWING = Statement(
     FROM json_array_elements(CAST(:lanes AS json)) AS lane
     CROSS JOIN LATERAL (
         SELECT q.*, f.action, f.username, f.enqueued_at, f.detail, f.full_detail, f.traceparent
-        FROM events f JOIN pending q ON q.endpoint_id = :endpoint AND q.event_id = f.id
+        FROM events f
+        CROSS JOIN LATERAL (SELECT * FROM pending WHERE endpoint_id = :endpoint AND event_id = f.id OFFSET 0) q
         WHERE f.username = lane ->> 0 AND f.id > CAST(lane ->> 1 AS bigint)
         ORDER BY f.id LIMIT :limit) n
     ORDER BY n.event_id""",
@@ -104,9 +120,10 @@ DELETE_SETTLED = Statement(
     DELETE FROM pending
     WHERE endpoint_id = :endpoint AND event_id IN (SELECT value FROM json_each(:ids))
     RETURNING event_id""",
+    # Between the first and the last of them, whatever the planner makes of the list.
     """
     DELETE FROM pending
-    WHERE endpoint_id = :endpoint AND event_id = ANY (CAST(:ids AS bigint[]))
+    WHERE endpoint_id = :endpoint AND event_id = ANY (CAST(:ids AS bigint[])) AND event_id BETWEEN :first AND :last
     RETURNING event_id""",
 )
 INSERT_SETTLED = insert_many(schema.settled, *KEY, "state", "tries", "attempts", "settled_at")

@@ -37,6 +37,7 @@ from marzhook.store.database import (
     Transaction,
     Worker,
 )
+from marzhook.store.statements import BY_KEY
 from marzhook.store.vault import OPTION, Vault
 
 OLDEST: Final = 14
@@ -134,9 +135,9 @@ class PostgreSQLDatabase(Database):
             f"BEGIN; SET LOCAL lock_timeout = {int(busy_timeout * 1000)};"
             f" SET LOCAL idle_in_transaction_session_timeout = {IDLE * 1000}"
         )
-        self._write_engine, self._lazy_engine = (
+        self._write_engine, self._lazy_engine, self._key_engine = (
             self._engine.execution_options(marzhook_begin=statements)
-            for statements in (begin, f"{begin}; SET LOCAL synchronous_commit = off")
+            for statements in (begin, f"{begin}; SET LOCAL synchronous_commit = off", f"{_READ}; {BY_KEY}")
         )
 
     def connect(self, **more: str) -> psycopg.Connection[Any]:
@@ -199,8 +200,8 @@ class PostgreSQLDatabase(Database):
 
     # -- in PostgreSQL's way
 
-    def _reading(self) -> AbstractContextManager[sa.Connection]:
-        return self._engine.begin()
+    def _reading(self, by_key: bool) -> AbstractContextManager[sa.Connection]:
+        return (self._key_engine if by_key else self._engine).begin()
 
     @contextmanager
     def _writing(self, durable: bool) -> Iterator[Transaction]:
@@ -339,10 +340,10 @@ def dropped_when_cut_off(connection: psycopg.Connection[Any]) -> None:
 
 
 def writer_engine(database: PostgreSQLDatabase, creator: Callable[[], psycopg.Connection[Any]]) -> sa.Engine:
-    """Write transactions, one after the other, on the one connection that `creator` gives."""
+    """Write transactions that go by keys, one after the other, on the one connection that `creator` gives."""
     engine = sa.create_engine(
         "postgresql+psycopg://", creator=creator, hide_parameters=True, use_native_hstore=False, poolclass=StaticPool,
-        execution_options={OPTION: database.vault, "marzhook_begin": database.begin},
+        execution_options={OPTION: database.vault, "marzhook_begin": f"{database.begin}; {BY_KEY}"},
     )  # fmt: skip
     sa.event.listen(engine, "begin", _begin)
     return engine

@@ -4,6 +4,8 @@ A step looks for its rows in a read transaction, which holds up nobody, and read
 pages that were not looked at for a month come from the disk now, and not while the writers wait. Its write transaction
 then only removes by key, and asks again whether what it found still holds.
 
+On PostgreSQL most deliveries go before that, with their whole partition (`store/partitions.py`).
+
 Removed are deliveries with their attempts, then events to which no delivery refers any more. Each transaction leaves a
 consistent history, so a crash in between leaves nothing to mend: the next pass goes on.
 """
@@ -11,10 +13,11 @@ consistent history, so a crash in between leaves nothing to mend: the next pass 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import product
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -24,7 +27,8 @@ from marzhook.store import history, schema
 from marzhook.store.database import Database, Transaction
 from marzhook.store.idempotency import LIFETIME
 from marzhook.store.ingested import KEPT as INGESTED_KEPT
-from marzhook.store.statements import Many, delete_many, text
+from marzhook.store.partitions import Partitions, Stretch
+from marzhook.store.statements import BY_KEY, Many, delete_many, text
 
 BATCH: Final = 100
 """Rows, or pages of long texts beside them, that one transaction removes at the most; a single row may be longer."""
@@ -86,7 +90,7 @@ FORGET_ATTEMPTS = text(
     # Locked: what is replayed just now would lose its attempts, and stay.
     """
     DELETE FROM attempts
-    WHERE endpoint_id = :endpoint AND event_id IN (
+    WHERE endpoint_id = :endpoint AND event_id = ANY (CAST(:ids AS bigint[])) AND event_id IN (
         SELECT event_id FROM settled
         WHERE endpoint_id = :endpoint AND event_id = ANY (CAST(:ids AS bigint[]))
             AND settled_at < :before AND (state = 'dead') = :dead
@@ -194,9 +198,20 @@ class Step:
 class Retention:
     """Removes what is older than its age, and gives the space back."""
 
-    def __init__(self, database: Database, ages: Ages, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        database: Database,
+        ages: Ages,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        partitions: Partitions | None = None,
+    ) -> None:
+        """`partitions`: of history, where it is not in such as they come (on PostgreSQL)."""
         self._database = database
         self._ages = ages
+        if partitions is None and database.kind == "PostgreSQL":
+            partitions = Partitions(database)
+        self._partitions = partitions
         self._monotonic = monotonic
         self._limit = BATCH // 2
 
@@ -205,8 +220,11 @@ class Retention:
 
         Raises StoreBusyError when the database cannot be written.
         """
-        yield from self._deliveries(SETTLED, now - self._ages.settled, dead=False)
-        yield from self._deliveries(DEAD, now - self._ages.dead, dead=True)
+        if self._partitions is not None:
+            yield from map(Step, self._partitions.steps(now, self._ages.settled, self._ages.dead))
+        yield from self._deliveries(SETTLED, self._stretches(now), dead=False)
+        before = now - self._ages.dead
+        yield from self._deliveries(DEAD, [Stretch(1, self._last(before), before)], dead=True)
         yield from self._events(now - self._ages.settled)
         yield from self._keys(now - LIFETIME)
         yield from self._traffic(now - TRAFFIC_KEPT)
@@ -216,16 +234,26 @@ class Retention:
 
     # -- deliveries
 
-    def _deliveries(self, query: sa.TextClause, before: datetime, *, dead: bool) -> Iterator[Step]:
+    def _stretches(self, now: datetime) -> list[Stretch]:
+        before = now - self._ages.settled
+        last = self._last(before)
+        if self._partitions is None:
+            return [Stretch(1, last, before)]
+        return self._partitions.by_row(now, self._ages.settled, last)
+
+    def _last(self, before: datetime) -> int:
+        """What was settled before then was published before then."""
         with self._database.read() as conn:
-            # What was settled before then was published before then.
-            _, last = history.id_range(conn, None, before)
+            return history.id_range(conn, None, before)[1]
+
+    def _deliveries(self, query: sa.TextClause, stretches: Sequence[Stretch], *, dead: bool) -> Iterator[Step]:
+        with self._database.read() as conn:
             ids = conn.execute(sa.select(schema.endpoints.c.id).order_by(schema.endpoints.c.id)).scalars().all()
-        for endpoint_id in ids:
-            which = {"endpoint": endpoint_id, "before": before.timestamp()}
-            after = 0
-            while after < last:
-                rows = self._read(query, **which, after=after, last=last, limit=LOOKED_AT)
+        for endpoint_id, stretch in product(ids, stretches):
+            which = {"endpoint": endpoint_id, "before": stretch.before.timestamp()}
+            after = stretch.first - 1
+            while after < stretch.last:
+                rows = self._read(query, **which, after=after, last=stretch.last, limit=LOOKED_AT)
                 if not rows:
                     break
                 after = rows[-1][0]
@@ -258,9 +286,7 @@ class Retention:
     # -- events
 
     def _events(self, before: datetime) -> Iterator[Step]:
-        with self._database.read() as conn:
-            _, last = history.id_range(conn, None, before)
-        after = 0
+        last, after = self._last(before), 0
         while after < last and (found := self._read(NEXT_EVENT, after=after, last=last)):
             first = found[0][0]
             # By id, not by number: where most are gone already, the next one may be far away.
@@ -333,7 +359,7 @@ class Retention:
     # -- how a step is done
 
     def _read(self, query: sa.TextClause, **values: Any) -> list[Any]:
-        with self._database.read() as conn:
+        with self._database.read(by_key=True) as conn:
             return list(conn.execute(query, values).all())
 
     @contextmanager
@@ -342,6 +368,8 @@ class Retention:
         step = Step()
         # What a power failure brings back, the next pass removes again.
         with self._database.write(durable=False) as tx:
+            if self._partitions is not None:
+                tx.conn.exec_driver_sql(BY_KEY)
             # From here on, and not from when it began to wait for its turn.
             began = self._monotonic()
             yield tx, step

@@ -164,8 +164,11 @@ settled = Table(
         postgresql_where=text("state <> 'delivered'"),
     ),
     sqlite_with_rowid=False,
+    postgresql_partition_by="RANGE (event_id)",
 )  # fmt: skip
-"""Deliveries that have come to their end. A delivery is in `pending` or here, never in both."""
+"""Deliveries that have come to their end. A delivery is in `pending` or here, never in both.
+
+On PostgreSQL this and `attempts` are partitioned: see `store/partitions.py`."""
 
 attempts = Table(
     "attempts",
@@ -189,6 +192,7 @@ attempts = Table(
     CheckConstraint(_one_of("schedule", "standard", "rejected", "outage", "split"), name="schedule"),
     CheckConstraint("(status IS NULL) <> (error IS NULL)", name="status_or_error"),
     sqlite_with_rowid=False,
+    postgresql_partition_by="RANGE (event_id)",
 )
 """Every try, append-only. No foreign keys: each would cost a look-up a row on the hottest insert of all."""
 
