@@ -78,8 +78,8 @@ def stranger(services: Services, clock: FakeClock) -> Iterator[Browser]:
     """Nobody is signed in; `root` could."""
     app = create_app(services)
     site = install(app, services)
-    with TestClient(app, follow_redirects=False) as client:
-        api = Api(TestClient(app), services, clock)
+    with TestClient(app, follow_redirects=False) as client, TestClient(app) as programs:
+        api = Api(programs, services, clock)
         api.client.headers.update(api.admin("boss", is_sudo=True))
         browser = Browser(client, api, site)
         browser.admin("root", is_sudo=True)

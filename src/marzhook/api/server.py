@@ -23,8 +23,9 @@ class Server:
     def __init__(self, app: Any, host: str, port: int) -> None:
         self._socket = _bind(host, port)
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE, server_header=False, lifespan="off"
-        )
+            app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE, server_header=False, lifespan="off",
+            ws="none",
+        )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="api", daemon=True)
 

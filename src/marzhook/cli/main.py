@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
 from typing import Any, Final
@@ -64,7 +65,11 @@ class LazyGroup(TyperGroup):
 
 def _load(name: str) -> Any:
     module, _, attribute = COMMANDS[name][0].partition(":")
+    # What is imported stays: to look for garbage in it takes a tenth of a start, and something at every later search.
+    gc.disable()
     target = getattr(import_module(module), attribute)
+    gc.freeze()
+    gc.enable()
     if not isinstance(target, typer.Typer):
         command, target = target, typer.Typer(add_completion=False)
         target.command(name)(command)

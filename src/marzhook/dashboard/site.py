@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from fastapi import FastAPI
+from jinja2 import Environment
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,7 +25,7 @@ from marzhook.dashboard import (
     static,
     users,
 )
-from marzhook.dashboard.languages import NAMES, load
+from marzhook.dashboard.languages import NAMES, Language, load
 from marzhook.dashboard.rendering import environment
 from marzhook.dashboard.session import Throttle
 from marzhook.dashboard.visit import not_there, routes
@@ -34,12 +37,8 @@ class Site:
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self.languages = load()
+        self.languages, self.assets, self.templates = _furniture()
         self.names = NAMES
-        self.assets = static.Assets()
-        self.templates = {code: environment(language) for code, language in self.languages.items()}
-        for templates in self.templates.values():
-            templates.globals["asset"] = self.assets.url
         self.throttle = Throttle(services.clock.monotonic)
         self.inbox = inbox.Inbox(services.clock)
         self.pulse = live.Pulse(services.database, also=lambda: self.inbox.count)
@@ -61,6 +60,16 @@ class Site:
         """End the open pages' streams and a replay that is running: a stop need not wait for them."""
         self.pulse.close()
         self.replays.close()
+
+
+@cache
+def _furniture() -> tuple[dict[str, Language], static.Assets, dict[str, Environment]]:
+    """What all sites of a process have in common, because it depends on the package's files alone."""
+    languages, assets = load(), static.Assets()
+    templates = {code: environment(language) for code, language in languages.items()}
+    for each in templates.values():
+        each.globals["asset"] = assets.url
+    return languages, assets, templates
 
 
 def install(app: FastAPI, services: Services) -> Site:
