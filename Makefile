@@ -14,7 +14,7 @@ run: .venv/server.stamp ## Start Marzhook (a first start makes .env from .env.ex
 	@exec $(BIN)/marzhook run $(ARGS)
 
 test: lint ## Run all checks and all tests, on all cores (ARGS="-k name" selects)
-	$(BIN)/python -m pytest -n logical --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-long: .venv/dev.stamp ## Kill workers and servers under full load: minutes; prints what it measures
 	$(BIN)/python -m pytest -m long -s $(ARGS)

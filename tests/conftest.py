@@ -28,6 +28,11 @@ settings.register_profile(
 settings.load_profile("here")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """More than cores: a test waits, for a process to start or a receiver to hang up, as long as it works."""
+    return len(os.sched_getaffinity(0)) + 2
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()

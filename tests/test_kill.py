@@ -23,7 +23,7 @@ POINTS = (
     "publish.before_commit", "publish.after_commit", "window.read", "send.started", "send.answered",
     "settle.before_commit", "settle.after_commit",
 )  # fmt: skip
-KILLS = int(os.environ.get("KILLS", "56"))
+KILLS = int(os.environ.get("KILLS", "28"))
 
 
 @pytest.mark.timeout(120 + 10 * KILLS)

@@ -20,7 +20,7 @@ from service import Service
 from storm import Blow, Load, check, now
 from workers import Start, WorkerProcess, shards_of, shares
 
-pytestmark = pytest.mark.postgresql
+pytestmark = [pytest.mark.postgresql, pytest.mark.timeout(300)]
 
 KILL_EVERY = 1.0
 """Seconds."""
@@ -63,9 +63,12 @@ def test_a_worker_killed_every_second_and_a_restart_of_the_server(
         load = stack.enter_context(Load(service, users=users, rounds=rounds, every=every))
         blows: list[Blow] = []
         clock = threading.Event()
-        restarted = False
+        restarted, settled = False, 0
         while not (len(blows) > AT_LEAST and restarted and load.done and house.count("pending") == 0):
             clock.wait(KILL_EVERY)
+            # On a machine where a worker takes longer than that to start, nobody would ever get to send.
+            eventually(lambda seen=settled: house.count("settled") > seen or house.count("pending") == 0, timeout=30)
+            settled = house.count("settled")
             blows.append(kill_eldest(house, workers))
             workers.append(start())
             if not restarted and len(blows) > AT_LEAST // 2 and house.count("settled") > events:
