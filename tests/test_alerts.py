@@ -118,8 +118,9 @@ def test_the_operator_makes_them_on_the_command_line(tmp_path: Path) -> None:
     assert TOKEN not in shown
     checked = marzhook(tmp_path, "check", expect=1).stdout
     assert "/bin/sh may not be run" in checked
-    assert "Apprise is installed" in checked
-    assert TOKEN not in checked + marzhook(tmp_path, "check", expect=0, **allowed).stdout
+    assert "Apprise does not understand this URL" in checked
+    assert "there is no machine named h" in checked
+    assert TOKEN not in checked + marzhook(tmp_path, "check", expect=1, **allowed).stdout
 
 
 def test_where_the_settings_allow_a_kind_the_api_makes_it(tmp_path: Path) -> None:

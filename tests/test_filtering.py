@@ -206,13 +206,24 @@ def test_a_template_that_fails_makes_that_delivery_dead(
     assert not house.load(endpoint.id).failing_since
 
 
-def test_a_template_that_cannot_be_read_any_more_stops_nobody_else(house: House, receiver: Receiver) -> None:
-    """One that an older version took, say: its endpoint's deliveries are dead with the reason, the dispatcher goes on."""
-    broken = house.endpoint(receiver.url, template="{{ nope( }}")
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"template": "{{ nope( }}"}, "RenderError: template, line 1"),
+        ({"kind": "telegram", "options": {"templates": {"*": "{{ nope( }}"}}}, "RenderError: template, line 1"),
+        ({"kind": "telegram", "options": {"timezone": "Asia/Nowhere"}}, "RenderError: ZoneInfoNotFoundError: "),
+        ({"kind": "alert", "options": {"language": "xx"}}, "RenderError: KeyError: 'xx'"),
+    ],
+)
+def test_what_cannot_be_made_any_more_stops_nobody_else(
+    house: House, receiver: Receiver, values: dict[str, Any], reason: str
+) -> None:
+    """What another version took, say: its endpoint's deliveries are dead with the reason, the dispatcher goes on."""
+    broken = house.endpoint(receiver.url, **values)
     house.endpoint(receiver.url + "other")
     (event_id,) = house.publish(["anna"])
     with house.dispatching():
         eventually(lambda: house.states() == {"dead": 1, "delivered": 1})
     with house.database.read() as conn:
         (attempt,) = history.attempts(conn, broken.id, event_id)
-    assert attempt.message.startswith("RenderError: template, line 1")
+    assert attempt.message.startswith(reason)

@@ -56,6 +56,18 @@ def test_what_is_put_out_is_json() -> None:
     assert rendered("{{ (username|tojson) ~ 1 }}{{ username|tojson|upper }}") == r"\"a\\\"b\\\\\"1\"A\\\"B\\\\\""
 
 
+@pytest.mark.parametrize("error", [KeyError("x"), MemoryError(), RecursionError(), AttributeError(), AssertionError()])
+def test_whatever_is_raised_within_names_the_line(error: Exception) -> None:
+    """By a filter, or where a value is put out: all of it is the template's failure, and no other's."""
+
+    def fail(_value: object) -> str:
+        raise error
+
+    for values in ({"filters": {"fail": fail}}, {"written": fail}):
+        with pytest.raises(RenderError, match=f"template, line 2: {type(error).__name__}"):
+            rendered("\n{{ username|fail }}" if "filters" in values else "\n{{ username }}", **values)
+
+
 @pytest.mark.parametrize(
     ("source", "made"),
     [

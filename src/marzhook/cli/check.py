@@ -98,6 +98,8 @@ def answer_words(result: ProbeResult) -> str:
     """What came back of a test event, and where it was refused, what that means."""
     response = result.response
     took = output.duration(response.duration)
+    if response.error == "render":
+        return f"nothing could be made for it: {response.message}"
     if response.error is not None:
         return f"no answer after {took}: {response.message or response.error}"
     words = f"{'accepted' if result.accepted else 'refused'} with {response.status} after {took}"
@@ -156,7 +158,7 @@ def _reaches(o: Opened, found: list[Endpoint]) -> list[Reach]:
 
     def one(endpoint: Endpoint) -> Reach:
         if endpoint.kind in LOCAL_KINDS:
-            return ready(endpoint, programs(settings))
+            return ready(endpoint, programs(settings), settings.connect_timeout)
         return reach(endpoint, timeout=settings.connect_timeout, guard=guard, ca_file=ca_file)
 
     # Side by side: ten that do not answer take as long as one.

@@ -215,8 +215,7 @@ def _body(o: Opened, endpoint: Endpoint, event: Event, instance: str) -> tuple[s
 
     target, now = destination(endpoint, instance=instance), o.clock.now()
     try:
-        item = target.item(Delivery(endpoint.id, event._replace(full_json="")), now)
+        item, request = target.made(Delivery(endpoint.id, event._replace(full_json="")), now)
     except RenderError as error:
         return None, str(error)
-    request = target.request([item], [event.id], now, mode=target.mode([item]))
     return request.body.decode() if isinstance(request, Request) else item, None

@@ -32,7 +32,9 @@ class Reach:
     remarks: tuple[str, ...] = ()
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
+    """It goes no further: why, and what to do."""
+
     def __init__(self, problem: str, mend: str) -> None:
         super().__init__(problem)
         self.problem, self.mend = problem, mend
@@ -46,11 +48,11 @@ def reach(endpoint: Endpoint, *, timeout: float, guard: Guard, ca_file: str | No
     port = parts.port or (443 if secure else 80)
     remarks = []
     try:
-        addresses = _resolve(host, port, timeout)
+        addresses = resolve(host, port, timeout)
         if endpoint.guarded:
             addresses = _permitted(addresses, guard)
         began = time.monotonic()
-        with _connect(host, addresses, port, timeout) as connection:
+        with connect(host, addresses, port, timeout, _start(addresses[0], port)) as connection:
             took = time.monotonic() - began
             words = f"{connection.getpeername()[0]} answers on port {port} ({duration(took)})"
             if secure:
@@ -60,21 +62,22 @@ def reach(endpoint: Endpoint, *, timeout: float, guard: Guard, ca_file: str | No
                     remarks.append("its certificate ends soon: renew it")
             elif endpoint.secret and not _loopback(connection.getpeername()[0]):
                 remarks.append("the secret travels unencrypted: use https:// where the receiver can")
-    except _Stopped as stop:
+    except Stopped as stop:
         return Reach("", stop.problem, stop.mend)
     return Reach(words, remarks=tuple(remarks))
 
 
-def _resolve(host: str, port: int, timeout: float) -> list[str]:
+def resolve(host: str, port: int, timeout: float) -> list[str]:
+    """The addresses behind a name. Raises Stopped."""
     try:
         found = _within(timeout, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     except TimeoutError:
-        raise _Stopped(
+        raise Stopped(
             f"nobody could say within {timeout:g} s what address {host} has",
             "Check this machine's network and its DNS server (/etc/resolv.conf).",
         ) from None
     except (OSError, UnicodeError):
-        raise _Stopped(
+        raise Stopped(
             f"there is no machine named {host}", "Check the spelling, or wait until its DNS entry is there."
         ) from None
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
@@ -83,14 +86,20 @@ def _resolve(host: str, port: int, timeout: float) -> list[str]:
 def _permitted(addresses: list[str], guard: Guard) -> list[str]:
     allowed = [address for address in addresses if guard.permits(address)]
     if not allowed:
-        raise _Stopped(
+        raise Stopped(
             f"its address {addresses[0]} is not a public one, and it was made over the API, which may not use others",
             "Put it into WEBHOOK_ADDRESS instead, or allow its network with MARZHOOK_ALLOW_ADDRESSES.",
         )
     return allowed
 
 
-def _connect(host: str, addresses: list[str], port: int, timeout: float) -> socket.socket:
+def _start(address: str, port: int) -> str:
+    mend = "Start the receiver, or correct the port in the address."
+    return f"{mend} To try: `marzhook listen --port {port}`." if _loopback(address) else mend
+
+
+def connect(host: str, addresses: list[str], port: int, timeout: float, start: str) -> socket.socket:
+    """A connection to the first address that takes one. `start`: what to do where nothing listens. Raises Stopped."""
     failure: OSError | None = None
     for address in addresses:
         try:
@@ -98,17 +107,14 @@ def _connect(host: str, addresses: list[str], port: int, timeout: float) -> sock
         except OSError as error:
             failure = error
     if isinstance(failure, ConnectionRefusedError):
-        mend = "Start the receiver, or correct the port in the address."
-        if _loopback(addresses[0]):
-            mend += f" To try: `marzhook listen --port {port}`."
-        raise _Stopped(f"nothing listens on {host} port {port}", mend)
+        raise Stopped(f"nothing listens on {host} port {port}", start)
     if isinstance(failure, TimeoutError):
-        raise _Stopped(
+        raise Stopped(
             f"{host} port {port} did not answer within {timeout:g} s",
             "Is the machine on? Does its firewall let this one in on that port?",
         )
     reason = failure.strerror if failure else "no address"
-    raise _Stopped(f"{host} port {port} cannot be reached: {reason}", "Check the network between the two machines.")
+    raise Stopped(f"{host} port {port} cannot be reached: {reason}", "Check the network between the two machines.")
 
 
 def _handshake(connection: socket.socket, host: str, port: int, ca_file: str | None) -> float:
@@ -120,23 +126,23 @@ def _handshake(connection: socket.socket, host: str, port: int, ca_file: str | N
         with context.wrap_socket(connection, server_hostname=host) as secured:
             certificate = secured.getpeercert() or {}
     except ssl.SSLCertVerificationError as error:
-        raise _Stopped(*_certificate_in_words(error, host)) from None
+        raise Stopped(*_certificate_in_words(error, host)) from None
     except ssl.SSLError as error:
         if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"):
-            raise _Stopped(
+            raise Stopped(
                 f"{host} port {port} does not speak https", "Write http:// in the address, or the port of https."
             ) from None
-        raise _Stopped(
+        raise Stopped(
             f"{host} port {port} does not agree on https ({error.reason or error})",
             "Update the receiver's TLS settings.",
         ) from None
     except TimeoutError:
-        raise _Stopped(
+        raise Stopped(
             f"{host} port {port} takes connections, but does not answer to https",
             "Write http:// in the address, or the port of https.",
         ) from None
     except OSError as error:
-        raise _Stopped(
+        raise Stopped(
             f"{host} port {port} broke off while https was set up ({error.strerror or error})",
             "Does that port speak https? Is there a firewall in between?",
         ) from None

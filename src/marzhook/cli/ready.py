@@ -4,32 +4,126 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
 
-from marzhook.cli.reach import Reach
+import sqlalchemy as sa
+
+from marzhook.cli.reach import Reach, Stopped, connect, resolve
 from marzhook.destinations.exec import argv_of
 from marzhook.endpoint import Endpoint
-from marzhook.transport.alerts import MISSING
+from marzhook.transport import alerts, tables
 from marzhook.transport.commands import Programs
 
+_PORTS: Final = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "mssql": 1433, "oracle": 1521}
 
-def ready(endpoint: Endpoint, programs: Sequence[str]) -> Reach:
-    """Of an alert, a database or a command. `programs`: those that may be run."""
+
+def ready(endpoint: Endpoint, programs: Sequence[str], timeout: float) -> Reach:
+    """Of an alert, a database or a command. `programs`: those that may be run; `timeout`: a database's seconds."""
     match endpoint.kind:
         case "exec":
-            return _command(endpoint, programs)
-        case "alert" if find_spec("apprise") is None:
-            problem, _, mend = MISSING.partition("; ")
-            return Reach("", problem, mend[0].upper() + mend[1:] + ".")
+            return _command(endpoint.url, programs)
         case "alert":
-            return Reach("Apprise is installed")
-    return Reach("its database is asked when there is something to write")
+            return _alert(endpoint.url)
+    return _database(endpoint.url, str(endpoint.options.get("prefix", "")), timeout)
 
 
-def _command(endpoint: Endpoint, programs: Sequence[str]) -> Reach:
-    program = argv_of(endpoint.url)[0]
-    if not os.access(program, os.X_OK) or os.path.isdir(program):
-        return Reach("", f"{program} is no program that can be run", "Correct its path, or make it executable.")
+def _command(url: str, programs: Sequence[str]) -> Reach:
+    program = argv_of(url)[0]
+    path = Path(program)
+    if not path.exists():
+        return Reach("", f"there is no program {program}", "Correct its path, or install it.")
     if not Programs(programs).permit(program):
         return Reach("", f"{program} may not be run", "Name it, or its folder, in MARZHOOK_EXEC_ALLOW.")
+    if not path.is_file() or not os.access(path, os.X_OK):
+        return Reach("", f"{program} cannot be run by this user", f"Type: chmod +x {program}")
+    interpreter = _interpreter(path)
+    if interpreter and not os.access(interpreter, os.X_OK):
+        return Reach(
+            "", f"{program} begins with #!{interpreter!r}, and there is no such program",
+            "Correct its first line; one that ends like \\r was written on Windows, and wants other line ends.",
+        )  # fmt: skip
     return Reach(f"{program} can be run")
+
+
+def _interpreter(path: Path) -> str | None:
+    """The program that a script's first line names. A script that may be run, but not read, is run by nobody."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(256)
+    except OSError:
+        return None
+    if not head.startswith(b"#!"):
+        return None
+    # As the kernel takes it apart: at spaces and tabs, and nowhere else.
+    return os.fsdecode(head[2:].split(b"\n")[0].strip(b" \t").replace(b"\t", b" ").split(b" ")[0])
+
+
+def _alert(url: str) -> Reach:
+    try:
+        service = alerts.service_of(url)
+    except ModuleNotFoundError:
+        problem, _, mend = alerts.MISSING.partition("; ")
+        return Reach("", problem, mend[0].upper() + mend[1:] + ".")
+    if service is None:
+        return Reach(
+            "", alerts.NOT_UNDERSTOOD,
+            "Compare it with the service's page in Apprise's documentation: https://github.com/caronc/apprise/wiki",
+        )  # fmt: skip
+    return Reach(f"Apprise is installed, and takes this for {service}")
+
+
+def _database(url: str, prefix: str, timeout: float) -> Reach:
+    try:
+        parts = sa.make_url(url)
+        _knock(parts, timeout)
+        return _file(parts) or Reach(tables.trial(url, prefix, timeout))
+    except Stopped as stop:
+        return Reach("", stop.problem, stop.mend)
+    except tables.OtherColumnsError as error:
+        return Reach(
+            "", f"its table {error.table} is somebody else's: it has no column {error.column}",
+            'Set the option "prefix", such as {"prefix": "marzhook_"}, and it gets tables of its own.',
+        )  # fmt: skip
+    except ImportError as error:
+        problem, _, mend = tables.in_words(error).partition("; ")
+        return Reach("", problem, mend[0].upper() + mend[1:])
+    except (sa.exc.NoSuchModuleError, sa.exc.ArgumentError) as error:
+        return Reach("", tables.in_words(error), "Write it like postgresql://user:password@host/database.")
+    except sa.exc.DBAPIError as error:
+        if error.statement is None:
+            mend = "Check user, password and database in the URL."
+        else:
+            mend = "Let its user read, write and create tables there."
+        return Reach("", tables.in_words(error), mend)
+    except sa.exc.SQLAlchemyError as error:
+        return Reach("", tables.in_words(error), "Look into the database's log.")
+
+
+def _knock(url: sa.URL, timeout: float) -> None:
+    """At the door of a server, whose driver would only say that it did not come in. Raises Stopped."""
+    port = url.port or _PORTS.get(url.get_backend_name())
+    if url.host and port and "," not in url.host:
+        start = "Start the database's server, or correct the port in the URL."
+        connect(url.host, resolve(url.host, port, timeout), port, timeout, start).close()
+
+
+def _file(url: sa.URL) -> Reach | None:
+    """What is to be said of SQLite's file before it is opened, which would make it; None: it can be opened."""
+    if url.get_backend_name() != "sqlite" or (url.database or "").startswith("file:"):
+        return None
+    if url.database in (None, "", ":memory:"):
+        return Reach(
+            "", "this database is in memory, and forgotten after each request",
+            "Name a file: sqlite:////var/lib/users.db",
+        )  # fmt: skip
+    path = Path(str(url.database))
+    if path.exists():
+        return None
+    if not path.parent.is_dir():
+        return Reach(
+            "", f"there is no folder {path.parent}", "Make it, or correct the path; a whole one has four slashes."
+        )
+    if not os.access(path.parent, os.W_OK):
+        return Reach("", f"in the folder {path.parent} this user can make no file", "Give it to the service's user.")
+    return Reach(f"the first event makes {path}")

@@ -63,12 +63,11 @@ def preview(
         instance = visit.services.database.meta(conn, "instance") or ""
     target = destination(masked, instance=instance)
     try:
-        items = [target.item(Delivery(endpoint.id, event, tries), now)]
+        item, request = target.made(Delivery(endpoint.id, event, tries), now)
     except RenderError as error:
         return Shown(problem=visit.problem(error))
-    request = target.request(items, [event.id], now, mode=target.mode(items))
     if isinstance(request, Job):
-        return Shown(masked_url(endpoint.url), body=items[0])
+        return Shown(masked_url(endpoint.url), body=item)
     if text := event.traceparent:
         own = trace_context.span_id(text, endpoint.id, event.id, number) if visit.services.spans else ""
         request = request._replace(lines=(*request.lines, *trace_context.lines(text, own)))

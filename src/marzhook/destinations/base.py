@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from marzhook.delivery import ACCEPTED, Delivery, Outcome, Verdict
 from marzhook.endpoint import Endpoint, check_url
-from marzhook.errors import InvalidError
+from marzhook.errors import InvalidError, RenderError
 from marzhook.event import JSON
 from marzhook.request import Alert, Command, Job, Request, Response, Rows
 
@@ -78,6 +78,16 @@ class Destination(ABC):
     @abstractmethod
     def judge(self, response: Response, now: datetime) -> Outcome:
         """What the receiver's answer means."""
+
+    def made(self, delivery: Delivery, now: datetime) -> tuple[str, Request | Job]:
+        """What one event becomes, outside a queue, and its request. Raises RenderError, whatever goes wrong."""
+        try:
+            items = [self.item(delivery, now)]
+            return items[0], self.request(items, [delivery.event.id], now, mode=self.mode(items))
+        except RenderError:
+            raise
+        except Exception as error:
+            raise RenderError(f"{type(error).__name__}: {error}"[:300]) from error
 
     def _job(self, work: Command | Rows | Alert) -> Job:
         return Job(self.endpoint.id, work, self._timeout)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
+from marzhook.delivery import Delivery, Outcome
 from marzhook.destinations.alert import Alert
-from marzhook.destinations.base import Destination
+from marzhook.destinations.base import Destination, failed
 from marzhook.destinations.discord import Discord
 from marzhook.destinations.exec import Exec
 from marzhook.destinations.sql import Sql
 from marzhook.destinations.telegram import Telegram
 from marzhook.destinations.webhook import Webhook
 from marzhook.endpoint import Endpoint
+from marzhook.errors import MarzhookError, RenderError
+from marzhook.request import Request, Response
 
 KINDS: dict[str, type[Destination]] = {
     "webhook": Webhook,
@@ -25,4 +30,30 @@ KINDS: dict[str, type[Destination]] = {
 
 def destination(endpoint: Endpoint, **values: Any) -> Destination:
     """The destination that speaks to this endpoint."""
-    return KINDS[endpoint.kind](endpoint, **values)
+    kind = KINDS[endpoint.kind]
+    try:
+        return kind(endpoint, **values)
+    except Exception as error:
+        return _Unspoken(
+            endpoint, str(error) if isinstance(error, MarzhookError) else f"{type(error).__name__}: {error}"
+        )
+
+
+class _Unspoken(Destination):
+    """An endpoint that no destination can be made for, because of a template or a time zone that another version took, say.
+
+    Its deliveries are dead with the reason, and the dispatcher goes on.
+    """
+
+    def __init__(self, endpoint: Endpoint, reason: str) -> None:
+        super().__init__(endpoint, instance="")
+        self._reason = reason
+
+    def item(self, delivery: Delivery, now: datetime) -> str:
+        raise RenderError(self._reason)
+
+    def request(self, items: Sequence[str], ids: Sequence[int], now: datetime, *, mode: str) -> Request:
+        raise RenderError(self._reason)
+
+    def judge(self, response: Response, now: datetime) -> Outcome:
+        return failed(response, now)

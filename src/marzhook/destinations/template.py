@@ -71,20 +71,20 @@ class Template:
             self._template = environment.from_string(tree)
         except TemplateSyntaxError as error:
             raise InvalidError(f"template, line {error.lineno}: {error.message}", code="invalid_template") from None
-        except (SyntaxError, RecursionError, MemoryError, ValueError, OverflowError) as error:
-            # What Python makes of loops within loops within loops, or of a hundred brackets.
+        except Exception as error:
+            # What Python makes of loops within loops within loops, or of a hundred brackets; and whatever else Jinja raises.
             raise InvalidError(
                 f"template: it is too complicated ({type(error).__name__}: {error})", code="invalid_template"
             ) from None
 
     def render(self, values: Mapping[str, Any], *, steps: int = STEPS) -> str:
         """The text that these values (JSON's) make. Raises RenderError, with the line and the reason."""
-        context = self._template.new_context(dict(values))
-        assert isinstance(context, _Context)
-        context.left = steps
         parts: list[str] = []
         size = 0
         try:
+            context = self._template.new_context(dict(values))
+            assert isinstance(context, _Context)
+            context.left = steps
             for part in self._template.root_render_func(context):
                 size += len(part)
                 if size > MAX_OUTPUT:

@@ -19,7 +19,7 @@ from marzhook import signing
 from marzhook.delivery import ACCEPTED, Delivery, Outcome, Verdict
 from marzhook.destinations.base import Destination, failed
 from marzhook.endpoint import Endpoint
-from marzhook.errors import InvalidError, RenderError
+from marzhook.errors import RenderError
 from marzhook.event import JSON, Event
 from marzhook.request import Request, Response, header
 
@@ -140,16 +140,7 @@ def _renderer(source: str) -> _Render:
     # Jinja is the server's: who tests a receiver with `marzhook.testing` need not have it.
     from marzhook.destinations.template import STEPS, Template
 
-    try:
-        template = Template(source)
-    except InvalidError as error:
-        # Looked at when it was written, by another version perhaps. Its deliveries fail, and the dispatcher goes on.
-        reason = str(error)
-
-        def broken(_values: Mapping[str, JSON], _more: int) -> str:
-            raise RenderError(reason)
-
-        return broken
+    template = Template(source)
     return lambda values, more: template.render(values, steps=STEPS + more)
 
 

@@ -8,6 +8,7 @@ from marzhook.clock import Clock
 from marzhook.delivery import Delivery, Verdict
 from marzhook.destinations.kinds import destination
 from marzhook.endpoint import Endpoint
+from marzhook.errors import RenderError
 from marzhook.event import TEST_ACTION, Event
 from marzhook.request import Response
 from marzhook.transport.carriers import Carriers
@@ -40,11 +41,13 @@ def probe(
 ) -> ProbeResult:
     """Send the event and wait for the answer, as a delivery's first try would. The transport must be the caller's own."""
     target = destination(endpoint, instance=instance, connect_timeout=connect_timeout, timeout=timeout)
-    items = [target.item(Delivery(endpoint.id, event), clock.now())]
-    mode = target.mode(items)
+    try:
+        item, request = target.made(Delivery(endpoint.id, event), clock.now())
+    except RenderError as error:
+        return ProbeResult(False, Response(clock.now(), 0.0, error="render", message=str(error)), None)
+    items, mode = [item], target.mode([item])
     tried = 0
     while True:
-        request = target.request(items, [event.id], clock.now(), mode=mode)
         transport.send(request, None)
         finished = transport.poll(0.0)
         while not finished:
@@ -55,5 +58,6 @@ def probe(
         if other is None:
             break
         mode = other
+        request = target.request(items, [event.id], clock.now(), mode=mode)
     accepted = response.error is None and target.judge(response, clock.now()).verdict is Verdict.ACCEPTED
     return ProbeResult(accepted, response, mode if endpoint.secret else None)

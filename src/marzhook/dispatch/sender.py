@@ -244,13 +244,14 @@ class Sender:
         again = self.pace.takes_again(self.lanes.ready_first, self.lanes.ready_again)
         kind = self._destination
         deliveries, items, problem = (self._one if kind.max_items == 1 else self._batch)(now, again)
-        shipment = Shipment(self, deliveries, items, kind.mode(items) if problem is None else "", None, again, problem)
+        shipment = Shipment(self, deliveries, items, "", None, again, problem)
         self.pace.left(again=again)
         self.breaker.sent()
         self.claimed_until = 0.0
         if problem is not None:
             return shipment, None
         try:
+            shipment.mode = kind.mode(items)
             return shipment, self._request(shipment, now)
         except Exception as error:
             shipment.problem = _named(error)

@@ -9,6 +9,7 @@ from typing import Final
 from marzhook.request import Alert
 
 MISSING: Final = "Apprise is not installed here; type: pip install 'marzhook[destinations]'"
+NOT_UNDERSTOOD: Final = "Apprise does not understand this URL"
 _PART = re.compile(r"[^/:@?&=#]{4,}")
 
 
@@ -20,13 +21,27 @@ def alert(work: Alert) -> tuple[int, str | None, str]:
         return 1, "other", MISSING
     service = apprise.Apprise()
     if not service.add(work.url):
-        return 1, "other", "Apprise does not understand this URL"
+        return 1, "other", NOT_UNDERSTOOD
     with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as captured:  # type: ignore[no-untyped-call]
         told = service.notify(title=work.title, body=work.text, body_format=apprise.NotifyFormat.TEXT)
         said = captured.getvalue()
     if told:
         return 0, None, ""
     return 1, "other", _masked("Apprise could not deliver it: " + " ".join(said.split()), work.url)[:500]
+
+
+def service_of(url: str) -> str | None:
+    """The name of the service to which Apprise would turn; None: it does not understand the URL.
+
+    Raises ModuleNotFoundError where Apprise is not installed.
+    """
+    import apprise
+
+    service = apprise.Apprise()
+    # What it says of a URL that it does not understand is the URL.
+    with apprise.LogCapture(level=logging.CRITICAL):  # type: ignore[no-untyped-call]
+        understood = service.add(url)
+    return str(service[0].service_name) if understood and len(service) else None
 
 
 def _masked(text: str, url: str) -> str:

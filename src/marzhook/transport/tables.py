@@ -5,12 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from marzhook.request import Rows
+
+_PACKAGES: Final = {"psycopg": "'marzhook[postgres]'", "MySQLdb": "mysqlclient"}
+"""What to install where it has another name than the module that is missing."""
+
+
+class OtherColumnsError(Exception):
+    """A table is there already, made by somebody else: its name, and a column that it lacks."""
+
+    def __init__(self, table: str, column: str) -> None:
+        super().__init__(table, column)
+        self.table, self.column = table, column
 
 
 def tables(prefix: str) -> tuple[sa.MetaData, sa.Table, sa.Table]:
@@ -54,15 +65,50 @@ def write(work: Rows, timeout: float) -> tuple[int, str | None, str]:
             if new:
                 conn.execute(sa.insert(events), [{c.name: row[c.name] for c in events.c} for row in new])
                 _bring_up_to_date(conn, users, new)
-    except ModuleNotFoundError as error:
-        return 1, "other", f"the database's driver is not installed here; type: pip install {error.name}"
-    except (sa.exc.NoSuchModuleError, sa.exc.ArgumentError):
-        return 1, "other", "SQLAlchemy does not understand this URL, or its dialect is not installed here"
-    except sa.exc.SQLAlchemyError as error:
-        # Not its text: that has the statement, the values, and with some drivers the URL in it.
-        original = getattr(error, "orig", None)
-        return 1, "other", f"the database refused it: {type(original or error).__name__}"
+    except (ImportError, sa.exc.SQLAlchemyError) as error:
+        return 1, "other", in_words(error)
     return 0, None, ""
+
+
+def trial(url: str, prefix: str, timeout: float) -> str:
+    """Write an event, making the tables where they are missing, and take all of it back. Returns how far one got, in words.
+
+    Raises OtherColumnsError, and what `in_words` takes.
+    """
+    with _transaction(url, timeout) as conn:
+        if conn.dialect.name == "sqlite":
+            # Python's driver begins a transaction before it writes rows, but not before it makes tables.
+            conn.exec_driver_sql("BEGIN IMMEDIATE")
+        metadata, users, events = tables(prefix)
+        missing = []
+        for table in (users, events):
+            if not sa.inspect(conn).has_table(table.name):
+                missing.append(table.name)
+                continue
+            there = {column["name"].lower() for column in sa.inspect(conn).get_columns(table.name)}
+            for column in table.c:
+                if column.name not in there:
+                    raise OtherColumnsError(table.name, column.name)
+        if missing and conn.dialect.name not in ("sqlite", "postgresql"):
+            # Elsewhere a table that was made stays, whatever becomes of its transaction.
+            return f"it answers; the first event makes {' and '.join(missing)}"
+        metadata.create_all(conn)
+        row = {"id": "msg_check_0", "action": "marzhook_test", "username": "marzhook_test", "enqueued_at": 0.0}
+        conn.execute(sa.insert(events), [{**row, "detail": None}])
+        _bring_up_to_date(conn, users, [{**row, "number": 0, "user": {"deleted": False}}])
+        conn.rollback()
+    return f"it answers; {' and '.join(missing)} can be made" if missing else "it answers; its tables can be written"
+
+
+def in_words(error: ImportError | sa.exc.SQLAlchemyError) -> str:
+    """What came in between. Not the error's text: that has the statement, the values, and with some drivers the URL in it."""
+    if isinstance(error, ImportError):
+        module = (error.name or "psycopg").partition(".")[0]
+        return f"the database's driver is not installed here; type: pip install {_PACKAGES.get(module, module)}"
+    if isinstance(error, sa.exc.NoSuchModuleError | sa.exc.ArgumentError):
+        return "SQLAlchemy does not understand this URL, or its dialect is not installed here"
+    original = getattr(error, "orig", None)
+    return f"the database refused it: {type(original or error).__name__}"
 
 
 @contextmanager
