@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bot_api import TOKEN, BotApi
+from receivers import Receiver
 from service import Service
 
 
@@ -65,6 +66,21 @@ def test_messages_come_into_the_chats_of_the_settings(tmp_path: Path) -> None:
             assert shown["endpoints"][0]["options"] == {"chat": 5, "chats": {"shop1": 7}, "language": "fa"}
             assert service.stop() == 0
             assert TOKEN not in "".join(service.log)
+
+
+def test_an_admin_of_a_panel_has_his_own_chat(tmp_path: Path) -> None:
+    """By the telegram_id that its events bear: from the very event that tells it, and nothing of it goes elsewhere."""
+    with BotApi(5, 7) as api, Receiver() as receiver:
+        settings = bot(api, MARZHOOK_TELEGRAM_CHATS="*=telegram_id", WEBHOOK_ADDRESS=receiver.url)
+        with Service(tmp_path, **settings) as service:
+            owner = {"username": "shop1", "is_sudo": False, "telegram_id": 7, "discord_webhook": None, "users_usage": 0}
+            for name, admin in (("alice", owner), ("bob", None)):
+                user = {"username": name, "status": "expired", "admin": admin}
+                told = [{"username": name, "action": "user_expired", "enqueued_at": 1.0, "tries": 0, "user": user}]
+                assert service.call("POST", "/ingest/marzban", told, token=False)[0] == 200
+            chats = {text.split("<code>")[1].split("</code>")[0]: chat for chat, text in (api.message(), api.message())}
+            assert chats == {"alice": 7, "bob": 5}
+            assert "telegram_id" not in str([record["body"] for record in receiver.wait(2)])
 
 
 def test_a_group_that_became_a_supergroup_is_followed_from_then_on(tmp_path: Path) -> None:

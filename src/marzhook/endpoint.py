@@ -80,6 +80,8 @@ class Endpoint:
     """Requests a second at the most; None: no limit."""
     options: Mapping[str, JSON] = field(default_factory=dict, repr=False)
     """What else its kind wants to know, as that kind's `checked_options` has it."""
+    own_chats: Mapping[str, int] = field(default_factory=dict, repr=False)
+    """Telegram: chats by admins' names (`store/telegram_ids.py`), where its options ask for them. No column of its own."""
     enabled: bool = True
     disabled_reason: str | None = None
     failing_since: datetime | None = None
@@ -111,6 +113,9 @@ class Endpoint:
         """What is owed to it."""
         return Filter(self.actions, self.admins, self.usernames, self.condition)
 
+
+EACH, OWN_CHAT = "*", "telegram_id"
+"""In Telegram's option `chats`: every admin whom it does not name, and that his chat is that of his `telegram_id`."""
 
 LONGEST_SHOWN = 20
 """Characters of a path's first word that are shown whole."""

@@ -20,7 +20,7 @@ from marzhook.destinations import messages
 from marzhook.destinations.base import MAX_RETRY_AFTER, Destination, failed, json_body, only
 from marzhook.destinations.markup import check_markup, plain
 from marzhook.destinations.messages import FACTS, Messages, visible
-from marzhook.endpoint import Endpoint, check_url
+from marzhook.endpoint import EACH, OWN_CHAT, Endpoint, check_url
 from marzhook.errors import InvalidError
 from marzhook.event import JSON
 from marzhook.request import Request, Response
@@ -48,7 +48,8 @@ class Telegram(Destination):
         super().__init__(endpoint, **values)
         options = endpoint.options
         self._chat = str(options.get("chat", ""))
-        self._chats = {admin.casefold(): str(chat) for admin, chat in options.get("chats", {}).items()}
+        named = {admin.casefold(): chat for admin, chat in options.get("chats", {}).items() if admin != EACH}
+        self._chats = {admin: str(chat) for admin, chat in {**endpoint.own_chats, **named}.items()}
         private = all(chat.isdigit() for chat in (self._chat, *self._chats.values()))
         self.rate_limit = PRIVATE_PACE if private else GROUP_PACE
         self._messages = Messages(options, default=_TEMPLATE, written=escape)
@@ -73,7 +74,10 @@ class Telegram(Destination):
         if not isinstance(chats, dict) or len(chats) > 1000:
             raise InvalidError("chats maps admins' names to chats", code="invalid_options")
         if chats:
-            found["chats"] = {str(admin): _checked_chat(chat) for admin, chat in chats.items()}
+            found["chats"] = {
+                str(admin): OWN_CHAT if (admin, chat) == (EACH, OWN_CHAT) else _checked_chat(chat)
+                for admin, chat in chats.items()
+            }
         return found | messages.checked(options, written=escape, proof=check_markup)
 
     # -- render

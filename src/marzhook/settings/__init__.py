@@ -83,7 +83,7 @@ class Settings:
     telegram_channel: int | None
     telegram_url: str
     """Of the Bot API."""
-    telegram_chats: Mapping[str, int]
+    telegram_chats: Mapping[str, int | str]
     """By the names of the admins whose messages go there."""
     language: str
     """Of messages to people."""
@@ -159,7 +159,7 @@ SETTINGS: Final = (
     Setting("TELEGRAM_LOGGER_CHANNEL_ID", "telegram_channel", None, parsers.chat,
             "the group or channel that it writes to, in place of TELEGRAM_ADMIN_ID"),
     Setting("MARZHOOK_TELEGRAM_CHATS", "telegram_chats", "", parsers.chats_of_admins,
-            "chats for the events of single admins' users: admin=chat, comma-separated"),
+            "chats for the events of single admins' users: admin=chat, comma-separated; *=telegram_id: all others' own"),
     Setting("MARZHOOK_TELEGRAM_URL", "telegram_url", "https://api.telegram.org", parsers.url,
             "the Telegram Bot API's address"),
     Setting("MARZHOOK_LANGUAGE", "language", "en", partial(parsers.choice, endpoint.LANGUAGES),

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from marzhook import admin, endpoint
+from marzhook.endpoint import EACH, OWN_CHAT
 from marzhook.errors import InvalidError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -120,11 +121,17 @@ def chats(value: str) -> tuple[int, ...]:
         raise ValueError("chats' numbers, separated by commas") from None
 
 
-def chats_of_admins(value: str) -> dict[str, int]:
+def chats_of_admins(value: str) -> dict[str, int | str]:
+    found: dict[str, int | str] = {}
     try:
-        return {admin_name(name): chat(number) for name, number in (item.split("=") for item in items(value))}
+        for name, number in (item.split("=") for item in items(value)):
+            own = (name.strip(), number.strip()) == (EACH, OWN_CHAT)
+            found[EACH if own else admin_name(name)] = OWN_CHAT if own else chat(number)
     except ValueError:
-        raise ValueError("admin=chat, separated by commas, such as shop1=123456789") from None
+        raise ValueError(
+            "admin=chat, separated by commas, such as shop1=123456789; *=telegram_id is every other admin's own chat"
+        ) from None
+    return found
 
 
 def alert_urls(value: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from marzhook.clock import Clock
 from marzhook.errors import ForbiddenError, InvalidError
 from marzhook.sources.panels.base import Incoming, Panel, Rejection
 from marzhook.sources.snapshot import Snapshots
-from marzhook.store import endpoints, ingested, rejected, sources
+from marzhook.store import endpoints, ingested, rejected, sources, telegram_ids
 from marzhook.store.database import Database, Transaction
 from marzhook.store.ingested import Arrival
 from marzhook.store.outbox import Outbox
@@ -120,6 +120,7 @@ class Ingest:
         if len(followed) == 1:
             untold = self._snapshots.sift(tx, followed[0], new, now=now)
             new = [one for one, is_untold in zip(new, untold, strict=True) if is_untold]
+        telegram_ids.learn(tx, [one.event.detail for one in new])
         self._outbox.publish(tx, [one.event for one in new], now=now)
         return len(new)
 

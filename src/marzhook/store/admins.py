@@ -18,7 +18,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from marzhook.admin import MAX_NAME, MAX_PASSWORD, Admin
 from marzhook.clock import from_unix
 from marzhook.errors import ConflictError, InvalidUserError, NotFoundError, StoreBusyError
-from marzhook.store import driver, schema, users
+from marzhook.store import driver, schema, telegram_ids, users
 from marzhook.store.database import Database, Transaction
 from marzhook.store.vault import Vault, vault_of
 
@@ -117,6 +117,8 @@ def create(
             discord_webhook=discord_webhook, created_at=now.timestamp(),
         )
     )  # fmt: skip
+    if telegram_id is not None:
+        telegram_ids.changed(tx)
     return get(tx.conn, username)
 
 
@@ -131,6 +133,8 @@ def change(tx: Transaction, username: str, values: Mapping[str, Any], *, now: da
         columns["password_reset_at"] = now.timestamp()
     if columns:
         tx.conn.execute(sa.update(_t).where(_t.c.id == before.id).values(columns))
+    if columns.get("telegram_id", before.telegram_id) != before.telegram_id:
+        telegram_ids.changed(tx)
     return get(tx.conn, username)
 
 
@@ -145,6 +149,8 @@ def delete(tx: Transaction, username: str) -> None:
     tx.conn.execute(sa.select(_t.c.id).where(_t.c.id == admin.id).with_for_update())
     tx.conn.execute(sa.update(_users).where(_users.c.admin_id == admin.id).values(admin_id=None))
     tx.conn.execute(sa.delete(_t).where(_t.c.id == admin.id))
+    if admin.telegram_id is not None:
+        telegram_ids.changed(tx)
 
 
 def ensure_sudo(tx: Transaction, username: str, password: str, now: datetime) -> None:

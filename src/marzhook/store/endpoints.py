@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,7 +14,7 @@ from marzhook import signing
 from marzhook.clock import from_unix
 from marzhook.endpoint import REMOVED, Endpoint, masked_url
 from marzhook.errors import ConflictError, NotFoundError
-from marzhook.store import driver, schema
+from marzhook.store import driver, schema, telegram_ids
 from marzhook.store.database import Transaction
 from marzhook.store.outbox import LEAVING
 from marzhook.store.outbox_sql import CANCEL_ALL
@@ -45,7 +45,8 @@ class Wanted:
 def all_endpoints(conn: sa.Connection) -> list[Endpoint]:
     """Every endpoint that was not deleted, by id."""
     vault = vault_of(conn)
-    return [_read(row, vault) for row in conn.execute(sa.select(_t).where(_alive).order_by(_t.c.id))]
+    found = [_read(row, vault) for row in conn.execute(sa.select(_t).where(_alive).order_by(_t.c.id))]
+    return [_with_chats(conn, endpoint) for endpoint in found]
 
 
 def enabled_ids(conn: sa.Connection) -> set[int]:
@@ -65,7 +66,7 @@ def get(conn: sa.Connection, endpoint_id: int, *, held: bool = False) -> Endpoin
     row = conn.execute(query.with_for_update(key_share=True) if held else query).one_or_none()
     if row is None:
         raise NotFoundError(f"there is no endpoint {endpoint_id}", code="endpoint_not_found")
-    return _read(row, vault_of(conn))
+    return _with_chats(conn, _read(row, vault_of(conn)))
 
 
 def create(tx: Transaction, *, now: datetime, kind: str, url: str, source: str = "api", **values: Any) -> Endpoint:
@@ -179,6 +180,12 @@ def still(conn: sa.Connection, endpoint: Endpoint) -> bool:
 
 
 _ADDRESSED = ("kind", "url", "enabled", "secret", "secret_mode", "options")
+
+
+def _with_chats(conn: sa.Connection, endpoint: Endpoint) -> Endpoint:
+    if endpoint.kind != "telegram" or not telegram_ids.wants(endpoint.options):
+        return endpoint
+    return replace(endpoint, own_chats=telegram_ids.known(conn))
 
 
 def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
