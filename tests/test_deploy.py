@@ -52,6 +52,15 @@ def test_nginx_takes_its_snippet(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stderr
 
 
+@pytest.mark.skipif(not shutil.which("caddy"), reason="no Caddy on this machine")
+def test_caddy_takes_its_snippet() -> None:
+    """`caddy validate` accepts the site, and `caddy fmt` would change nothing."""
+    snippet = DEPLOY / "Caddyfile"
+    checked = run("caddy", "validate", "--adapter", "caddyfile", "--config", str(snippet))
+    assert checked.returncode == 0, checked.stderr
+    assert run("caddy", "fmt", str(snippet)).stdout == snippet.read_text()
+
+
 def test_the_dockerfile_copies_what_exists_and_compose_sets_what_is_known() -> None:
     """Each file copied into the image is there and not ignored; each setting that compose gives exists."""
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
