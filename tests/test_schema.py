@@ -58,6 +58,8 @@ def test_migrations_build_what_is_declared(database: Database) -> None:
         opts = {
             "compare_type": True,
             "include_name": lambda name, kind, _: kind != "table" or not PARTITION.search(name),
+            # Alembic does not know that some are SQLite's alone. PostgreSQL's catalogue is compared below.
+            "include_object": lambda _, __, kind, *___: kind != "foreign_key_constraint" or database.kind == "SQLite",
         }
         assert compare_metadata(MigrationContext.configure(conn, opts=opts), schema.metadata) == []
 
@@ -107,10 +109,8 @@ def test_postgresqls_catalogues_are_the_same(postgresql: Server, template: str) 
     [
         "INSERT INTO settled VALUES (1, 9, 'lost', 0, 0, 1.0)",
         "INSERT INTO settled VALUES (1, 9, 'delivered', 2, 1, 1.0)",
-        "INSERT INTO settled VALUES (99, 9, 'delivered', 0, 1, 1.0)",
         "INSERT INTO pending VALUES (1, 9, -1, 0, NULL, NULL)",
         "INSERT INTO pending VALUES (1, 9, 2, 1, NULL, NULL)",
-        "INSERT INTO pending VALUES (99, 9, 0, 0, NULL, NULL)",
         "INSERT INTO attempts VALUES (1, 9, 0, 1.0, 0.1, 200, NULL, '', '', NULL, NULL, NULL)",
         "INSERT INTO attempts VALUES (1, 9, 1, 1.0, 0.1, NULL, NULL, '', '', NULL, NULL, NULL)",
         "INSERT INTO attempts VALUES (1, 9, 1, 1.0, 0.1, 200, 'timeout', '', '', NULL, NULL, NULL)",
@@ -126,10 +126,20 @@ def test_postgresqls_catalogues_are_the_same(postgresql: Server, template: str) 
     ],
 )
 def test_impossible_rows_are_refused(database: Database, clock: FakeClock, statement: str) -> None:
-    """States, counts and references that a delivery's life does not know cannot be written by anybody."""
+    """States and counts that a delivery's life does not know cannot be written by anybody."""
     an_endpoint(database, clock)
     with pytest.raises(sa.exc.IntegrityError), database.write() as tx:
         tx.conn.execute(sa.text(statement))
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(
+    "values", ["settled VALUES (99, 9, 'dead', 0, 1, 1.0)", "pending VALUES (99, 9, 0, 0, NULL, NULL)"]
+)
+def test_nothing_is_owed_to_nobody(database: Database, values: str) -> None:
+    """On SQLite, where it costs little; on PostgreSQL `marzhook db check` looks for it."""
+    with pytest.raises(sa.exc.IntegrityError, match="FOREIGN KEY"), database.write() as tx:
+        tx.conn.execute(sa.text(f"INSERT INTO {values}"))
 
 
 PENDING_KEY = "PRIMARY KEY (endpoint_id=? AND event_id"

@@ -49,7 +49,15 @@ def _count(rest: str) -> Statement:
     return Statement(f"SELECT count(*) FROM {rest}")
 
 
+def _reference(table: str) -> Rule:
+    """PostgreSQL has no foreign key there, see `schema`; SQLite looks by itself."""
+    lost = f"SELECT count(*) FROM {table} d WHERE NOT EXISTS (SELECT 1 FROM endpoints n WHERE n.id = d.endpoint_id)"
+    return Rule("reference_broken", Statement("SELECT 0", lost), f"rows of {table} refer to what is gone", RESTORE)
+
+
 RULES: Final = (
+    _reference("pending"),
+    _reference("settled"),
     Rule(
         "owed_and_settled",
         _count(f"settled s WHERE {_IS_OWED.format('s')}"),
