@@ -41,13 +41,17 @@ def source() -> str:
     return script.read_text()
 
 
-def faults(page: WebDriver) -> list[str]:
-    """What is serious or critical on the page that is open, a line each."""
-    page.execute_script(source())
-    found: dict[str, Any] = page.execute_async_script("axe.run({resultTypes: ['violations']}).then(arguments[0])")
+def faults(page: WebDriver, *rules: str) -> list[str]:
+    """What is serious or critical on the page that is open, a line each; by these rules only, where some are named."""
+    if not page.execute_script("return 'axe' in window"):
+        page.execute_script(source())
+    options: dict[str, Any] = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
+    violations: list[dict[str, Any]] = page.execute_async_script(
+        "axe.run(arguments[0]).then((found) => arguments[1](found.violations))", options
+    )
     return [
         f"{one['id']}: {one['help']}: {node['html'][:150]} {node['failureSummary']}"
-        for one in found["violations"]
+        for one in violations
         if one["impact"] in GRAVE
         for node in one["nodes"]
     ]

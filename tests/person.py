@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -15,6 +16,18 @@ from marzhook.testing import eventually
 from service import Service
 
 LANGUAGES = load()
+
+# What has the focus, asked in one go: the Tab key has hundreds of stops.
+STOP = """
+const e = document.activeElement, s = getComputedStyle(e), b = e.getBoundingClientRect();
+if (e === document.body || e === document.documentElement) return null;
+return {
+  called: (e.matches("input, select, textarea") && e.name) || e.innerText.trim(),
+  shown: s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2 && b.width * b.height > 0,
+  html: e.outerHTML.slice(0, 200),
+  inside: document.getElementById("main").contains(e),
+};
+"""
 
 
 class Person:
@@ -65,9 +78,17 @@ class Person:
         except WebDriverException:
             return ""  # between two pages
 
-    def signs_in(self) -> None:
+    def comes_back(self) -> None:
+        """Reads in the person's language, signed in: by hand, unless the browser still is."""
         self.opens(f"/look?language={self.language.code}")
-        self.opens("/sign-in")
+        if "/sign-in" in self.page.current_url:
+            self._signs_in()
+
+    def signs_in(self) -> None:
+        self.opens(f"/look?language={self.language.code}&next=/sign-in")
+        self._signs_in()
+
+    def _signs_in(self) -> None:
         self.types("username", "root")
         self.types("password", "toor-toor")
         self.clicks("Sign in")
@@ -93,28 +114,21 @@ class Person:
         wanted = self.language.gettext(text)
         seen: list[str] = []
         for _ in range(150):
-            self.focused.send_keys(Keys.TAB)
-            active = self.focused
-            if active.tag_name in ("body", "html"):
+            stop = self.tabs()
+            if stop is None:
                 continue  # the browser's own part comes between the last and the first
-            assert self.shows_focus(), f"nobody sees that {active.get_attribute('outerHTML')!r} is reached"
-            is_field = active.tag_name in ("input", "select", "textarea")
-            seen.append((is_field and active.get_attribute("name")) or active.text.strip())
-            if wanted in seen[-1:]:
+            assert stop["shown"], f"nobody sees that {stop['html']!r} is reached"
+            seen.append(stop["called"])
+            if wanted == stop["called"]:
                 return
         raise AssertionError(f"the Tab key never reaches {wanted!r}, only {seen}")
 
-    def shows_focus(self) -> bool:
-        shown: dict[str, Any] = self.page.execute_script(
-            "const s = getComputedStyle(document.activeElement), b = document.activeElement.getBoundingClientRect();"
-            "return {style: s.outlineStyle, width: parseFloat(s.outlineWidth), area: b.width * b.height}"
-        )
-        return shown["style"] != "none" and shown["width"] >= 2 and shown["area"] > 0
-
-    def at_the_start(self, key: str) -> bool:
-        """After this key: whether the link past the navigation, the first of all, has the focus."""
-        self.focused.send_keys(key)
-        return "skip" in (self.focused.get_attribute("class") or "").split()
+    def tabs(self) -> dict[str, Any] | None:
+        """One stop further with the Tab key: how that is `called`, whether it is `shown` to have the focus, its `html`, and
+        whether it is in the content (`inside`). None: it is the browser's own."""
+        ActionChains(self.page, duration=0).send_keys(Keys.TAB).perform()
+        stop: dict[str, Any] | None = self.page.execute_script(STOP)
+        return stop
 
     def presses(self, text: str) -> None:
         """Reaches the button or link, presses Enter, and waits for the page that it leads to."""
