@@ -28,6 +28,7 @@ settings.register_profile(
 settings.load_profile("here")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """More than cores: a test waits, for a process to start or a receiver to hang up, as long as it works."""
     return len(os.sched_getaffinity(0)) + 2
