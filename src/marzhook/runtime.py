@@ -16,6 +16,7 @@ from marzhook.clock import Clock, SystemClock
 from marzhook.destinations.exec import SCHEME, argv_of
 from marzhook.dispatch.dispatcher import Dispatcher
 from marzhook.dispatch.limits import Limits
+from marzhook.dispatch.reporter import Reporter
 from marzhook.dispatch.upkeep import Upkeep
 from marzhook.dispatch.watchdog import LATE, Watchdog
 from marzhook.endpoint import masked_url
@@ -188,6 +189,7 @@ class Runtime:
             raise
         s = self.services
         shared = s.database.kind != "SQLite"
+        name = worker_name("run" if serves else "worker")
         if not shared and not (serves and dispatches):
             s.database.close()
             claimed.close()
@@ -210,7 +212,7 @@ class Runtime:
                 settings.request_timeout,
             ),
             interval=settings.send_interval,
-            shared=worker_name("run" if serves else "worker") if shared else "",
+            shared=name if shared else "",
             spans=s.spans,
         )
         self.review = Review(
@@ -247,6 +249,7 @@ class Runtime:
             metrics=s.metrics,
             mine=self._caretaker.mine,
         )
+        self.reporter = Reporter(s.database, s.clock, self.dispatcher, name)
         s.metrics.before_render(self._measure)
         if self._sending is not None:
             self._sending.measure(s.metrics.families)
@@ -265,6 +268,7 @@ class Runtime:
             self.upkeep.start()
             self.watchdog.start()
             self.follower.start()
+            self.reporter.start()
         self._started = True
         database = {"database": s.database.name, s.database.kind.lower(): s.database.version()}
         log.info("started", extra={"fields": database})
@@ -292,6 +296,7 @@ class Runtime:
         if self._started and self._dispatches:
             # A panel may take its time to answer; what it says then is not written any more, and asked for again.
             self.follower.stop(3)
+            self.reporter.stop(3)
             self.upkeep.stop()
             self.watchdog.stop(30)
             self.review.stop()

@@ -19,6 +19,7 @@ from marzhook.api import (
     replay,
     tracing,
     usage,
+    workers,
 )
 from marzhook.runtime import Services
 
@@ -37,7 +38,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     errors.install(app)
     app.add_middleware(tracing.Traced)
-    for face in (admins, marzban_users, events, usage, endpoints, deliveries, replay, keys, ingest, health):
+    for face in (admins, marzban_users, events, usage, endpoints, deliveries, replay, workers, keys, ingest, health):
         # Not `include_router`, which would make every route anew: half of a start, and of most tests.
         app.router.routes.extend(face.router.routes)
     docs.install(app)

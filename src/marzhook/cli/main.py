@@ -17,7 +17,7 @@ COMMANDS: Final = {
     # name: (where it is, its line in --help)
     "run": ("marzhook.cli.run:run", "Serve the API, deliver events and watch over users."),
     "worker": ("marzhook.cli.worker:worker", "Deliver events beside other processes, on PostgreSQL."),
-    "workers": ("marzhook.cli.worker:workers", "List the processes that deliver, and what each has."),
+    "workers": ("marzhook.cli.worker:workers", "List the processes that deliver, and how each fares."),
     "config": ("marzhook.cli.config:config", "Show every setting, its effective value and where it came from."),
     "check": ("marzhook.cli.check:check", "Check settings, database and endpoints; say how to mend what is wrong."),
     "send": ("marzhook.cli.send:send", "Publish one event by hand."),

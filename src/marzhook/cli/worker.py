@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,9 @@ from marzhook.cli.open import opened
 from marzhook.cli.run import tune_interpreter
 from marzhook.runtime import Runtime, hold_signals, wait_for_signal
 from marzhook.telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from marzhook.store.workers import Seen
 
 
 def worker() -> None:
@@ -34,21 +38,28 @@ def worker() -> None:
 
 
 def workers(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the processes that deliver from the database, the eldest first."""
+    """List the processes that deliver, the eldest first, and those that ended without a word within the last hour.
+
+    rate: deliveries a second; lag: for how long what is sent next has been due, where that is longest.
+    """
+    from marzhook.store import workers as store
+
     with opened() as o:
-        found = o.database.workers()
+        found = store.seen(o.database, o.clock.now())
     if as_json:
         output.json_document(
-            [
-                {"name": one.name, "address": one.address, "since": output.iso(one.since), "shards": list(one.shards)}
-                for one in found
-            ]
+            [asdict(one) | {"since": output.iso(one.since), "last_seen": output.iso(one.last_seen)} for one in found]
         )
         return
-    if not found:
+    if all(one.gone for one in found):
         output.line("Nobody delivers just now; start `marzhook run`, or `marzhook worker` on PostgreSQL.")
-        return
-    rows = [
-        (one.name, one.address, output.brief_time(one.since) if one.since else "", len(one.shards)) for one in found
-    ]
-    output.table(("worker", "address", "since", "shards"), rows, right=("shards",), fold=("worker",))
+    if found:
+        columns = ("host", "process", "version", "shards", "rate", "lag", "last seen")
+        output.table(columns, map(_row, found), right=("process", "shards", "rate", "lag"), fold=("host",))
+
+
+def _row(one: Seen) -> tuple[object, ...]:
+    rate = None if one.rate is None else f"{one.rate:,.0f}/s"
+    lag = None if one.lag is None else output.duration(one.lag)
+    seen = f"{output.brief_time(one.last_seen)}{' gone' if one.gone else ''}"
+    return one.host or one.name, one.process, one.version, len(one.shards), rate, lag, seen

@@ -13,7 +13,7 @@ from marzhook import signals
 from marzhook.clock import Clock
 from marzhook.delivery import Settlement, Verdict
 from marzhook.dispatch import health
-from marzhook.dispatch.limits import SPARE_DESCRIPTORS, Limits, descriptors
+from marzhook.dispatch.limits import DRAIN_SECONDS, IN_A_TURN, MAX_UNSETTLED, SPARE_DESCRIPTORS, Limits, descriptors
 from marzhook.dispatch.notices import Notices
 from marzhook.dispatch.outages import Outages
 from marzhook.dispatch.ownership import Ownership
@@ -40,13 +40,8 @@ HEALTH_EVERY = 1.0
 """Seconds between two looks at how endpoints fare."""
 WATCH_EVERY = 0.2
 """Seconds between two looks for what other processes have committed."""
-MAX_UNSETTLED = 5000
-"""Answers that may wait to be written; then sending waits too. Bounds what a crash can repeat."""
-IN_A_TURN = 8
-"""Requests that one endpoint starts before the next one's turn."""
 SETTLER_LOOK = 0.2
 """Seconds between two looks whether the settler is still worth waiting for."""
-DRAIN_SECONDS = 10.0
 
 
 class Dispatcher:
@@ -152,6 +147,13 @@ class Dispatcher:
     def resting(self) -> set[int]:
         """Endpoints that are left alone on purpose just now: disabled, paused, or with an open breaker."""
         return {id_ for id_, sender in list(self._senders.items()) if sender.resting}
+
+    def figures(self, now: float) -> tuple[int | None, int, float]:
+        """The session that has its shards, what it has delivered since it started, and its lag in seconds (as
+        `store.workers.Figures` has them); `now`: Unix seconds."""
+        session = None if self._ownership is None else self._ownership.session
+        lags = [sender.lanes.lag(now) for sender in list(self._senders.values()) if not sender.resting]
+        return session, self._settler.delivered, max(lags, default=0.0)
 
     # -- the thread
 

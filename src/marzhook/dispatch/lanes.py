@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 
 from marzhook.delivery import PENDING, Delivery, Settlement
 from marzhook.dispatch.waiting import Waiting, WaitingLanes
@@ -126,6 +127,16 @@ class Lanes:
         self.astray = False
 
     # -- going out
+
+    def lag(self, now: float) -> float:
+        """For how many seconds what goes next has been due (`now`: Unix seconds). Also from other threads."""
+        longest = 0.0
+        for queue in (self._first, self._again):
+            with suppress(IndexError):  # nothing is there, or not any more
+                head = queue[0].queue[0]
+                since = head.event.enqueued_at if head.due_at is None else head.due_at.timestamp()
+                longest = max(longest, now - since)
+        return longest
 
     @property
     def ready(self) -> int:

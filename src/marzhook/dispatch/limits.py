@@ -10,6 +10,11 @@ from marzhook.retry import REJECTED_DELAYS, RetryPolicy
 
 SPARE_DESCRIPTORS = 256
 """Open files that are for other things than requests."""
+MAX_UNSETTLED = 5000
+"""Answers that may wait to be written; then sending waits too. Bounds what a crash can repeat."""
+IN_A_TURN = 8
+"""Requests that one endpoint starts before the next one's turn."""
+DRAIN_SECONDS = 10.0
 
 
 @dataclass(slots=True)

@@ -73,6 +73,11 @@ class Ownership:
         return 1 if self._holder is None else self._holder.processes
 
     @property
+    def session(self) -> int | None:
+        """The database's number of the session that has the shards; None: there is none just now."""
+        return None if self._holder is None else self._holder.session
+
+    @property
     def turns(self) -> frozenset[int]:
         """Endpoints whose turn this process has, see `dispatch/turns.py`."""
         return frozenset() if self._holder is None else self._holder.turns

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from marzhook.clock import Clock
-from marzhook.delivery import Settlement
+from marzhook.delivery import DELIVERED, Settlement
 from marzhook.errors import MarzhookError, OwnershipLostError, StoreBusyError
 from marzhook.store.outbox import Outbox
 
@@ -44,6 +44,8 @@ class Settler:
         self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
         self.trouble: str | None = None
         """Why nothing can be written just now, in words; None: all is well."""
+        self.delivered = 0
+        """Deliveries that were accepted, and are on disk as such, since the start."""
 
     def start(self) -> None:
         self._thread.start()
@@ -123,6 +125,7 @@ class Settler:
                 return
 
     def _tell(self, batch: list[Settlement]) -> None:
+        self.delivered += sum(settlement.state == DELIVERED for settlement in batch)
         try:
             self._committed(batch)
         except Exception:

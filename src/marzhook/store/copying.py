@@ -29,7 +29,9 @@ from marzhook.store.vault import SEALED, SEALED_META, SEALED_SOURCES
 
 BATCH: Final = 2000
 """Rows in one transaction."""
-TABLES: Final = tuple(table for table in schema.metadata.sorted_tables if table is not schema.meta)
+OWN: Final = (schema.meta, schema.workers)
+"""What each of the two databases has for itself; of `meta`, what goes over is said below."""
+TABLES: Final = tuple(table for table in schema.metadata.sorted_tables if table not in OWN)
 """Those that are referred to before those that refer to them."""
 
 _SEALED: Final = {"endpoints": SEALED, "sources": SEALED_SOURCES}

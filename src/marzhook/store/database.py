@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from typing import Final, Self, TypeVar
 
 import sqlalchemy as sa
@@ -20,6 +19,7 @@ from marzhook.errors import DatabaseError, DatabaseNewerError, OutcomeUnknownErr
 from marzhook.event import SHARDS
 from marzhook.store import driver, migrations, schema
 from marzhook.store.vault import SEALED_META, Vault, vault_of
+from marzhook.store.workers import Worker
 
 BUSY_TIMEOUT = 10.0
 """Seconds that a write waits for another process's before it gives up with StoreBusyError."""
@@ -96,6 +96,8 @@ class ShardHolder(ABC):
     """Endpoints that of all processes this one may send to, where one at a time does."""
     wanted: frozenset[int]
     """Endpoints whose turn others wait for."""
+    session: int
+    """The database's number for it."""
 
     @property
     @abstractmethod
@@ -126,16 +128,6 @@ class ShardHolder(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of all shards."""
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """A process that delivers, as the database knows it."""
-
-    name: str
-    address: str
-    since: datetime | None
-    shards: tuple[int, ...]
 
 
 class Horizon:

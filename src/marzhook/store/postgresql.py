@@ -35,10 +35,10 @@ from marzhook.store.database import (
     Horizon,
     ShardHolder,
     Transaction,
-    Worker,
 )
 from marzhook.store.statements import BY_KEY
 from marzhook.store.vault import OPTION, Vault
+from marzhook.store.workers import Worker
 
 OLDEST: Final = 14
 CHANNEL: Final = "marzhook"

@@ -13,44 +13,17 @@ from sqlalchemy import (
     Column,
     Double,
     ForeignKey,
-    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     SmallInteger,
     Table,
     Text,
     text,
 )  # fmt: skip
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-# SQLite numbers rows by itself only where the key is spelt INTEGER; PostgreSQL wants 64 bits.
-Id = BigInteger().with_variant(Integer, "sqlite")
-# Compared byte by byte, whatever the language of the PostgreSQL database: quicker, and in the same order as in SQLite.
-Name = Text().with_variant(Text(collation="C"), "postgresql")
-
-
-def _one_of(column: str, *values: str) -> str:
-    return f"{column} IN ({', '.join(repr(v) for v in values)})"
-
-
-def _endpoint_on_sqlite() -> ForeignKeyConstraint:
-    """PostgreSQL looks each row's endpoint up by a statement, and locks it: a third of what a settlement costs the server.
-
-    Endpoints are marked as deleted and never removed, so it would find nothing. `marzhook db check` looks once.
-    """
-    return ForeignKeyConstraint(["endpoint_id"], ["endpoints.id"]).ddl_if(dialect="sqlite")
-
+from marzhook.store.columns import Id, Name, endpoint_on_sqlite, one_of
+from marzhook.store.columns import metadata as metadata
 
 meta = Table(
     "meta",
@@ -127,11 +100,11 @@ endpoints = Table(
     Column("created_at", Double, nullable=False),
     # A deleted endpoint keeps its row: its deliveries and attempts are history, and history stays readable.
     Column("deleted_at", Double),
-    CheckConstraint(_one_of("format", "event", "list", "standard"), name="format"),
-    CheckConstraint(_one_of("secret_mode", "plain", "hmac", "auto"), name="secret_mode"),
-    CheckConstraint(_one_of("learned_mode", "plain", "hmac"), name="learned_mode"),
-    CheckConstraint(_one_of("detail", "none", "safe", "full"), name="detail"),
-    CheckConstraint(_one_of("source", "environment", "api"), name="source"),
+    CheckConstraint(one_of("format", "event", "list", "standard"), name="format"),
+    CheckConstraint(one_of("secret_mode", "plain", "hmac", "auto"), name="secret_mode"),
+    CheckConstraint(one_of("learned_mode", "plain", "hmac"), name="learned_mode"),
+    CheckConstraint(one_of("detail", "none", "safe", "full"), name="detail"),
+    CheckConstraint(one_of("source", "environment", "api"), name="source"),
     CheckConstraint("concurrency BETWEEN 1 AND 1000", name="concurrency"),
     CheckConstraint("rate_limit > 0", name="rate_limit"),
 )
@@ -147,7 +120,7 @@ pending = Table(
     # Of the user (`event.shard_of`), where several workers share what is owed: on PostgreSQL. NULL on SQLite.
     Column("shard", SmallInteger),
     CheckConstraint("tries >= 0 AND attempts >= tries", name="tries"),
-    _endpoint_on_sqlite(),
+    endpoint_on_sqlite(),
     sqlite_with_rowid=False,
 )
 """What is still owed, and nothing else: it stays as small as the backlog, however long the history grows.
@@ -164,9 +137,9 @@ settled = Table(
     Column("tries", Integer, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("settled_at", Double, nullable=False),
-    CheckConstraint(_one_of("state", "delivered", "dead", "cancelled"), name="state"),
+    CheckConstraint(one_of("state", "delivered", "dead", "cancelled"), name="state"),
     CheckConstraint("tries >= 0 AND attempts >= tries", name="tries"),
-    _endpoint_on_sqlite(),
+    endpoint_on_sqlite(),
     # Few are anything but delivered, and those are what people look for.
     Index(
         "ix_settled_undelivered",
@@ -200,7 +173,7 @@ attempts = Table(
     # The head of a failure's answer.
     Column("head", Text),
     CheckConstraint("number >= 1", name="number"),
-    CheckConstraint(_one_of("schedule", "standard", "rejected", "outage", "split"), name="schedule"),
+    CheckConstraint(one_of("schedule", "standard", "rejected", "outage", "split"), name="schedule"),
     CheckConstraint("(status IS NULL) <> (error IS NULL)", name="status_or_error"),
     sqlite_with_rowid=False,
     postgresql_partition_by="RANGE (event_id)",
@@ -281,8 +254,8 @@ users = Table(
     Column("announced_days_left", Integer),
     # When time alone changes something next; NULL: never. What keeps the review's cost to those who cross something.
     Column("review_at", Double),
-    CheckConstraint(_one_of("status", "active", "disabled", "limited", "expired", "on_hold"), name="status"),
-    CheckConstraint(_one_of("data_limit_reset_strategy", "no_reset", "day", "week", "month", "year"), name="strategy"),
+    CheckConstraint(one_of("status", "active", "disabled", "limited", "expired", "on_hold"), name="status"),
+    CheckConstraint(one_of("data_limit_reset_strategy", "no_reset", "day", "week", "month", "year"), name="strategy"),
     CheckConstraint("data_limit > 0", name="data_limit"),
     CheckConstraint("expire > 0", name="expire"),
     Index("uq_users_username_key", "username_key", unique=True),
@@ -373,7 +346,7 @@ sources = Table(
     # Since when it cannot be followed, and why, in words.
     Column("failing_since", Double),
     Column("error", Text),
-    CheckConstraint(_one_of("kind", "marzban"), name="kind"),
+    CheckConstraint(one_of("kind", "marzban"), name="kind"),
     CheckConstraint("(token IS NULL) <> (password IS NULL)", name="login"),
     CheckConstraint("(failing_since IS NULL) = (error IS NULL)", name="error"),
     sqlite_autoincrement=True,
@@ -394,3 +367,17 @@ source_users = Table(
     sqlite_with_rowid=False,
 )
 """What each user of a followed panel was like, as far as events have told of it."""
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("session", Integer),
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("rate", Double, nullable=False),
+    Column("lag", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""How each process that delivers fares, as it says (`store/workers.py`). For people: nothing is decided by it."""

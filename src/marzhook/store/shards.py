@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from marzhook.errors import MarzhookError, OwnershipLostError, StartError
 from marzhook.event import SHARDS
-from marzhook.store.database import Horizon, ShardHolder, Transaction, Worker
+from marzhook.store.database import Horizon, ShardHolder, Transaction
 from marzhook.store.postgresql import (
     NAMED,
     SHARD,
@@ -31,6 +31,7 @@ from marzhook.store.postgresql import (
     name_lock,
     writer_engine,
 )
+from marzhook.store.workers import Worker
 
 _OURS: Final = (
     "l.locktype = 'advisory' AND l.objsubid = 2"
@@ -41,18 +42,20 @@ _TAKEN: Final = (
     f" OR (l.classid = {WANTED} AND l.pid <> pg_backend_pid()))"
 )
 _WORKERS: Final = f"""
-    SELECT a.pid, a.application_name, coalesce(host(a.client_addr), 'local'), a.backend_start,
-        array_agg(l.objid::integer ORDER BY l.objid) FILTER (WHERE l.classid = {SHARD})
+    SELECT a.application_name, coalesce(host(a.client_addr), 'local'), a.backend_start,
+        array_agg(l.objid::integer ORDER BY l.objid) FILTER (WHERE l.classid = {SHARD}), a.pid, a.state_change
     FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
     WHERE {_OURS} AND l.granted AND l.classid IN ({SHARD}, {WORKER})
-    GROUP BY 1, 2, 3, 4 ORDER BY a.backend_start, a.pid"""
+    GROUP BY 1, 2, 3, 5, 6 ORDER BY a.backend_start, a.pid"""
 
 
 def workers(database: PostgreSQLDatabase) -> list[Worker]:
     """Who sends just now, the eldest first."""
     with database.read() as conn:
         rows = conn.exec_driver_sql(_WORKERS)
-        return [Worker(name, address, since, tuple(shards or ())) for _, name, address, since, shards in rows]
+        return [
+            Worker(name, address, at, tuple(shards or ()), *session) for name, address, at, shards, *session in rows
+        ]
 
 
 class ShardSession(ShardHolder):
@@ -73,15 +76,15 @@ class ShardSession(ShardHolder):
         """Whose turn others are told that we want."""
         with database.explained():
             self._connection = database.connect_directly(application_name=told[:63])
-            [self._pid] = self._row("SELECT pg_backend_pid()")
-            if self._pid != self._connection.info.backend_pid:
+            [self.session] = self._row("SELECT pg_backend_pid()")
+            if self.session != self._connection.info.backend_pid:
                 self._connection.close()
                 raise StartError(
                     f"{database.name} is reached through a pooler, which cannot keep the locks of a worker;"
                     " set MARZHOOK_WORKER_DATABASE_URL to the server's own address"
                 )
             dropped_when_cut_off(self._connection)
-            self._row("SELECT pg_advisory_lock(%s, %s)", WORKER, self._pid)
+            self._row("SELECT pg_advisory_lock(%s, %s)", WORKER, self.session)
         self._engine = writer_engine(database, lambda: self._connection)
 
     def sweep(self) -> None:
@@ -92,7 +95,7 @@ class ShardSession(ShardHolder):
                 taken[kind].add(number)
             self.processes, self.wanted = len(taken[WORKER]), frozenset(taken[WANTED])
             # Everybody sees the same list, and finds himself in it.
-            self._fair = fair_share(sorted(taken[WORKER]).index(self._pid), len(taken[WORKER]))
+            self._fair = fair_share(sorted(taken[WORKER]).index(self.session), len(taken[WORKER]))
             for shard in sorted(set(range(SHARDS)) - taken[SHARD])[: max(0, self._fair - len(self.held))]:
                 # Somebody else may have been quicker.
                 if self._row("SELECT pg_try_advisory_lock(%s, %s)", SHARD, shard)[0]:
