@@ -100,10 +100,11 @@ class Copy:
         with self._target.read() as conn:
             at = json.loads(self._target.meta(conn, MOVING) or "{}")["at"].get(table.name)
         done = 0 if at is None else at["rows"]
+        after = None if at is None else [bytes.fromhex(v["hex"]) if isinstance(v, dict) else v for v in at["key"]]
         self._progress(done)
         columns = ", ".join(f'"{column.name}"' for column in table.c)
         with self._source.read() as conn:
-            for rows, last in self._batches(conn, table, None if at is None else at["key"]):
+            for rows, last in self._batches(conn, table, after):
                 done += len(rows)
                 with self._target.write() as tx:
                     driver: Any = tx.conn.connection.driver_connection
@@ -171,7 +172,8 @@ class Copy:
     def _remember(self, tx: Transaction, table: sa.Table, at: dict[str, Any]) -> None:
         mark = json.loads(self._target.meta(tx.conn, MOVING) or "{}")
         mark["at"][table.name] = at
-        self._target.set_meta(tx, MOVING, json.dumps(mark))
+        # JSON has no bytes, and some tables are keyed by a hash.
+        self._target.set_meta(tx, MOVING, json.dumps(mark, default=lambda value: {"hex": value.hex()}))
 
     def _facts(self) -> None:
         """Message ids go on as they were, tokens of admins stay valid, and no id is given twice."""
