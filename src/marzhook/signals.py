@@ -25,6 +25,8 @@ POINTS = frozenset(
         "migrate.before_commit",
         "copy.marked",
         "copy.batch",
+        "copy.facts",
+        "copy.compared",
         "copy.before_release",
         "prune.before_commit",
         "prune.after_commit",

@@ -72,6 +72,7 @@ class Copy:
         for table in TABLES:
             self._copy(table)
         self._facts()
+        signals.emit("copy.facts")
         counts = {table.name: self._compare(table) for table in TABLES}
         signals.emit("copy.before_release")
         with self._target.write() as tx:
@@ -212,6 +213,7 @@ class Copy:
                 f" {self._target.name}"
                 f"{', and other ones' if there[0] == here[0] else ''}; make an empty database and copy into that"
             )
+        signals.emit("copy.compared")
         return there[0]
 
     @staticmethod
