@@ -17,6 +17,7 @@ from marzhook.store import endpoints, history
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
 from marzhook.telemetry import Metrics
+from marzhook.transport.carriers import Carriers
 from marzhook.transport.http import HttpTransport
 
 CLOCK = SystemClock()
@@ -62,6 +63,7 @@ class House:
         rejected_policy: RetryPolicy | None = None,
         ca_file: str | None = None,
         shared: str = "",
+        transport: Carriers | None = None,
         **limits: float,
     ) -> Iterator[Dispatcher]:
         dispatcher = Dispatcher(
@@ -69,7 +71,7 @@ class House:
             self.outbox,
             self.clock,
             Metrics(),
-            transport=HttpTransport(self.clock, ca_file=ca_file),
+            transport=transport or HttpTransport(self.clock, ca_file=ca_file),
             limits=Limits(policy, rejected_policy or policy, **{"first_probe": 0.05, **limits}),
             shared=shared,
         )

@@ -92,10 +92,14 @@ def test_verifies_standard_webhooks_signature(tmp_path: Path) -> None:
 
 
 def test_fails_as_often_as_asked(tmp_path: Path) -> None:
-    """--fail 503:2 answers 503 to the first two requests and 200 from then on; one that comes again is marked."""
-    with Running(tmp_path, "listen", "--port", "0", "--fail", "503:2") as listener:
+    """--fail 503:2 answers 503 to the first two requests and 200 from then on; one that comes again is marked. Each answer
+    waits for --delay, and with --host others may reach it, too."""
+    options = ("--fail", "503:2", "--delay", "0.1", "--host", "0.0.0.0")
+    with Running(tmp_path, "listen", "--port", "0", *options) as listener:
         port = address_of(listener)
+        began = time.monotonic()
         assert [post(port, EVENT, webhook_id="msg_7") for _ in range(4)] == [503, 503, 200, 200]
+        assert time.monotonic() - began >= 0.4
         listener.line("answered 503")
         listener.line("answered 200 (again)")
 

@@ -165,11 +165,13 @@ def test_a_collector_in_trouble_holds_nobody_up(tmp_path: Path, receiver: Receiv
     with Hung() as hung, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = hung.url if how == "hung" else f"http://127.0.0.1:{closed.getsockname()[1]}"
-        with service(tmp_path, url, receiver) as one:
-            for _ in range(20):
+        small = {"MAX_QUEUE_SIZE": "300", "MAX_EXPORT_BATCH_SIZE": "100"}
+        values = {f"OTEL_{of}_{name}": value for of in ("BSP", "BLRP") for name, value in small.items()}
+        with service(tmp_path, url, receiver, **values) as one:
+            for _ in range(5):
                 events = [{"username": f"user{n}", "action": "user_updated"} for n in range(200)]
                 posted(one, "/api/v1/events", events)
-            receiver.wait(4000, timeout=60)
+            receiver.wait(1000, timeout=60)
             began = time.monotonic()
             assert one.stop() == 0
             assert time.monotonic() - began < 10

@@ -177,10 +177,14 @@ def test_a_service_that_is_killed_between_the_effect_and_its_settlement(url: str
         assert service.call("POST", "/api/v1/events", events)[0] == 202
         assert service.process.wait(30) == -signal.SIGKILL
     assert len(rows(url, "events", "id")) > 0
-    with Service(tmp_path, MARZHOOK_SQL_URL=url) as service:
+    told = tmp_path / "told"
+    with Service(tmp_path, MARZHOOK_SQL_URL=url, MARZHOOK_EXEC_COMMAND=f"/usr/bin/tee {told}") as service:
         until(lambda: service.call("GET", "/api/v1/deliveries?state=delivered&limit=100")[1]["deliveries"][39:])
+        # The settings' command, of which all else is in test_commands.py.
+        assert service.call("POST", "/api/v1/events", {"username": "user3", "action": "user_deleted"})[0] == 202
+        until(lambda: told.exists() and "user_deleted" in told.read_text())
+        until(lambda: len(rows(url, "events", "id")) == 41)
         assert service.stop() == 0
-    assert len(rows(url, "events", "id")) == 40
     newest = {name: number for number, name in enumerate(names)}
     assert {one["username"]: one["used_traffic"] for one in rows(url, "users", "username")} == newest
 
