@@ -33,6 +33,7 @@ def eventful(folder: Path) -> Iterator[Eventful]:
         "MARZHOOK_REJECTED_SCHEDULE": "1",
         "MARZHOOK_ALLOW_ADDRESSES": "127.0.0.0/8",
         "MARZHOOK_ENDPOINT_CONCURRENCY": "1",
+        "MARZHOOK_API_KINDS": "alert,sql,exec",
     }
     with Receiver() as well, Receiver() as choosy, Receiver() as ill, Service(folder, **settings) as service:
         ids = {
@@ -59,13 +60,22 @@ def eventful(folder: Path) -> Iterator[Eventful]:
             {"kind": "discord", "url": "https://discord.com/api/webhooks/1/x", "name": "دیسکورد فروشگاه"},
         )["id"]  # fmt: skip
         calls(service, "POST", f"/api/v1/endpoints/{paused}/disable")
+        others = [
+            calls(service, "POST", "/api/v1/endpoints", {"kind": kind, "url": url, "enabled": False, "options": options})["id"]
+            for kind, url, options in (
+                ("telegram", "123456:" + "A" * 35, {"chat": -1001234567890, "chats": {"shop1": 5}, "language": "fa"}),
+                ("alert", "mailto://user:word@mail.example", {"timezone": "Asia/Tehran"}),
+                ("sql", "sqlite:////srv/users.db", {"prefix": "m_"}),
+            )
+        ]  # fmt: skip
         calls(service, "POST", "/api/v1/events", _event("waits_for_the_paused"))
         events = {one["username"]: one["id"] for one in calls(service, "GET", "/api/v1/events?limit=100")["events"]}
         yield Eventful(
             service,
             [
                 "/", "/endpoints", f"/endpoints/{shop}", f"/endpoints/{bot}", f"/endpoints/{paused}",
-                f"/endpoints/{choosy_id}/edit", "/endpoints/new", "/events", f"/events?username={quote(EVIL)}&state=pending",
+                f"/endpoints/{choosy_id}/edit", "/endpoints/new", *(f"/endpoints/{other}/edit" for other in others),
+                "/events", f"/events?username={quote(EVIL)}&state=pending",
                 f"/events/{events[EVIL]}", f"/events/{events['refused_one']}", f"/events/{events[LONG]}",
                 "/dead", "/dead?count=yes", "/users", "/users/new", "/user/alice", "/user/alice/edit", "/user/carol",
                 "/inbox", "/settings", "/events/999999", "/docs",

@@ -37,6 +37,7 @@ def paths(browser: Browser) -> list[str]:
     """A panel in which much has happened; every page of it."""
     api = browser.api
     endpoint = api.endpoint(name="shop", secret="very-secret-word")
+    evil = api.endpoint(name=EVIL + TURNED, enabled=False)
     events = [
         api.publish(username=name, user={"note": EVIL}, by={"username": EVIL}) for name in (EVIL, TURNED, "carol")
     ]
@@ -47,6 +48,7 @@ def paths(browser: Browser) -> list[str]:
     api.clock.advance(60)
     return [
         "/", "/endpoints", f"/endpoints/{endpoint}", f"/endpoints/{endpoint}/edit", "/endpoints/new", "/events",
+        f"/endpoints/{evil}", f"/endpoints/{evil}/edit",
         f"/events?username={EVIL}&state=dead&action={EVIL}", *(f"/events/{event}" for event in events), "/dead?count=yes",
         f"/dead?username={EVIL}", "/users", "/users/new", "/user/alice", "/user/alice/edit", "/inbox", "/settings",
     ]  # fmt: skip

@@ -79,7 +79,13 @@ class OutcomeUnknownError(StoreBusyError):
 
 
 class InvalidError(MarzhookError):
+    """`field`: the one that is wrong, as a form calls it; empty where the code says enough."""
+
     code = "invalid"
+
+    def __init__(self, message: str, *, code: str | None = None, field: str = "") -> None:
+        super().__init__(message, code=code)
+        self.field = field
 
 
 class InvalidUserError(InvalidError):

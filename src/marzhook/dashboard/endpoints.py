@@ -33,6 +33,8 @@ from marzhook.store.outbox import DeliveryFilter
 
 pages = Pages()
 
+HIDDEN = (*SECRET_URLS, "discord", "telegram")
+"""Kinds whose address is a password: a form does not show it, and leaves it as it is where none is written."""
 SHOWN = 20
 """An endpoint's newest deliveries on its page."""
 
@@ -86,7 +88,7 @@ def change(visit: Visit) -> Response:
     endpoint = _get(visit)
     try:
         values = _values(visit, endpoint)
-        if visit.given("url") or endpoint.kind not in SECRET_URLS:
+        if visit.given("url") or endpoint.kind not in HIDDEN:
             values["url"] = visit.given("url")
         operations.change_endpoint(visit.services, endpoint.id, values)
     except (InvalidError, ForbiddenError) as error:
@@ -182,8 +184,10 @@ def _form(
         "endpoint_form.html",
         http_status(error) if error else 200,
         endpoint=endpoint,
+        hidden=HIDDEN,
         fields=fields,
         problem=visit.problem(error) if error else None,
+        wrong=options.place(kind, error) if error else "",
         kinds=[kind for kind in KINDS if kind not in LOCAL_KINDS or kind in visit.services.settings.api_kinds],
         formats=FORMATS,
         secret_modes=SECRET_MODES,
@@ -208,7 +212,7 @@ def _blank(visit: Visit) -> dict[str, Any]:
 
 def _fields_of(endpoint: Endpoint) -> dict[str, Any]:
     return {
-        "kind": endpoint.kind, "url": "" if endpoint.kind in SECRET_URLS else endpoint.url,
+        "kind": endpoint.kind, "url": "" if endpoint.kind in HIDDEN else endpoint.url,
         "name": endpoint.name, "format": endpoint.format,
         "secret_mode": endpoint.secret_mode, "signatures": endpoint.signatures, "detail": endpoint.detail,
         "all_actions": endpoint.actions is None,
@@ -242,12 +246,12 @@ def _as_written(visit: Visit) -> dict[str, Any]:
 def _values(visit: Visit, endpoint: Endpoint | None) -> dict[str, Any]:
     """The form as columns. Raises InvalidError."""
     fields = _as_written(visit)
-    concurrency = number(fields["concurrency"], least=1)
+    concurrency = number(fields["concurrency"], least=1, field="concurrency")
     if concurrency is not None and (concurrency > 1000 or concurrency % 1):
-        raise InvalidError("expected a whole number from 1 to 1000", code="invalid_number")
-    rate = number(fields["rate_limit"])
+        raise InvalidError("expected a whole number from 1 to 1000", code="invalid_number", field="concurrency")
+    rate = number(fields["rate_limit"], field="rate_limit")
     if rate is not None and not 0 < rate <= 100_000:
-        raise InvalidError("expected more than 0, and at most 100000", code="invalid_number")
+        raise InvalidError("expected more than 0, and at most 100000", code="invalid_number", field="rate_limit")
     values = {
         "name": fields["name"] or None,
         "format": fields["format"] or None,
@@ -299,7 +303,7 @@ def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
             id=0,
             name="",
             kind=kind if kind in KINDS else "webhook",
-            url=fields["url"] or "https://…",
+            url=fields["url"] or ("…" if kind in LOCAL_KINDS else "https://…"),
             format=fields["format"] if fields["format"] in FORMATS else "event",
             secret="…" if fields["has_secret"] else None,
             secret_mode=fields["secret_mode"] if fields["secret_mode"] in SECRET_MODES else "auto",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from marzhook.errors import InvalidError
+from marzhook.errors import InvalidError, MarzhookError
 
 FIELDS: Final = {
     "telegram": ("chat", "chats", "language", "timezone", "message"),
@@ -14,6 +14,19 @@ FIELDS: Final = {
 }
 """By kind, in the order of the form; a kind that is missing has none."""
 NAMES: Final = tuple(dict.fromkeys(name for fields in FIELDS.values() for name in fields))
+
+PLACES: Final = {
+    "invalid_url": "url",
+    "program_not_allowed": "url",
+    "kind_not_allowed": "kind",
+    "invalid_name": "name",
+    "invalid_secret": "secret",
+    "invalid_action": "actions",
+    "invalid_admins": "admins",
+    "invalid_usernames": "usernames",
+    "invalid_condition": "condition",
+}
+"""The field that an error's code is about."""
 
 
 def written(options: Mapping[str, Any]) -> dict[str, str]:
@@ -41,6 +54,15 @@ def read(kind: str, given: Callable[[str], str], before: Mapping[str, Any]) -> d
     return {name: value for name, value in options.items() if value not in (None, {})}
 
 
+def place(kind: str, error: MarzhookError) -> str:
+    """The field beside which the form of this kind says what is wrong; empty: above them all."""
+    if isinstance(error, InvalidError) and error.field:
+        return error.field
+    if error.code == "invalid_template":
+        return "template" if kind == "webhook" else "message"
+    return PLACES.get(error.code, "")
+
+
 def _chats(text: str) -> dict[str, str]:
     chats = {}
     for line in text.splitlines():
@@ -48,6 +70,6 @@ def _chats(text: str) -> dict[str, str]:
         if not line.strip():
             continue
         if not equals or not admin.strip():
-            raise InvalidError("expected one line for each admin: name=chat", code="invalid_options")
+            raise InvalidError("expected one line for each admin: name=chat", code="invalid_options", field="chats")
         chats[admin.strip()] = chat.strip()
     return chats

@@ -13,7 +13,7 @@ from marzhook.dashboard.visit import Visit
 from marzhook.delivery import Delivery
 from marzhook.destinations.kinds import destination
 from marzhook.endpoint import Endpoint, masked_url
-from marzhook.errors import RenderError
+from marzhook.errors import InvalidError, RenderError
 from marzhook.event import Event, detail_json
 from marzhook.request import Job
 from marzhook.signing import new_private_key, new_secret
@@ -61,27 +61,31 @@ def preview(
     now = at or visit.services.clock.now()
     with visit.services.database.read() as conn:
         instance = visit.services.database.meta(conn, "instance") or ""
-    target = destination(masked, instance=instance)
     try:
+        target = destination(masked, instance=instance)
         item, request = target.made(Delivery(endpoint.id, event, tries), now)
-    except RenderError as error:
-        return Shown(problem=visit.problem(error))
+    except (RenderError, InvalidError) as error:
+        # An address that is half typed is not the template's fault.
+        told = error.__cause__ if isinstance(error.__cause__, InvalidError) else error
+        return Shown(problem=visit.problem(told))
     if isinstance(request, Job):
-        return Shown(masked_url(endpoint.url), body=item)
+        return Shown(_masked(endpoint.url, web=False), body=item)
     if text := event.traceparent:
         own = trace_context.span_id(text, endpoint.id, event.id, number) if visit.services.spans else ""
         request = request._replace(lines=(*request.lines, *trace_context.lines(text, own)))
     headers = tuple((name, MASKED if name in SECRET_HEADERS else value) for name, value in request.headers)
-    url = _masked(endpoint.url)
+    url = _masked(endpoint.url, web=True)
     body = request.body.decode()
     return Shown(f"POST {url}", headers, body, _curl(url, headers, body))
 
 
-def _masked(url: str) -> str:
+def _masked(url: str, *, web: bool) -> str:
+    """The address as people may see it; an ellipsis while it is half typed."""
+    unknown = "https://…" if web else "…"
     try:
-        return masked_url(url) if urlsplit(url).hostname else "https://…"
+        return masked_url(url) if not web or urlsplit(url).hostname else unknown
     except ValueError:
-        return "https://…"
+        return unknown
 
 
 def _curl(url: str, headers: tuple[tuple[str, str], ...], body: str) -> str:

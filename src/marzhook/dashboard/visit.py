@@ -238,8 +238,9 @@ def not_there(site: Site, request: Request, status: int) -> Response:
 # -- reading fields
 
 
-def number(text: str, *, least: float = 0) -> float | None:
-    """A decimal number, in any script's digits, with a point or a comma; None: nothing was written. Raises InvalidError."""
+def number(text: str, *, least: float = 0, field: str = "") -> float | None:
+    """A decimal number, in any script's digits, with a point or a comma; None: nothing was written. Raises InvalidError,
+    which names the `field`."""
     if not text:
         return None
     try:
@@ -247,7 +248,9 @@ def number(text: str, *, least: float = 0) -> float | None:
     except ValueError:
         value = float("nan")
     if not least <= value < float("inf"):
-        raise errors.InvalidError(f"{ascii(text)[:40]} is not a number of {least:g} or more", code="invalid_number")
+        raise errors.InvalidError(
+            f"{ascii(text)[:40]} is not a number of {least:g} or more", code="invalid_number", field=field
+        )
     return value
 
 

@@ -146,6 +146,7 @@ def checked(
             raise InvalidError(
                 f"timezone {ascii(found['timezone'])[:60]} is not one; write it like Asia/Tehran or UTC",
                 code="invalid_options",
+                field="timezone",
             ) from None
     templates = found.get("templates", {})
     if not isinstance(templates, dict) or len(templates) > 64:

@@ -47,7 +47,9 @@ class Sql(Destination):
         prefix = options.get("prefix") or ""
         if not isinstance(prefix, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,30}|", prefix):
             raise InvalidError(
-                "prefix begins with a letter: a-z, 0-9 and _, at most 31 of them", code="invalid_options"
+                "prefix begins with a letter: a-z, 0-9 and _, at most 31 of them",
+                code="invalid_options",
+                field="prefix",
             )
         return {"prefix": prefix} if prefix else {}
 

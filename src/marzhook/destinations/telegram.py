@@ -69,13 +69,13 @@ class Telegram(Destination):
     @classmethod
     def checked_options(cls, options: Mapping[str, JSON]) -> dict[str, JSON]:
         only(options, ("chat", "chats", *messages.OPTIONS))
-        found: dict[str, JSON] = {"chat": _checked_chat(options.get("chat"))}
+        found: dict[str, JSON] = {"chat": _checked_chat(options.get("chat"), "chat")}
         chats = options.get("chats") or {}
         if not isinstance(chats, dict) or len(chats) > 1000:
-            raise InvalidError("chats maps admins' names to chats", code="invalid_options")
+            raise InvalidError("chats maps admins' names to chats", code="invalid_options", field="chats")
         if chats:
             found["chats"] = {
-                str(admin): OWN_CHAT if (admin, chat) == (EACH, OWN_CHAT) else _checked_chat(chat)
+                str(admin): OWN_CHAT if (admin, chat) == (EACH, OWN_CHAT) else _checked_chat(chat, "chats")
                 for admin, chat in chats.items()
             }
         return found | messages.checked(options, written=escape, proof=check_markup)
@@ -149,12 +149,13 @@ def escape(value: object) -> str:
     return html.escape(visible(value))
 
 
-def _checked_chat(chat: JSON) -> int | str:
+def _checked_chat(chat: JSON, field: str) -> int | str:
     text = str(chat).strip() if isinstance(chat, int | str) and not isinstance(chat, bool) else ""
     if not _CHAT.fullmatch(text):
         raise InvalidError(
             "a chat is a number (of a person, or below 0: of a group or channel), or @name of a public channel",
             code="invalid_options",
+            field=field,
         )
     return text if text.startswith("@") else int(text)
 

@@ -1,0 +1,194 @@
+"""Endpoints on the dashboard: their forms of each kind, what is wrong at its place, and the request in sight."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from marzhook.endpoint import KINDS
+from marzhook.store import endpoints
+
+if TYPE_CHECKING:
+    from dashboard_client import Browser
+
+pytest_plugins = ["api_client", "dashboard_client"]
+
+BOT = {"kind": "telegram", "url": "123456:" + "A" * 35, "chat": "-1001234567890"}
+
+
+def test_an_endpoint_is_made_changed_paused_and_deleted(browser: Browser) -> None:
+    """Its whole life, over forms alone; the signing secret is shown once."""
+    fields = {
+        "kind": "webhook", "url": "https://shop.example/hook", "name": "shop", "format": "list", "secret": "s3cret",
+        "secret_mode": "hmac", "detail": "none", "which": "some", "actions": ["user_created", "user_deleted"],
+        "ordered": "yes", "concurrency": "8", "rate_limit": "2,5",
+    }  # fmt: skip
+    made = browser.post("/endpoints/new", fields, on="/endpoints/new")
+    secret = re.search(r"whsec_[\w+/=]+", made.text)
+    assert secret
+    with browser.services.database.read() as conn:
+        [endpoint] = endpoints.all_endpoints(conn)
+    assert endpoint.signing_secret == secret[0]
+    assert (endpoint.format, endpoint.secret, endpoint.secret_mode) == ("list", "s3cret", "hmac")
+    assert endpoint.actions == {"user_created", "user_deleted"}
+    assert (endpoint.ordered, endpoint.concurrency, endpoint.rate_limit) == (True, 8, 2.5)
+    path = f"/endpoints/{endpoint.id}"
+    assert "whsec_" not in browser.page(path)
+
+    form = browser.page(f"{path}/edit")
+    assert "s3cret" not in form
+    changed = fields | {"secret": "", "keep_secret": "yes", "which": "all", "name": "Лавка", "rate_limit": "۳٫۵"}
+    assert browser.post(f"{path}/edit", changed).headers["location"] == path
+    with browser.services.database.read() as conn:
+        after = endpoints.get(conn, endpoint.id)
+    assert (after.secret, after.actions, after.name, after.rate_limit) == ("s3cret", None, "Лавка", 3.5)
+
+    browser.post(f"{path}/pause")
+    assert "paused; what happens meanwhile is kept for it" in browser.page(path)
+    assert browser.post(f"{path}/test").status_code == 409
+    browser.post(f"{path}/resume")
+    assert browser.post(f"{path}/test").headers["location"] == "/events/1"
+    assert "Test event" in browser.page("/events/1")
+
+    rotated = browser.post(f"{path}/rotate")
+    assert secret[0] not in rotated.text
+    assert "whsec_" in rotated.text
+    assert browser.post(f"{path}/delete").headers["location"] == "/endpoints"
+    assert browser.get(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field", "said"),
+    [
+        ({"url": "ftp://shop.example/"}, "url", "it must start with http:// or https://"),
+        ({"which": "some"}, "actions", "Choose at least one action"),
+        ({"concurrency": "many"}, "concurrency", "A number is expected here."),
+        ({"concurrency": "1.5"}, "concurrency", "whole number from 1 to 1000"),
+        ({"rate_limit": "0"}, "rate_limit", "more than 0"),
+        ({"secret": "geheim ü"}, "secret", "This secret cannot be used"),
+        ({"admins": "x" * 200}, "admins", "These names of admins cannot be used."),
+        ({"usernames": "vip_*, !"}, "usernames", "These patterns of names cannot be used."),
+        ({"condition": 'user.status == "active"'}, "condition", "write a text as 'active'"),
+        ({"template": "{\r\n{{ 1 + }}\r\n}"}, "template", "template, line 2: unexpected"),
+        ({"kind": "telegram"}, "url", "the address of a Telegram bot is its token"),
+        (BOT | {"chat": ""}, "chat", "a chat is a number"),
+        (BOT | {"chats": "shop1"}, "chats", "one line for each admin"),
+        (BOT | {"chats": "shop1=everybody"}, "chats", "a chat is a number"),
+        (BOT | {"timezone": "Tehran"}, "timezone", "write it like Asia/Tehran"),
+        (BOT | {"message": "<b>{username}"}, "message", "<b> is not closed"),
+        ({"kind": "alert", "url": "nowhere"}, "url", "expected Apprise's URL"),
+        ({"kind": "sql", "url": "here"}, "url", "expected a database's URL"),
+        ({"kind": "sql", "url": "sqlite:////srv/users.db", "prefix": "1 "}, "prefix", "prefix begins with a letter"),
+        ({"kind": "exec", "url": "told"}, "url", "a program's whole path"),
+        ({"kind": "exec", "url": "exec:/bin/told"}, "kind", "Endpoints of this kind are made by who runs Marzhook"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_told_at_its_place_and_the_rest_is_kept(
+    browser: Browser, wrong: dict[str, str], field: str, said: str
+) -> None:
+    """The page opens at that field, which refers to what is said. Nothing has to be typed twice, but the secret."""
+    fields = {"kind": "webhook", "url": "https://a.example/", "name": "kept", "secret": "hidden-word"} | wrong
+    got = browser.post("/endpoints/new", fields, on="/endpoints/new")
+    assert got.status_code == 422 if field != "kind" else 403
+    [told] = re.findall(r'<small class="wrong" id="wrong" role="alert">(.*?)</small>', got.text)
+    assert said in html.unescape(told)
+    if field not in ("kind", "actions"):
+        [marked] = re.findall(r"<(?:input|textarea) [^>]*aria-invalid[^>]*>", got.text)
+        assert f'name="{field}"' in marked
+        assert 'aria-describedby="wrong" autofocus' in marked
+    assert 'value="kept"' in got.text
+    assert "hidden-word" not in got.text
+
+
+def test_a_filter_and_a_template_are_written_into_the_form(browser: Browser) -> None:
+    """They are kept as they were written, shown again, and taken away where their field is emptied."""
+    fields = {
+        "kind": "webhook", "url": "https://shop.example/hook", "name": "shop", "admins": "alice, bob",
+        "usernames": "vip_*,!vip_2", "condition": " user.status == 'active' ", "template": '{\r\n"who": "{{ username }}"}',
+    }  # fmt: skip
+    assert browser.post("/endpoints/new", fields, on="/endpoints/new").status_code == 200
+    with browser.services.database.read() as conn:
+        [endpoint] = endpoints.all_endpoints(conn)
+    assert (endpoint.admins, endpoint.usernames) == ({"alice", "bob"}, ("vip_*", "!vip_2"))
+    assert (endpoint.condition, endpoint.template) == ("user.status == 'active'", '{\n"who": "{{ username }}"}')
+    path = f"/endpoints/{endpoint.id}"
+    page = html.unescape(browser.page(path))
+    for shown in ("alice", "!vip_2", "user.status == 'active'", '"who": "marzban_test_user"'):
+        assert shown in page
+    form = html.unescape(browser.page(f"{path}/edit"))
+    for written in ('value="alice, bob"', 'value="vip_*, !vip_2"', '"who": "{{ username }}"}</textarea>'):
+        assert written in form
+
+    emptied = fields | dict.fromkeys(["admins", "usernames", "condition", "template"], "")
+    assert browser.post(f"{path}/edit", emptied).headers["location"] == path
+    with browser.services.database.read() as conn:
+        after = endpoints.get(conn, endpoint.id)
+    assert (after.admins, after.usernames, after.condition, after.template) == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"template": '{"who": "{{ username }}"}'}, '{"who": "marzban_test_user"}'),
+        ({"template": "{{ 1 + "}, "This template cannot be used."),
+        ({"template": "{{ username }}"}, "The template makes no JSON of this event."),
+        ({"template": "\n{{ username + 1 }}"}, "line 1: + wants two numbers"),
+        ({"condition": "user.status == "}, "Incomplete expression"),
+        ({"admins": "x" * 200}, "These names of admins cannot be used."),
+    ],
+)
+def test_the_preview_keeps_up_with_the_template(browser: Browser, written: dict[str, str], said: str) -> None:
+    """It shows the body that is made, or in words why there is none."""
+    fields = {"kind": "webhook", "url": "https://shop.example/hook", "name": "", **written}
+    assert said in html.unescape(browser.post("/endpoints/preview", fields, on="/endpoints/new").text)
+
+
+def test_an_endpoint_of_the_settings_is_not_changed_here(browser: Browser) -> None:
+    """They would say something else at the next start."""
+    with browser.services.database.write() as tx:
+        now = browser.api.clock.now()
+        made = endpoints.create(tx, now=now, kind="webhook", url="http://127.0.0.1:1/", source="environment")
+    path = f"/endpoints/{made.id}"
+    assert f'href="{path}/edit"' not in browser.page(path)
+    for step in ("edit", "delete"):
+        got = browser.post(f"{path}/{step}", {"url": "https://a.example/"})
+        assert got.status_code == 409
+        assert "comes from the settings" in got.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_form_shows_the_request_that_will_be_sent(browser: Browser, kind: str) -> None:
+    """What is chosen is seen before it is saved, also while an address is half typed."""
+    fields = {"kind": kind, "url": "https://sh", "format": "standard", "detail": "safe", "secret": "s3cret"}
+    got = browser.post("/endpoints/preview", fields, on="/endpoints/new")
+    assert got.status_code == 200
+    assert "s3cret" not in got.text
+    assert ('"type": "user_updated"' in html.unescape(got.text)) == (kind == "webhook")
+    for broken in ("", "http://[", "https://user:pass@host/secret/path"):
+        got = browser.post("/endpoints/preview", fields | {"url": broken}, on="/endpoints/new")
+        assert got.status_code == 200
+        assert "user:pass" not in got.text
+        assert "secret/path" not in got.text
+
+
+def test_an_endpoint_is_shown_with_what_its_kind_knows(browser: Browser) -> None:
+    """A bot's page names its chat, and says nothing of formats and secrets, which it has not."""
+    fields = BOT | {"name": "bot", "language": "fa", "timezone": "Asia/Tehran", "message": "{username}"}
+    assert browser.post("/endpoints/new", fields, on="/endpoints/new").status_code == 200
+    page = browser.page("/endpoints/1")
+    for shown in ("<dd>Telegram</dd>", ">-1001234567890<", ">Asia/Tehran<"):
+        assert shown in page
+    assert "<dt>Format</dt>" not in page
+    assert "AAAA" not in page
+    form = browser.page("/endpoints/1/edit")
+    assert 'value="-1001234567890"' in form
+    assert "{username}</textarea>" in form
+    assert 'name="format"' not in form
+    assert "AAAA" not in form
+    browser.post("/endpoints/1/edit", fields | {"url": "", "chat": "@channel"})
+    with browser.services.database.read() as conn:
+        after = endpoints.get(conn, 1)
+    assert (after.url[-4:], after.options["chat"]) == ("AAAA", "@channel")
