@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,7 +37,8 @@ def world(database: Database, clock: FakeClock) -> World:
 
 def partitioned(world: World) -> World:
     parts = Partitions(world.database, least=LEAST, small=SMALL)
-    world.retention = Retention(world.database, AGES, monotonic=world.clock.monotonic, partitions=parts)
+    # By the real clock, so that one sees which rows went one by one: those steps held writers up.
+    world.retention = Retention(world.database, AGES, partitions=parts)
     return world
 
 
@@ -105,6 +106,25 @@ def test_what_is_too_old_goes_as_a_table(world: World) -> None:
     assert deleted["deliveries"] < 1000 < 3000 - deleted["deliveries"]
     assert world.counts() == [0, 0, 0]
     assert len(found(world)) < many
+    world.check()
+
+
+def test_what_was_settled_late_goes_as_a_table_too(world: World) -> None:
+    """Behind a backlog of two days a partition is too old before most of its rows are: it waits, and is dropped then."""
+    world.prune()
+    backlog = deque([world.publish(150), world.publish(150)])
+    by_row, in_all = Counter[str](), Counter[str]()
+    for _ in range(40):
+        world.clock.advance(DAY)
+        backlog.append(world.publish(150))
+        ids = backlog.popleft()
+        for endpoint in (world.one, world.two):
+            world.settle(endpoint, DELIVERED, ids)
+        for step in world.prune():
+            in_all.update(step.removed)
+            by_row.update(step.removed if step.held else {})
+    # What was still young when its partition went.
+    assert by_row["deliveries"] * partitions.FEW < in_all["deliveries"]
     world.check()
 
 

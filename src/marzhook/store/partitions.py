@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -106,8 +106,6 @@ class Partitions:
     def __init__(self, database: Database, *, least: int = LEAST, small: int = SMALL) -> None:
         self._database = database
         self._least, self._small = least, small
-        self._put_off: set[int] = set()
-        """Those that the last `drop` would have dropped, had others not been in its way."""
 
     def all(self) -> list[Partition]:
         """The oldest first. Together they hold every id there can be."""
@@ -170,7 +168,6 @@ class Partitions:
         """Drop the large ones of which nearly all is too old; yields the rows that went with each, by what they are."""
         ages = {"before": settled_before.timestamp(), "dead": dead_before.timestamp()}
         passed: set[int] = set()
-        self._put_off = set()
         while True:
             found = self.all()
             old = (i for i, one in enumerate(found) if one.number not in passed and self._is_old(one, settled_before))
@@ -182,7 +179,6 @@ class Partitions:
                 removed = self._drop(found[max(0, place - 1) : place + 1], ages)
             except StoreBusyError as error:
                 log.info("an old partition is dropped later: %s", error)
-                self._put_off.add(found[place].number)
                 continue
             if removed is not None:
                 yield removed
@@ -206,15 +202,20 @@ class Partitions:
             return None
         return {what: max(0, b - a) for what, b, a in zip(("deliveries", "attempts"), before, left, strict=True)}
 
-    def by_row(self, now: datetime, age: timedelta, last: int) -> list[Stretch]:
-        """What is pruned by the row, of all ids up to `last`: what `drop` left, and what is late because it waits for that."""
-        before = now - age
+    def by_row(self, before: datetime, age: timedelta, last: Callable[[datetime], int]) -> list[Stretch]:
+        """What is pruned by the row: what is small, and what is late because it waited for `drop`.
+
+        Also what that has left waits: most of it was settled late (a backlog), or somebody was in the way, and in a day or
+        two it goes as a whole. `last`: the last id that was published before a time; nothing behind it is looked at.
+        """
+        late = before - age / LATE
+        lasts = {until: last(until) for until in (before, late)}
         found = []
         for one in self.all():
-            waits = one.number in self._put_off or (one.size > self._small and not self._is_old(one, before))
-            low, high = max(1, one.bounds["low"]), min(last, one.bounds["high"] - 1)
+            until = late if one.size > self._small else before
+            low, high = max(1, one.bounds["low"]), min(lasts[until], one.bounds["high"] - 1)
             if low <= high:
-                found.append(Stretch(low, high, before - age / LATE if waits else before))
+                found.append(Stretch(low, high, until))
         return found
 
     def _is_old(self, one: Partition, settled_before: datetime) -> bool:

@@ -236,10 +236,9 @@ class Retention:
 
     def _stretches(self, now: datetime) -> list[Stretch]:
         before = now - self._ages.settled
-        last = self._last(before)
         if self._partitions is None:
-            return [Stretch(1, last, before)]
-        return self._partitions.by_row(now, self._ages.settled, last)
+            return [Stretch(1, self._last(before), before)]
+        return self._partitions.by_row(before, self._ages.settled, self._last)
 
     def _last(self, before: datetime) -> int:
         """What was settled before then was published before then."""
