@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src"
-HEAVY = {"asyncio", "concurrent", "cryptography", "email", "http", "selectors", "socket", "sqlite3", "ssl", "urllib"}
+HEAVY = {
+    "asyncio", "concurrent", "cryptography", "email", "http", "random", "selectors", "socket", "sqlite3", "ssl", "urllib",
+}  # fmt: skip
 
 
 def bare(code: str) -> str:
