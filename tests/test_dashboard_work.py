@@ -102,6 +102,10 @@ def test_a_try_shows_where_its_time_went_and_the_head_of_the_answer(browser: Bro
     assert '"tries": 1}' in second
     assert f"webhook-timestamp: {int(now.timestamp())}" in second
     assert "The connection stood already." in second
+    # Each try's request can be copied by itself.
+    for number, told in enumerate((first, second)):
+        command = told.partition(f'id="curl-{endpoint}-{number + 1}"')[2].partition("</pre>")[0]
+        assert f'"tries": {number}}}' in command
     assert "s3cret" not in page
     assert "letmein" not in page
     shown = browser.api.get(f"/api/v1/deliveries/{endpoint}/{event}").json()["attempt_log"]
