@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, Protocol
 
 from marzhook.clock import Clock
@@ -309,10 +310,9 @@ def replay(services: Services, which: DeliveryFilter) -> Iterator[int]:
     if which.endpoint_id is not None:
         with services.database.read() as conn:
             endpoints.get(conn, which.endpoint_id)
-    began = services.clock.now()
+    again = partial(services.outbox.replay, which=which, settled_before=services.clock.now(), limit=REPLAY_CHUNK)
     while True:
-        with services.database.write() as tx:
-            count = services.outbox.replay(tx, which, settled_before=began, limit=REPLAY_CHUNK)
+        count = services.database.transact(again)
         yield count
         if count < REPLAY_CHUNK:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -71,13 +72,12 @@ def _replayed(o: Opened, which: DeliveryFilter, matched: int) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    began, replayed = o.clock.now(), 0
+    replayed, again = 0, partial(o.outbox.replay, which=which, settled_before=o.clock.now(), limit=CHUNK)
     columns = (TextColumn("Replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("replay", total=matched)
         while True:
-            with o.database.write() as tx:
-                count = o.outbox.replay(tx, which, settled_before=began, limit=CHUNK)
+            count = o.database.transact(again)
             replayed += count
             progress.update(task, completed=replayed, total=max(matched, replayed))
             if count < CHUNK:

@@ -128,13 +128,16 @@ class Registry:
     def delete_expired(self, after: datetime | None, before: datetime | None, by: Admin | None) -> Sequence[str]:
         """Delete them; return their names."""
         span = self._span(after, before, by)
-        names = []
+
+        def work(tx: Transaction) -> list[str]:
+            gone = [users.read_identity(row) for row in users.ended_held(tx, CHUNK, **span)]
+            self._changes.record(tx, [(user, None) for user in gone], now=self._clock.now(), by=by)
+            return [user.username for user in gone]
+
+        names: list[str] = []
         while True:
-            with self._database.write() as tx:
-                rows = users.ended_held(tx, CHUNK, **span)
-                gone = [users.read_identity(row) for row in rows]
-                self._changes.record(tx, [(user, None) for user in gone], now=self._clock.now(), by=by)
-            names += [user.username for user in gone]
+            gone = self._database.transact(work)
+            names += gone
             if len(gone) < CHUNK:
                 return names
 
@@ -173,8 +176,7 @@ class Registry:
         if tx is not None:
             found = self._charge(tx, amounts)
         else:
-            with self._database.write() as own:
-                found = self._charge(own, amounts)
+            found = self._database.transact(lambda own: self._charge(own, amounts))
         return [name for key, name in spelt.items() if key not in found] if len(found) < len(spelt) else []
 
     def _charge(self, tx: Transaction, amounts: Mapping[str, int]) -> Collection[str]:
@@ -241,13 +243,16 @@ class Registry:
         step: Callable[[User, datetime], User],
         by: Admin | None,
     ) -> int:
+        def work(last_id: int, tx: Transaction) -> tuple[Sequence[Row], int]:
+            rows = rows_after(tx, last_id, CHUNK)
+            now = self._clock.now()
+            return rows, self._changes.record_each(tx, rows, partial(self._step, step, now), now=now, by=by)
+
         done = last_id = 0
         while True:
-            with self._database.write() as tx:
-                rows = rows_after(tx, last_id, CHUNK)
-                now = self._clock.now()
-                taken = partial(self._step, step, now)
-                done += self._changes.record_each(tx, rows, taken, now=now, by=by)
+            # Each chunk anew where the database took it back: those before it are done, and stay so.
+            rows, changed = self._database.transact(partial(work, last_id))
+            done += changed
             if len(rows) < CHUNK:
                 return done
             last_id = rows[-1]["id"]

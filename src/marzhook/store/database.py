@@ -53,8 +53,9 @@ class Transaction:
         try:
             yield part
         except BaseException:
-            driver.execute(self.conn, "ROLLBACK TO part")
-            driver.execute(self.conn, "RELEASE part")
+            if not self.conn.invalidated:  # else the session is gone, and all of the transaction with it
+                driver.execute(self.conn, "ROLLBACK TO part")
+                driver.execute(self.conn, "RELEASE part")
             raise
         driver.execute(self.conn, "RELEASE part")
         for callback in part._after:
