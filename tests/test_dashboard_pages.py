@@ -207,7 +207,7 @@ def test_the_overview_says_what_is_wrong_in_words(browser: Browser) -> None:
         api.clock.advance(60)
     page = browser.page("/")
     assert page.index(">ill<") < page.index(">well<")
-    assert "reports an error of its own (503) · 3 in a row since" in page
+    assert "reports an error of its own (503) — 3 in a row since" in page
     assert f'datetime="{began.isoformat(timespec="milliseconds").replace("+00:00", "Z")}"' in page
     assert "<strong>3</strong> delivered in 24 hours" in page
     assert "<strong>3</strong> failing now" in page
