@@ -16,7 +16,7 @@ from typing import Any
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service as Driver
-from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.chrome.webdriver import WebDriver
 
 from bench.figure import Figure, Measured, Options
 from bench.pages import Reader
@@ -24,7 +24,11 @@ from bench.service import Service
 
 KBIT = 1000 / 8
 PROFILES = {"3G Fast, 150 ms": 150, "3G, 300 ms": 300}
-PAINTED = "return performance.getEntriesByName('first-contentful-paint')[0].startTime"
+PAINTED = """
+const done = arguments[0];
+new PerformanceObserver((list) => list.getEntriesByName("first-contentful-paint").forEach((one) => done(one.startTime)))
+  .observe({ type: "paint", buffered: true });
+"""
 LOADED = "return performance.timing.loadEventEnd - performance.timing.navigationStart"
 
 
@@ -84,4 +88,4 @@ def _look(page: WebDriver, url: str, latency: int) -> tuple[float, float, float]
     page.get(url)
     messages: list[dict[str, Any]] = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     size = sum(m["params"]["encodedDataLength"] for m in messages if m["method"] == "Network.loadingFinished")
-    return page.execute_script(PAINTED), page.execute_script(LOADED), size / 1000
+    return page.execute_async_script(PAINTED), page.execute_script(LOADED), size / 1000
