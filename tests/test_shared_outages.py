@@ -11,12 +11,12 @@ import pytest
 
 from dispatching import CLOCK, House
 from marzhook.dispatch.dispatcher import Dispatcher
-from marzhook.event import SHARDS
+from marzhook.event import SHARDS, shard_of
 from marzhook.store import outages
 from marzhook.store.outbox import Outbox
 from marzhook.testing import eventually
-from receivers import Receiver
-from workers import Start, shares
+from receivers import Receiver, events_of
+from workers import Start, shards_of, shares
 
 pytestmark = pytest.mark.postgresql
 
@@ -73,22 +73,36 @@ def test_workers_probe_one_at_a_time_and_drain_together(house: House, start: Sta
         assert set(outages.look(conn).values()) == {(1, None)}
 
 
-def test_one_that_dies_with_the_probe_leaves_nothing_stuck(house: House, receiver: Receiver) -> None:
-    """Who has said that he probes, and is gone: when the time for that is up, one of the others does."""
-    endpoint = house.endpoint(receiver.url)
-    with house.database.write() as tx:
-        probe_at = outages.begin(tx, endpoint.id, since=CLOCK.now(), wait=0.0)
-        assert probe_at is not None
-        assert outages.move(tx, endpoint.id, seen=probe_at, wait=4.0, probes=3) is not None
-    begun = CLOCK.monotonic()
-    house.publish(USERS)
-    with ExitStack() as stack:
-        several(house, 2, stack)
-        receiver.wait(1)
-        # By the monotonic clock: somebody may set the other one.
-        assert CLOCK.monotonic() - begun > 3.5
-        receiver.wait(len(USERS))
-        eventually(lambda: house.count("pending") == 0)
+def test_a_worker_killed_while_it_probes_is_replaced(house: House, start: Start, receiver: Receiver) -> None:
+    """Of two processes, the one with the probe on its way (and the endpoint's turn, which a concurrency of 4 is taken in) is
+    killed: when the time for its probe is up, the other one probes, once, and drains everybody's backlog in order."""
+    endpoint = house.endpoint(receiver.url, concurrency=4)
+    patience = {"MARZHOOK_REQUEST_TIMEOUT": "2"}
+    both = [start(**patience), start(**patience)]
+    eventually(lambda: shares(house.database) == [SHARDS // 2] * 2, timeout=60)
+    receiver.do(status=500)
+    for number in range(3):
+        house.publish(USERS[:40], number=number)
+    # By then both know of the outage, and what was on its way has come back.
+    soon = "probe_at - extract(epoch FROM clock_timestamp()) BETWEEN 0 AND 2"
+    eventually(lambda: house.count("endpoints", soon) == 1)
+    eventually(lambda: house.count("attempts") == len(receiver.seen()))
+    before = len(receiver.seen())
+    receiver.do(mode="hang")
+    [probe] = receiver.wait(before + 1)[before:]
+    [event] = events_of(probe["body"])
+    [prober] = [one for one in both if shard_of(event["username"]) in shards_of(house.database, one.told)]
+    prober.kill()
+    receiver.do(status=200, delay=0.2)
+    # By its claim it had 5 s to send the probe, and twice the request's 2 s for the answer.
+    second, third, *_ = receiver.wait(before + 3, timeout=20)[before + 1 :]
+    assert third["at"] - second["at"] > 0.15, "the probe goes alone"
+    receiver.do(status=200)
+    eventually(lambda: house.states() == {"delivered": 120}, timeout=40)
+    assert shares(house.database) == [SHARDS]
+    assert house.load(endpoint.id).failing_since is None
+    for user in USERS[:40]:
+        assert [one["number"] for one in receiver.accepted() if one["username"] == user] == [0, 1, 2]
 
 
 def test_an_outage_is_noticed_by_those_who_have_not_met_it(house: House, receiver: Receiver) -> None:
