@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jwt
 import pytest
 import sqlalchemy as sa
+from argon2 import PasswordHasher
 
 from marzhook.errors import ConflictError, InvalidUserError, NotFoundError, StoreBusyError
 from marzhook.store import admins, schema
@@ -66,6 +67,31 @@ def test_passwords_are_hashed(database: Database, clock: FakeClock) -> None:
         row = tx.conn.execute(sa.select(schema.admins)).one()
     assert row.password_hash.startswith("$argon2id$")
     assert "plain as day" not in str(row)
+
+
+def test_an_old_hash_is_renewed_and_tokens_stay_valid(database: Database, clock: FakeClock) -> None:
+    """Who has been here for long is told yes or no as fast as a stranger, from the first sign-in or start on."""
+    old = PasswordHasher(time_cost=3, memory_cost=8 * 1024, parallelism=2)
+    now = clock.now()
+    with database.write() as tx:
+        admins.create(tx, username="root", password_hash=old.hash("secret word"), is_sudo=True, now=now)
+        admins.create(tx, username="anna", password_hash=old.hash("secret word"), is_sudo=False, now=now)
+    assert admins.authenticate(database, "anna", "another word") is None
+    before = hashes(database)
+    admin = admins.authenticate(database, "anna", "secret word")
+    with database.write() as tx:
+        admins.ensure_sudo(tx, "root", "secret word", now)
+    after = hashes(database)
+    assert admin is not None
+    assert all(after[name] != before[name] and "m=19456,t=2,p=1" in after[name] for name in ("anna", "root"))
+    assert admins.authenticate(database, "anna", "secret word") == admin
+    assert admins.authenticate(database, "root", "secret word") is not None
+    assert hashes(database) == after
+
+
+def hashes(database: Database) -> dict[str, str]:
+    with database.read() as conn:
+        return {row.username: row.password_hash for row in conn.execute(sa.select(schema.admins))}
 
 
 def test_burst_of_logins(database: Database, clock: FakeClock) -> None:

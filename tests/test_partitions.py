@@ -320,6 +320,25 @@ def test_who_settles_into_an_old_partition_waits_and_is_not_lost(world: World) -
     world.check()
 
 
+def test_a_failed_try_does_not_wait_for_what_is_replaced(world: World) -> None:
+    """An endpoint that answers 500 meanwhile does not stop the settler, nor do its failures bring the replacing to nothing."""
+    months(world, 3)
+    before = found(world)
+    world.clock.advance(34 * DAY)
+    (owed,) = world.publish(1)
+    tried: list[int] = []
+
+    def fail() -> None:
+        world.settle(world.one, PENDING, [owed])
+        tried.append(owed)
+
+    with signals.listening("partitions.copied", fail):
+        world.prune()
+    assert tried
+    assert found(world) != before
+    world.check()
+
+
 def test_a_long_reader_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """While somebody reads history in one long transaction (a dump, say) nothing is dropped, no writer is held up for long,
     and the next pass after it does what is due."""

@@ -21,7 +21,7 @@ from marzhook.destinations.sql import Sql, state
 from marzhook.endpoint import Endpoint
 from marzhook.errors import InvalidError
 from marzhook.event import Event, detail_json
-from marzhook.request import Job, Rows
+from marzhook.request import BAD_DATA, Job, Rows
 from marzhook.transport.tables import write
 from postgresql import Server
 from service import Service
@@ -117,9 +117,21 @@ def test_a_bad_batch_leaves_nothing(url: str) -> None:
     assert write(job(url, event(1)), 5.0)[0] == 0
     broken = json.loads(job(url, event(3)).rows[0]) | {"enqueued_at": None}
     status, error, message = write(Rows(url, "", (*job(url, event(2)).rows, json.dumps(broken))), 5.0)
-    assert (status, error) == (1, "other")
+    # By this status the sender knows that it is about the events, and tries each alone.
+    assert (status, error) == (BAD_DATA, None)
     assert "the database refused it" in message
     assert len(rows(url, "events", "id")) == 1
+
+
+@pytest.mark.parametrize("text", ["half \ud83d of one", "nothing\0ness"])
+def test_text_that_no_database_takes_is_written_in_part(url: str, text: str) -> None:
+    """JSON can bring what is no text: the rest of it is kept, and the event is no poison."""
+    told = event(1, status="active", note=text, used_traffic=True, admin={"username": text})
+    assert write(job(url, told), 5.0)[0] == 0
+    [row] = rows(url, "users", "username")
+    assert row["note"].startswith(text[:4])
+    assert row["admin"] == row["note"]
+    assert row["used_traffic"] is None
 
 
 @given(st.permutations(range(6)), st.lists(st.integers(1, 3), min_size=6, max_size=6))

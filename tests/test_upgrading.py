@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from marzhook.store import endpoints, integrity, migrations
 from marzhook.store.database import Database
 from marzhook.store.driver import is_postgresql
 from marzhook.store.outbox import DeliveryFilter, Outbox
-from marzhook.testing import FakeClock
+from marzhook.testing import FakeClock, eventually
 from postgresql import Server
 
 FIRST = migrations.revisions()[0]
@@ -134,6 +135,28 @@ def test_what_the_first_release_wrote_is_kept(old: Callable[[], Database], clock
     assert (owed.event.username, owed.event.enqueued_at, owed.tries) == ("علی10", 1680506457.636369, 1)
     with database.write() as tx:
         assert outbox.replay(tx, DeliveryFilter(endpoint_id=10), settled_before=clock.now()) == 1
+
+
+@pytest.mark.postgresql
+def test_a_settlement_of_the_version_before_goes_first(old: Callable[[], Database]) -> None:
+    """It has rows of what is owed in hand and comes to their endpoint last, for its foreign key: neither waits for ever."""
+    database = old()
+    first_release(database)
+    fill(database, 10)
+    with database.write() as tx:
+        migrations.upgrade(tx.conn, "0010")
+    with ThreadPoolExecutor(1) as pool, database.write() as tx:
+        tx.conn.exec_driver_sql("DELETE FROM pending WHERE endpoint_id = 10")
+        upgrading = pool.submit(database.upgrade)
+        eventually(lambda: waiting(database))
+        tx.conn.exec_driver_sql("SELECT 1 FROM endpoints WHERE id = 10 FOR KEY SHARE")
+    assert upgrading.result(30) is None
+    assert database.revision() == migrations.revisions()[-1]
+
+
+def waiting(database: Database) -> bool:
+    with database.read() as conn:
+        return bool(conn.exec_driver_sql("SELECT 1 FROM pg_locks WHERE NOT granted").all())
 
 
 def test_the_first_release_goes_on_writing(old: Callable[[], Database]) -> None:

@@ -10,6 +10,9 @@ from typing import NamedTuple
 MAX_RESPONSE = 16 * 1024
 """Bytes of a response's body that are read and kept."""
 
+BAD_DATA = 65
+"""The status with which a job says that the event is at fault (sysexits' EX_DATAERR)."""
+
 
 class Request(NamedTuple):
     """A POST. Header values hold no control characters (`header` refuses them). Times out after the given seconds."""

@@ -13,7 +13,7 @@ from marzhook.delivery import ACCEPTED, Delivery, Outcome, Verdict
 from marzhook.endpoint import Endpoint, check_url
 from marzhook.errors import InvalidError, RenderError
 from marzhook.event import JSON
-from marzhook.request import Alert, Command, Job, Request, Response, Rows
+from marzhook.request import BAD_DATA, Alert, Command, Job, Request, Response, Rows
 
 MAX_RETRY_AFTER = 86400.0
 """Seconds; a receiver that asks for more is asked again after a day."""
@@ -118,10 +118,6 @@ def json_body(response: Response) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-BAD_DATA = 65
-"""The status with which a job says that the event is at fault (sysexits' EX_DATAERR)."""
 
 
 def done(response: Response) -> Outcome:

@@ -78,14 +78,19 @@ def state(action: str, detail: Mapping[str, JSON]) -> dict[str, Any]:
     if not isinstance(user, dict):
         return found
     if isinstance(user.get("status"), str):
-        found["status"] = user["status"][:32]
+        found["status"] = _storable(user["status"])[:32]
     for key in ("used_traffic", "data_limit", "expire"):
         if key in user:
             value = user[key]
-            found[key] = value if isinstance(value, int) and abs(value) <= MAX_WHOLE else None
+            found[key] = value if type(value) is int and abs(value) <= MAX_WHOLE else None
     admin = user.get("admin")
     if isinstance(admin, dict) and isinstance(admin.get("username"), str):
-        found["admin"] = admin["username"][:128]
+        found["admin"] = _storable(admin["username"])[:128]
     if isinstance(user.get("note"), str):
-        found["note"] = user["note"].replace("\0", "�")
+        found["note"] = _storable(user["note"])
     return found
+
+
+def _storable(text: str) -> str:
+    """Without what some databases take from nobody: NUL, and halves of characters."""
+    return text.replace("\0", "�").encode("utf-8", "replace").decode()

@@ -78,7 +78,11 @@ def authenticate(database: Database, username: str, password: str) -> Admin | No
             row = driver.first(conn, _BY_NAME, (username,))
         # Outside the transaction: nobody's checkpoint has to wait for a hash.
         right = _verifies(_nobody() if row is None else row["password_hash"], password)
-        return _read(row) if row is not None and right else None
+        if row is None or not right:
+            return None
+        if _hasher.check_needs_rehash(row["password_hash"]):
+            _renew(database, row, password)
+        return _read(row)
     finally:
         _logins.release()
 
@@ -165,6 +169,9 @@ def ensure_sudo(tx: Transaction, username: str, password: str, now: datetime) ->
         values["is_sudo"] = True
     if not _verifies(row["password_hash"], password):
         values["password_hash"] = hash_password(password)
+    elif _hasher.check_needs_rehash(row["password_hash"]):
+        renewed = hash_password(password)
+        tx.conn.execute(sa.update(_t).where(_t.c.id == row["id"]).values(password_hash=renewed))
     change(tx, username, values, now=now)
 
 
@@ -253,6 +260,15 @@ def _claims(token: str, sealed_key: str, vault: Vault) -> tuple[str, float, floa
 def _nobody() -> str:
     """Verified against when the name is unknown, so that the time of the answer does not tell which names exist."""
     return _hasher.hash(secrets.token_hex(16))
+
+
+def _renew(database: Database, row: driver.Row, password: str) -> None:
+    """Hash it as it is done today, or the time of an answer would tell who has been here for long. His tokens stay valid."""
+    with _hashing:
+        renewed = _hasher.hash(_bytes(password))
+    same = (_t.c.id == row["id"], _t.c.password_hash == row["password_hash"])
+    with database.write() as tx:
+        tx.conn.execute(sa.update(_t).where(*same).values(password_hash=renewed))
 
 
 def _verifies(password_hash: str, password: str) -> bool:

@@ -219,16 +219,18 @@ class Outbox:
             sql.INSERT_SETTLED(conn, rows)
         # Of several failures of one delivery, the last one counts.
         failed = {s.delivery.event.id: s for s in group if s.state == PENDING}
-        sql.UPDATE_FAILED(
+        touched = sql.UPDATE_FAILED(
             conn,
             [
                 (s.tries, s.attempt.number, s.due_at.timestamp() if s.due_at else None, endpoint_id, event_id)
                 for event_id, s in failed.items()
             ],
         )
-        # Cancelled meanwhile: this try counts there, or the first one after a replay would bear its number.
-        for event_id, s in failed.items():
-            late[event_id] = max(s.attempt.number, late.get(event_id, 0))
+        # Cancelled meanwhile: this try counts there, or the first one after a replay would bear its number. Asked only where
+        # that has happened: PostgreSQL locks all partitions for it, and waits while old ones are replaced.
+        if touched < len(failed):
+            for event_id, s in failed.items():
+                late[event_id] = max(s.attempt.number, late.get(event_id, 0))
         sql.COUNT_LATE(conn, [(number, endpoint_id, event_id) for event_id, number in late.items()])
         tries = [
             (endpoint_id, delivery.event.id, number, at.timestamp(), *rest)

@@ -41,6 +41,7 @@ def learn(tx: Transaction, details: Iterable[Mapping[str, Any]]) -> None:
     """Keep what these events of a panel say of its admins, where an endpoint wants it."""
     if not wanted(tx.conn):
         return
+    tx.lock(_KEY)
     before = _told(tx.conn)
     after = dict(before)
     for detail in details:

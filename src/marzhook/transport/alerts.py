@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
+from io import StringIO
 from typing import Final
+from urllib.parse import unquote
 
 from marzhook.request import Alert
 
@@ -22,9 +25,20 @@ def alert(work: Alert) -> tuple[int, str | None, str]:
     service = apprise.Apprise()
     if not service.add(work.url):
         return 1, "other", NOT_UNDERSTOOD
-    with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as captured:  # type: ignore[no-untyped-call]
+    # The log is the process's: without the filter, what is said of one endpoint would be told of another one too.
+    logger, mine = logging.getLogger("apprise"), threading.get_ident()
+    logger.propagate = False
+    logger.setLevel(logging.WARNING)
+    captured = StringIO()
+    handler = logging.StreamHandler(captured)
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(lambda record: record.thread == mine)
+    logger.addHandler(handler)
+    try:
         told = service.notify(title=work.title, body=work.text, body_format=apprise.NotifyFormat.TEXT)
         said = captured.getvalue()
+    finally:
+        logger.removeHandler(handler)
     if told:
         return 0, None, ""
     return 1, "other", _masked("Apprise could not deliver it: " + " ".join(said.split()), work.url)[:500]
@@ -46,6 +60,7 @@ def service_of(url: str) -> str | None:
 
 def _masked(text: str, url: str) -> str:
     """Without what might be a secret of the URL's."""
-    for part in sorted(_PART.findall(url.partition("://")[2]), key=len, reverse=True):
+    parts = _PART.findall(url.partition("://")[2])
+    for part in sorted({*parts, *map(unquote, parts)}, key=len, reverse=True):
         text = text.replace(part, "***")
     return text

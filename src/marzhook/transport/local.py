@@ -84,7 +84,8 @@ class LocalTransport:
             if running.begun:
                 self._threads -= 1
             if running.left:
-                self._hung[running.job.endpoint_id] -= 1
+                if running.begun:
+                    self._hung[running.job.endpoint_id] -= 1
                 continue
             self._running.remove(running)
             done.append((running.token, response))
@@ -104,8 +105,8 @@ class LocalTransport:
     def _leave(self, running: _Running) -> None:
         self._running.remove(running)
         running.stop.set()
+        running.left = True
         if running.begun:
-            running.left = True
             self._hung[running.job.endpoint_id] += 1
         elif running in self._waiting:
             self._waiting.remove(running)

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.pool import NullPool
 
-from marzhook.request import Rows
+from marzhook.request import BAD_DATA, Rows
 
 _PACKAGES: Final = {"psycopg": "'marzhook[postgres]'", "MySQLdb": "mysqlclient"}
 """What to install where it has another name than the module that is missing."""
@@ -47,7 +48,7 @@ def tables(prefix: str) -> tuple[sa.MetaData, sa.Table, sa.Table]:
         sa.Column("action", sa.String(64), nullable=False),
         sa.Column("username", sa.String(128), nullable=False),
         sa.Column("enqueued_at", sa.Double, nullable=False),
-        sa.Column("detail", sa.Text),
+        sa.Column("detail", sa.Text().with_variant(LONGTEXT(), "mysql", "mariadb")),
     )  # fmt: skip
     return metadata, users, events
 
@@ -65,6 +66,9 @@ def write(work: Rows, timeout: float) -> tuple[int, str | None, str]:
             if new:
                 conn.execute(sa.insert(events), [{c.name: row[c.name] for c in events.c} for row in new])
                 _bring_up_to_date(conn, users, new)
+    except (sa.exc.DataError, sa.exc.IntegrityError, UnicodeError) as error:
+        # The event's own fault: the others of its request are sent without it.
+        return BAD_DATA, None, in_words(error)
     except (ImportError, sa.exc.SQLAlchemyError) as error:
         return 1, "other", in_words(error)
     return 0, None, ""
@@ -100,7 +104,7 @@ def trial(url: str, prefix: str, timeout: float) -> str:
     return f"it answers; {' and '.join(missing)} can be made" if missing else "it answers; its tables can be written"
 
 
-def in_words(error: ImportError | sa.exc.SQLAlchemyError) -> str:
+def in_words(error: ImportError | sa.exc.SQLAlchemyError | UnicodeError) -> str:
     """What came in between. Not the error's text: that has the statement, the values, and with some drivers the URL in it."""
     if isinstance(error, ImportError):
         module = (error.name or "psycopg").partition(".")[0]
@@ -120,11 +124,13 @@ def _transaction(url: str, timeout: float) -> Iterator[sa.Connection]:
     if found.get_backend_name() == "sqlite":
         options = {"timeout": timeout}
     elif found.get_driver_name() == "psycopg":
-        milliseconds = int(timeout * 1000)
-        options = {"connect_timeout": max(1, int(timeout)), "options": f"-c statement_timeout={milliseconds}"}
+        options = {"connect_timeout": max(1, int(timeout))}
     # No pool: a request is many events, and a connection that is opened anew is never one that died meanwhile.
     engine = sa.create_engine(found, poolclass=NullPool, connect_args=options)
     with engine.begin() as conn:
+        if engine.dialect.name == "postgresql":
+            # Not as an option of the connection: poolers refuse that, and the URL may have its own.
+            conn.exec_driver_sql(f"SET LOCAL statement_timeout = {int(timeout * 1000)}")
         yield conn
 
 
