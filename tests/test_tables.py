@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +21,7 @@ from marzhook.endpoint import Endpoint
 from marzhook.errors import InvalidError
 from marzhook.event import Event, detail_json
 from marzhook.request import BAD_DATA, Job, Rows
+from marzhook.testing import eventually
 from marzhook.transport.tables import write
 from postgresql import Server
 from service import Service
@@ -191,18 +191,14 @@ def test_a_service_that_is_killed_between_the_effect_and_its_settlement(url: str
     assert len(rows(url, "events", "id")) > 0
     told = tmp_path / "told"
     with Service(tmp_path, MARZHOOK_SQL_URL=url, MARZHOOK_EXEC_COMMAND=f"/usr/bin/tee {told}") as service:
-        until(lambda: service.call("GET", "/api/v1/deliveries?state=delivered&limit=100")[1]["deliveries"][39:])
+        eventually(
+            lambda: service.call("GET", "/api/v1/deliveries?state=delivered&limit=100")[1]["deliveries"][39:],
+            timeout=30,
+        )
         # The settings' command, of which all else is in test_commands.py.
         assert service.call("POST", "/api/v1/events", {"username": "user3", "action": "user_deleted"})[0] == 202
-        until(lambda: told.exists() and "user_deleted" in told.read_text())
-        until(lambda: len(rows(url, "events", "id")) == 41)
+        eventually(lambda: told.exists() and "user_deleted" in told.read_text(), timeout=30)
+        eventually(lambda: len(rows(url, "events", "id")) == 41, timeout=30)
         assert service.stop() == 0
     newest = {name: number for number, name in enumerate(names)}
     assert {one["username"]: one["used_traffic"] for one in rows(url, "users", "username")} == newest
-
-
-def until(true: Callable[[], Any], timeout: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.05)
