@@ -174,6 +174,18 @@ def test_the_form_shows_the_request_that_will_be_sent(browser: Browser, kind: st
         assert "secret/path" not in got.text
 
 
+@pytest.mark.parametrize("fields", [BOT, {"kind": "alert", "url": "mailto://user:word@mail.example"}])
+def test_a_message_is_previewed_as_people_read_it(browser: Browser, fields: dict[str, str]) -> None:
+    """In its language, without markup, each value in a direction of its own; a bot's request is still JSON."""
+    got = browser.post("/endpoints/preview", fields | {"language": "fa"}, on="/endpoints/new").text
+    assert "<bdi>فعال</bdi>" in got
+    assert "U+2068" not in got
+    message, _, request = got.partition("</pre>")
+    assert "&lt;" not in message
+    assert "\\u" not in message
+    assert ("\\u2068فعال\\u2069" in request) == (fields["kind"] == "telegram")
+
+
 def test_an_endpoint_is_shown_with_what_its_kind_knows(browser: Browser) -> None:
     """A bot's page names its chat, and says nothing of formats and secrets, which it has not."""
     fields = BOT | {"name": "bot", "language": "fa", "timezone": "Asia/Tehran", "message": "{username}"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,12 +22,16 @@ from marzhook.signing import new_private_key, new_secret
 
 SECRET_HEADERS: Final = frozenset({"x-webhook-secret", "webhook-signature"})
 MASKED: Final = "***"
+_ISOLATES: Final = re.compile("[\u2066-\u2069]")
+"""A page shows them by their number, which is no JSON: so they are written as JSON may write them as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
     """A request without its secrets; or why there is none, in the reader's words and the program's."""
 
+    message: str = ""
+    """What people read where it arrives; empty: it is for programs."""
     first_line: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     body: str = ""
@@ -68,15 +74,17 @@ def preview(
         # An address that is half typed is not the template's fault.
         told = error.__cause__ if isinstance(error.__cause__, InvalidError) else error
         return Shown(problem=visit.problem(told))
+    message = target.readable(item)
     if isinstance(request, Job):
-        return Shown(_masked(endpoint.url, web=False), body=item)
+        # An alert is what Apprise makes of the message: nothing more is known.
+        return Shown(message) if message else Shown("", _masked(endpoint.url, web=False), body=item)
     if text := event.traceparent:
         own = trace_context.span_id(text, endpoint.id, event.id, number) if visit.services.spans else ""
         request = request._replace(lines=(*request.lines, *trace_context.lines(text, own)))
     headers = tuple((name, MASKED if name in SECRET_HEADERS else value) for name, value in request.headers)
     url = _masked(endpoint.url, web=True)
-    body = request.body.decode()
-    return Shown(f"POST {url}", headers, body, _curl(url, headers, body))
+    body = _ISOLATES.sub(lambda found: json.dumps(found[0])[1:-1], request.body.decode())
+    return Shown(message, f"POST {url}", headers, body, _curl(url, headers, body))
 
 
 def _masked(url: str, *, web: bool) -> str:

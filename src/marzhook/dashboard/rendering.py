@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from marzhook.clock import from_unix
 from marzhook.dashboard import words
@@ -18,6 +19,7 @@ TEMPLATES: Final = Path(__file__).with_name("templates")
 
 # Zero-width joiners belong to Persian; all else of this category (direction overrides, tags …) can make a text lie.
 _KEPT: Final = frozenset("\n\t\u200c\u200d")
+_ISOLATED: Final = re.compile("\u2068([^\u2068\u2069]*)\u2069")
 
 
 def harmless(value: Any) -> Any:
@@ -30,6 +32,13 @@ def harmless(value: Any) -> Any:
         f"⟨U+{ord(c):04X}⟩" if c not in _KEPT and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") else c
         for c in value
     )
+
+
+def isolated(text: str) -> Markup:
+    """A text in which U+2068 and U+2069 stand around values, as who gets it sees it."""
+    parts = [escape(harmless(part)) for part in _ISOLATED.split(text)]
+    parts[1::2] = [Markup("<bdi>{}</bdi>").format(part) for part in parts[1::2]]
+    return Markup("").join(parts)
 
 
 def time_tag(at: datetime | float | None, style: str = "full") -> Markup:
@@ -63,6 +72,7 @@ def environment(language: Language) -> Environment:
         # Isolated: a number in Persian digits and a Latin unit would change places with what is around them.
         "size": lambda value: Markup('<bdi dir="ltr">{}</bdi>').format(language.size(value)),
         "harmless": harmless,
+        "isolated": isolated,
         "state": lambda state: words.state(language, state),
         "action": lambda action: words.action(language, action),
         "status": lambda status: words.status(language, status),

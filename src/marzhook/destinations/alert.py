@@ -46,6 +46,9 @@ class Alert(Destination):
         event = delivery.event
         return json.dumps([self._messages.title(event), self._messages.text(event, event.detail)])
 
+    def readable(self, item: str) -> str:
+        return "\n\n".join(json.loads(item))
+
     def request(self, items: Sequence[str], ids: Sequence[int], now: datetime, *, mode: str) -> Job:
         title, text = json.loads(items[0])
         return self._job(carried.Alert(self._url, title, text))

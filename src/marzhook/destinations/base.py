@@ -55,6 +55,10 @@ class Destination(ABC):
     def item(self, delivery: Delivery, now: datetime) -> str:
         """One event as JSON text."""
 
+    def readable(self, item: str) -> str:
+        """What people read where the item arrives; empty: it is for programs."""
+        return ""
+
     def together(self, first: str, item: str) -> bool:
         """Whether `item` may go with the request that `first` begins."""
         return True

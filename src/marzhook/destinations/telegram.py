@@ -91,6 +91,9 @@ class Telegram(Destination):
         chat = self._chats.get(name.casefold(), self._chat) if isinstance(name, str) else self._chat
         return f"{chat}\n{_fitting(self._messages.text(event, detail))}"
 
+    def readable(self, item: str) -> str:
+        return plain(item.partition("\n")[2])
+
     def together(self, first: str, item: str) -> bool:
         return first.partition("\n")[0] == item.partition("\n")[0]
 
