@@ -18,7 +18,7 @@ from bench.figure import Measured, Options
 
 NAMES = (
     "throughput", "backlog", "isolation", "fairness", "waiting", "latency", "recovery", "ingest", "panel",
-    "review", "both", "https", "workers", "scaling", "churn", "pages", "open_pages", "first_view",
+    "review", "both", "https", "workers", "scaling", "churn", "pages", "open_pages", "first_view", "receiver_import",
 )  # fmt: skip
 OUT = Path(__file__).parent / "out"
 

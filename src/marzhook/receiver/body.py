@@ -7,10 +7,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from marzhook.receiver.event import Format, content_id
 from marzhook.receiver.refusal import RequestRefused
@@ -20,8 +19,7 @@ MAX_DEPTH: Final = 64
 """Objects and arrays within one another; a user with all his proxies has six."""
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     """A body's items, each with the ids by which it is recognised; the first is the event's own."""
 
     format: Format

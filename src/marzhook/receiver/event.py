@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple
 
 from marzhook.receiver.refusal import EventRefused
 
@@ -16,11 +16,11 @@ Format = Literal["event", "list", "standard"]
 
 MAX_NAME = 255
 YEAR_10000 = 253402300800
+_SHOWN: Final = ("action", "username", "enqueued_at", "tries", "id", "message_id", "format")
 _OWN_FIELDS: Final = frozenset({"username", "action", "enqueued_at", "tries", "send_at", "id", "by", "user"})
 
 
-@dataclass(frozen=True, slots=True)
-class ReceivedEvent:
+class ReceivedEvent(NamedTuple):
     """One event. The same one has the same `id` at every try, also in another list; `tries` is how often it failed before."""
 
     action: str
@@ -28,18 +28,18 @@ class ReceivedEvent:
     enqueued_at: float | None = None
     """When it happened, Unix seconds; the panel itself sends the time of its own start. None: it was not said."""
     tries: int = 0
-    by: Mapping[str, Any] | None = field(default=None, repr=False)
+    by: Mapping[str, Any] | None = None
     """The admin who did it, at least `username` and `is_sudo`; None: nobody, or it was not said."""
-    user: Mapping[str, Any] | None = field(default=None, repr=False)
+    user: Mapping[str, Any] | None = None
     """The user as the panel's API shows him, after the change; None: it was not said."""
-    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    extra: Mapping[str, Any] = MappingProxyType({})
     """What else came: `reason`, `used_percent`, `days_left`, the publisher's own fields."""
     id: str | None = None
     """None: the sender gives none (the panel itself), so it cannot be recognised."""
     message_id: str | None = None
     """The request's `webhook-id`."""
     format: Format = "event"
-    connection: Any = field(default=None, repr=False, compare=False)
+    connection: Any = None
     """The database connection whose transaction holds this event's mark (`marzhook.receiver.database`): what a handler
     writes there is committed together with it, by the receiver. None: there is no such database."""
 
@@ -47,6 +47,10 @@ class ReceivedEvent:
     def time(self) -> datetime | None:
         """`enqueued_at` as an aware UTC datetime."""
         return None if self.enqueued_at is None else datetime.fromtimestamp(self.enqueued_at, UTC)
+
+    def __repr__(self) -> str:
+        """Without what is long or holds a user's credentials."""
+        return f"ReceivedEvent({', '.join(f'{name}={getattr(self, name)!r}' for name in _SHOWN)})"
 
 
 def event_of(item: object, *, format: Format, id: str | None, message_id: str | None, connection: Any) -> ReceivedEvent:

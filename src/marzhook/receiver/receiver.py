@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from marzhook.receiver.body import Body, check_head, read
 from marzhook.receiver.dedupe import Dedupe, Memory, Session
@@ -16,7 +15,8 @@ from marzhook.receiver.event import ReceivedEvent, event_of
 from marzhook.receiver.refusal import EventRefused, RequestRefused
 from marzhook.receiver.secrets import ID, TOLERANCE, Secrets
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from logging import Logger
 
 MAX_BODY: Final = 16 * 1024 * 1024
 """Bytes. Marzhook's lists have 256 KiB; the panel puts everything that waits into one: 10,000 events are 10 MB."""
@@ -32,21 +32,19 @@ not handled because an earlier one of its user in the same list was not."""
 GOOD: Final = frozenset({"done", "duplicate", "ignored"})
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What became of one event, and why."""
 
     what: What
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The HTTP answer: to be sent as it is."""
 
     status: int
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+    headers: Mapping[str, str] = MappingProxyType({"Content-Type": "application/json"})
     results: tuple[Result, ...] = ()
     """One for each event; none where the whole request was refused."""
 
@@ -101,14 +99,14 @@ class Receiver:
             check_head(named, body, max_body=self.max_body)
             content = read(named.get(ID), body, self._secrets.verify(named, body, self._clock()))
         except RequestRefused as refused:
-            log.warning("a request was refused: %s", refused.code)
+            _log().warning("a request was refused: %s", refused.code)
             return _refusal(refused)
         try:
             with self._dedupe.session() as session:
                 work = _Work(self._handlers, session, content, run or _run)
                 results = tuple(work.result(item, ids) for item, ids in content.items)
         except Exception:
-            log.exception("the memory of handled events cannot be reached")
+            _log().exception("the memory of handled events cannot be reached")
             results = (Result("failed", "the receiver's memory of handled events cannot be reached"),) * len(
                 content.items
             )
@@ -139,11 +137,11 @@ class _Work:
             return Result(self._handle(event, ids))
         except EventRefused as refused:
             result = Result("refused", str(refused))
-            log.warning("an event was refused: %s", event_id)
+            _log().warning("an event was refused: %s", event_id)
         except Exception as error:
             # The text of an error can hold anything; the sender keeps what it is answered.
             result = Result("failed", type(error).__name__)
-            log.exception("an event could not be handled: %s", event_id)
+            _log().exception("an event could not be handled: %s", event_id)
         if username is not None:
             self._held.add(username)
         return result
@@ -160,6 +158,12 @@ class _Work:
                 if isinstance(outcome, Awaitable):
                     self._run(outcome)
         return "done"
+
+
+def _log() -> Logger:
+    import logging  # brings what reads and formats tracebacks: half as much again as all the rest
+
+    return logging.getLogger(__name__)
 
 
 def _run(outcome: Awaitable[object]) -> None:
