@@ -56,6 +56,22 @@ def test_the_story_of_an_event(browser: Browser) -> None:
     assert words[-1].startswith('{"username": "o\'hara", "action": "user_updated"')
 
 
+def test_the_story_says_why_an_event_was_not_tried_yet(browser: Browser) -> None:
+    """It is its turn; or an earlier one of its user is owed, which is a click away; or its endpoint rests."""
+    api = browser.api
+    endpoint = api.endpoint()
+    first, later, other = (api.publish(username=name) for name in ("alice", "alice", "bob"))
+    waits = f'<a href="/events/{first}">waits for an earlier event of this user</a>'
+    assert "not tried yet" in browser.page(f"/events/{first}")
+    assert waits in browser.page(f"/events/{later}")
+    assert "not tried yet" in browser.page(f"/events/{other}")
+    with browser.services.database.write() as tx:
+        endpoints.update(tx, endpoint, failing_since=api.clock.now())
+    assert "next try when the endpoint answers again" in browser.page(f"/events/{later}")
+    browser.post(f"/endpoints/{endpoint}/pause")
+    assert "the endpoint is paused: it is sent once you resume it" in browser.page(f"/events/{later}")
+
+
 def test_the_request_of_a_traced_event_bears_its_trace(browser: Browser) -> None:
     """As the receiver gets it."""
     api, given = browser.api, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from marzhook import operations
 from marzhook.dashboard.preview import Shown, preview
 from marzhook.dashboard.visit import MAX_ID, Pages, Visit, moment
-from marzhook.delivery import COUNTED, STATES, Attempt
+from marzhook.delivery import COUNTED, PENDING, STATES, Attempt
 from marzhook.endpoint import Endpoint
 from marzhook.errors import InvalidError, MarzhookError
 from marzhook.event import PANEL_ACTIONS, TEST_ACTION, Event
@@ -150,6 +150,9 @@ class Chapter:
     """Tries that are not shown."""
     request: Shown | None
     """The next one; None: the endpoint was deleted."""
+    endpoint: Endpoint | None
+    behind: int | None
+    """The event of the same user that it waits for."""
 
 
 @pages.get("/events/{event_id:int}")
@@ -160,8 +163,13 @@ def show(visit: Visit) -> Response:
         rows = history.deliveries(conn, DeliveryFilter(event_id=event_id), limit=MANY)
         tries = {row.endpoint_id: history.attempts(conn, row.endpoint_id, event_id) for row in rows}
         alive = {endpoint.id: endpoint for endpoint in endpoints.all_endpoints(conn)}
+        behind = {
+            row.endpoint_id: _behind(conn, row, alive[row.endpoint_id], visit.services.clock.monotonic)
+            for row in rows
+            if row.endpoint_id in alive
+        }
     chapters = [
-        _chapter(visit, event, row, tries[row.endpoint_id], alive.get(row.endpoint_id))
+        _chapter(visit, event, row, tries[row.endpoint_id], alive.get(row.endpoint_id), behind.get(row.endpoint_id))
         for row in sorted(rows, key=lambda row: row.endpoint_id)
     ]
     by = event.detail.get("by")
@@ -175,7 +183,23 @@ def show(visit: Visit) -> Response:
     )
 
 
-def _chapter(visit: Visit, event: Event, row: DeliveryRow, tries: list[Attempt], endpoint: Endpoint | None) -> Chapter:
+def _behind(conn: sa.Connection, row: DeliveryRow, endpoint: Endpoint, monotonic: Callable[[], float]) -> int | None:
+    """The nearest earlier event of its user that is still owed to the endpoint, where that is what it waits for."""
+    if row.state != PENDING or row.attempts or not endpoint.ordered or endpoint.failing_since:
+        return None
+    which = DeliveryFilter(endpoint_id=endpoint.id, states=(PENDING,), username=row.event.username)
+    found, _ = search.deliveries(conn, which, before=row.key, limit=1, seconds=SECONDS, monotonic=monotonic)
+    return found[0].event.id if found else None
+
+
+def _chapter(
+    visit: Visit,
+    event: Event,
+    row: DeliveryRow,
+    tries: list[Attempt],
+    endpoint: Endpoint | None,
+    behind: int | None,
+) -> Chapter:
     shown = [
         (
             one,
@@ -186,7 +210,7 @@ def _chapter(visit: Visit, event: Event, row: DeliveryRow, tries: list[Attempt],
         for one, failed in [*zip(tries, failed_before(tries, row.tries), strict=True)][-TRIES:]
     ]
     request = preview(visit, endpoint, event, row.tries, number=row.attempts + 1) if endpoint else None
-    return Chapter(row, shown, len(tries) - len(shown), request)
+    return Chapter(row, shown, len(tries) - len(shown), request, endpoint, behind)
 
 
 def failed_before(tries: Sequence[Attempt], failed: int) -> list[int]:
