@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from marzhook.api.shown import endpoint_shown
 from marzhook.endpoint import KINDS
 from marzhook.store import endpoints
 
@@ -204,3 +205,27 @@ def test_an_endpoint_is_shown_with_what_its_kind_knows(browser: Browser) -> None
     with browser.services.database.read() as conn:
         after = endpoints.get(conn, 1)
     assert (after.url[-4:], after.options["chat"]) == ("AAAA", "@channel")
+
+
+def test_an_endpoint_of_a_newer_version_says_why_it_rests(browser: Browser) -> None:
+    """One of a kind, or with options, that this version does not know: its page, the list, the API and the overview say so in
+    words; it is not changed here, but paused and deleted like any other."""
+    services = browser.services
+    with services.database.write() as tx:
+        made = endpoints.create(tx, now=services.clock.now(), kind="pigeon", url="loft://coop/9")
+        endpoints.create(
+            tx, now=services.clock.now(), kind="alert", url="mailto://a@b.example", options={"timezone": "Mars/Base"}
+        )
+    path = f"/endpoints/{made.id}"
+    for page in (browser.page(path), browser.page("/endpoints"), browser.page("/")):
+        assert "this version of Marzhook has no endpoints of the kind &#39;pigeon&#39;" in page
+    assert "ZoneInfoNotFoundError" in browser.page("/endpoints")
+    with services.database.read() as conn:
+        shown = [endpoint_shown(one, full=False)["problem"] for one in endpoints.all_endpoints(conn)]
+    assert shown[0] == "this version of Marzhook has no endpoints of the kind 'pigeon'"
+    assert shown[1].startswith("ZoneInfoNotFoundError")
+    assert "nothing was sent yet" not in browser.page("/endpoints")
+    assert "kind must be one of" in browser.post(f"{path}/edit", {"url": "loft://coop/8"}).text
+    browser.post(f"{path}/pause")
+    assert "paused; what happens meanwhile is kept for it" in browser.page(path)
+    assert browser.post(f"{path}/delete").headers["location"] == "/endpoints"

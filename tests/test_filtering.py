@@ -209,21 +209,34 @@ def test_a_template_that_fails_makes_that_delivery_dead(
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"template": "{{ nope( }}"}, "RenderError: template, line 1"),
-        ({"kind": "telegram", "options": {"templates": {"*": "{{ nope( }}"}}}, "RenderError: template, line 1"),
-        ({"kind": "telegram", "options": {"timezone": "Asia/Nowhere"}}, "RenderError: ZoneInfoNotFoundError: "),
-        ({"kind": "alert", "options": {"language": "xx"}}, "RenderError: KeyError: 'xx'"),
+        ({"template": "{{ nope( }}"}, "template, line 1"),
+        ({"kind": "telegram", "options": {"templates": {"*": "{{ nope( }}"}}}, "template, line 1"),
+        ({"kind": "telegram", "options": {"timezone": "Asia/Nowhere"}}, "ZoneInfoNotFoundError: "),
+        ({"kind": "alert", "options": {"language": "xx"}}, "KeyError: 'xx'"),
+        ({"kind": "pigeon"}, "this version of Marzhook has no endpoints of the kind 'pigeon'"),
     ],
 )
-def test_what_cannot_be_made_any_more_stops_nobody_else(
-    house: House, receiver: Receiver, values: dict[str, Any], reason: str
+def test_what_this_version_does_not_understand_waits(
+    house: House, receiver: Receiver, caplog: pytest.LogCaptureFixture, values: dict[str, Any], reason: str
 ) -> None:
-    """What another version took, say: its endpoint's deliveries are dead with the reason, the dispatcher goes on."""
-    broken = house.endpoint(receiver.url, **values)
+    """What another version stored, say: nothing of it is tried and the log says why, once, while all others go on; as soon as
+    it is understood, all of it is delivered."""
+    broken = house.endpoint(receiver.url + "broken", **values)
     house.endpoint(receiver.url + "other")
-    (event_id,) = house.publish(["anna"])
-    with house.dispatching():
-        eventually(lambda: house.states() == {"dead": 1, "delivered": 1})
-    with house.database.read() as conn:
-        (attempt,) = history.attempts(conn, broken.id, event_id)
-    assert attempt.message.startswith(reason)
+    house.publish([f"user{n}" for n in range(30)])
+    with house.dispatching() as dispatcher:
+        eventually(lambda: house.states() == {"delivered": 30})
+        with house.database.write() as tx:
+            endpoints.update(tx, broken.id, rate_limit=1000.0)
+        house.publish(["late"])
+        eventually(lambda: house.states() == {"delivered": 31})
+        assert house.count("pending", f"endpoint_id = {broken.id}") == 31
+        assert house.count("attempts", f"endpoint_id = {broken.id}") == 0
+        assert broken.id in dispatcher.resting()
+        told = [record.fields for record in caplog.records if hasattr(record, "fields") and "why" in record.fields]
+        assert [(one["endpoint"], one["why"].startswith(reason)) for one in told] == [(broken.id, True)]
+
+        with house.database.write() as tx:
+            endpoints.update(tx, broken.id, kind="webhook", template=None, options={})
+        eventually(lambda: house.states() == {"delivered": 62})
+    assert not house.load(broken.id).failing_since

@@ -101,7 +101,7 @@ class Endpoint:
     @property
     def settings(self) -> str:
         """What in the settings names and shapes it, where it comes from there."""
-        return SETTINGS_OF[self.kind]
+        return SETTINGS_OF.get(self.kind, "the settings")
 
     @property
     def guarded(self) -> bool:

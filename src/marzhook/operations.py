@@ -80,6 +80,7 @@ def checked(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
     None means something as one of MAY_BE_NONE; elsewhere it is the same as missing.
     """
+    check_choice("kind", kind, KINDS)
     found = {k: v for k, v in values.items() if v is not None or k in MAY_BE_NONE}
     spoken = DESTINATIONS[kind]
     if "url" in found:
@@ -132,7 +133,6 @@ def create_endpoint(
 ) -> Endpoint:
     """From now on it is owed every event that it wants. `values` are further columns. `by_operator`: by who owns the machine.
     Raises InvalidError; ForbiddenError for a kind, or a program, that the caller may not use."""
-    check_choice("kind", kind, KINDS)
     columns = checked(kind, {"options": {}, **values, "url": url or ""}) | {"enabled": enabled}
     _permit(services, kind, columns, by_operator=by_operator)
     address = columns.pop("url")

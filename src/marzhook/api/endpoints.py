@@ -29,7 +29,7 @@ _SHOWN = {
     "actions": ["user_expired", "user_limited"], "admins": None, "usernames": ["vip_*", "!vip_test"],
     "condition": "user.status != 'on_hold'", "has_template": True, "template": '{"text": "{{ username }}: {{ action }}"}',
     "ordered": True, "concurrency": 32,
-    "rate_limit": None, "options": {}, "enabled": True, "disabled_reason": None, "failing_since": None,
+    "rate_limit": None, "options": {}, "enabled": True, "disabled_reason": None, "problem": None, "failing_since": None,
     "source": "api", "previous_secret_expires_at": None, "created_at": "2026-01-01T00:00:00Z",
 }  # fmt: skip
 _ONCE = _SHOWN | {"signing_secret": "whsec_…"}

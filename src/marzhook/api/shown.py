@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from marzhook.api.auth import Caller
 from marzhook.api.context import iso
 from marzhook.delivery import Attempt
+from marzhook.destinations.kinds import problem
 from marzhook.endpoint import SECRET_URLS, Endpoint, masked_url
 from marzhook.event import Event
 from marzhook.operations import name_shown
@@ -116,6 +117,7 @@ def endpoint_shown(endpoint: Endpoint, *, full: bool) -> dict[str, Any]:
         "options": endpoint.options if full else {},
         "enabled": endpoint.enabled,
         "disabled_reason": endpoint.disabled_reason,
+        "problem": problem(endpoint),
         "failing_since": iso(endpoint.failing_since),
         "source": endpoint.source,
         "previous_secret_expires_at": iso(endpoint.previous_expires_at),

@@ -176,8 +176,11 @@ def disable(
 
 def state(endpoint: Endpoint) -> str:
     """How it stands, in words."""
+    from marzhook.destinations.kinds import problem
+
     if endpoint.enabled:
-        return "on"
+        reason = problem(endpoint)
+        return f"cannot be sent to: {reason}" if reason else "on"
     return f"off: {endpoint.disabled_reason}" if endpoint.disabled_reason else "off"
 
 
@@ -194,6 +197,8 @@ def secret_in_words(endpoint: Endpoint) -> str:
 
 def shown(endpoint: Endpoint) -> dict[str, Any]:
     """As the API shows an endpoint to one who may only read."""
+    from marzhook.destinations.kinds import problem
+
     return {
         "id": endpoint.id, "name": _name(endpoint), "kind": endpoint.kind, "url": masked_url(endpoint.url),
         "format": endpoint.format, "has_secret": endpoint.secret is not None, "secret_mode": endpoint.secret_mode,
@@ -203,7 +208,7 @@ def shown(endpoint: Endpoint) -> dict[str, Any]:
         "admins": None if endpoint.admins is None else sorted(endpoint.admins), "usernames": endpoint.usernames,
         "condition": endpoint.condition, "has_template": endpoint.template is not None,
         "ordered": endpoint.ordered, "concurrency": endpoint.concurrency, "enabled": endpoint.enabled,
-        "disabled_reason": endpoint.disabled_reason, "source": endpoint.source,
+        "disabled_reason": endpoint.disabled_reason, "problem": problem(endpoint), "source": endpoint.source,
         "created_at": output.iso(endpoint.created_at),
     }  # fmt: skip
 

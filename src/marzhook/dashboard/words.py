@@ -10,6 +10,7 @@ from typing import Final
 from marzhook import errors
 from marzhook.dashboard.languages import Language
 from marzhook.delivery import DELIVERED, Attempt
+from marzhook.destinations.kinds import problem as unspoken
 from marzhook.endpoint import REMOVED, Endpoint
 from marzhook.store.history import DeliveryRow
 
@@ -218,6 +219,10 @@ def health(language: Language, endpoint: Endpoint, tries: Sequence[Attempt]) -> 
     since = tries[failures - 1].at if failures else None
     if not endpoint.enabled:
         return Health("paused", _paused(language, endpoint), since, failures)
+    if (reason := unspoken(endpoint)) is not None:
+        return Health(
+            "failing", _("nothing can be sent as it is stored, so its events wait: %(reason)s") % {"reason": reason}
+        )
     if failures:
         return Health("failing", attempt(language, tries[0]), since, failures)
     if tries:

@@ -28,6 +28,8 @@ class Destination(ABC):
     """Bytes that the items of a request may have together (one item alone may have more)."""
     concurrency: ClassVar[int] = 1000
     """Requests in flight at the most, whatever the endpoint allows."""
+    problem: str | None = None
+    """Why nothing can be sent to the endpoint as it is stored, in words."""
     rate_limit: float | None = None
     """Requests a second at the most, whatever the endpoint allows; None: no limit."""
 

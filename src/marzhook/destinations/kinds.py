@@ -30,7 +30,9 @@ KINDS: dict[str, type[Destination]] = {
 
 def destination(endpoint: Endpoint, **values: Any) -> Destination:
     """The destination that speaks to this endpoint."""
-    kind = KINDS[endpoint.kind]
+    kind = KINDS.get(endpoint.kind)
+    if kind is None:
+        return _Unspoken(endpoint, f"this version of Marzhook has no endpoints of the kind {ascii(endpoint.kind)[:60]}")
     try:
         return kind(endpoint, **values)
     except Exception as error:
@@ -39,21 +41,27 @@ def destination(endpoint: Endpoint, **values: Any) -> Destination:
         )
 
 
-class _Unspoken(Destination):
-    """An endpoint that no destination can be made for, because of a template or a time zone that another version took, say.
+def problem(endpoint: Endpoint) -> str | None:
+    """Why nothing can be sent to it as it is stored, in words; None: it can."""
+    return destination(endpoint, instance="").problem
 
-    Its deliveries are dead with the reason, and the dispatcher goes on.
+
+class _Unspoken(Destination):
+    """An endpoint that no destination can be made for, because of a template or a time zone that another version took, say, or
+    a kind that only a newer one knows.
+
+    It rests: what it is owed waits until it is changed, or a version runs that understands it.
     """
 
     def __init__(self, endpoint: Endpoint, reason: str) -> None:
         super().__init__(endpoint, instance="")
-        self._reason = reason
+        self.problem = reason
 
     def item(self, delivery: Delivery, now: datetime) -> str:
-        raise RenderError(self._reason)
+        raise RenderError(self.problem or "")
 
     def request(self, items: Sequence[str], ids: Sequence[int], now: datetime, *, mode: str) -> Request:
-        raise RenderError(self._reason)
+        raise RenderError(self.problem or "")
 
     def judge(self, response: Response, now: datetime) -> Outcome:
         return failed(response, now)

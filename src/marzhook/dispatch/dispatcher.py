@@ -145,7 +145,7 @@ class Dispatcher:
         return reasons
 
     def resting(self) -> set[int]:
-        """Endpoints that are left alone on purpose just now: disabled, paused, or with an open breaker."""
+        """Endpoints that are left alone on purpose just now: disabled, not understood, paused, or with an open breaker."""
         return {id_ for id_, sender in list(self._senders.items()) if sender.resting}
 
     def figures(self, now: float) -> tuple[int | None, int, float]:
@@ -252,9 +252,7 @@ class Dispatcher:
         self._horizon.advance()
         for sender in self._senders.values():
             sender.look_behind(floor)
-        waiting = {
-            id_: sender.cursor for id_, sender in self._senders.items() if sender.exhausted and sender.endpoint.enabled
-        }
+        waiting = {id_: sender.cursor for id_, sender in self._senders.items() if sender.exhausted and sender.sends}
         for endpoint_id in self._outbox.behind(waiting):
             self._senders[endpoint_id].exhausted = False
             self._active[endpoint_id] = self._senders[endpoint_id]

@@ -30,6 +30,8 @@ class Notices:
         self._clock = clock
         self._settler = settler
         self._wake = wake
+        self._problems: dict[int, str | None] = {}
+        """Why each endpoint cannot be sent to, as the log was told."""
 
     def change(self, endpoint: Endpoint, **values: Any) -> None:
         """Write down what was found out about an endpoint's address or receiver; noticed everywhere by its revision."""
@@ -45,9 +47,11 @@ class Notices:
         self._settler.call(write)
 
     def watch(self, senders: Iterable[Sender]) -> None:
-        """Tell people of endpoints that fail for long, and disable those that have failed for days."""
+        """Tell people of endpoints that fail for long, and disable those that have failed for days; the log, of those that
+        cannot be sent to as they are stored."""
         now = self._clock.now()
         for sender in senders:
+            self._tell_log(sender.endpoint, sender.destination.problem)
             if sender.failing_since is None or not sender.endpoint.enabled:
                 continue
             notice = health.notice(sender.failing_since, sender.failing_stage, now)
@@ -58,6 +62,13 @@ class Notices:
                 self.disable(sender, health.REASON)
             else:
                 self._tell(sender, notice.action)
+
+    def _tell_log(self, endpoint: Endpoint, problem: str | None) -> None:
+        """Once, until it is another one."""
+        if problem is not None and problem != self._problems.get(endpoint.id):
+            fields = {"endpoint": endpoint.id, "name": endpoint.name, "why": problem}
+            log.warning("endpoint cannot be sent to as it is stored; its deliveries wait", extra={"fields": fields})
+        self._problems[endpoint.id] = problem
 
     def disable(self, sender: Sender, why: str) -> None:
         """Send nothing more there until somebody enables it, and tell all other endpoints, once."""

@@ -99,14 +99,12 @@ class Sender:
         self._rewind()
 
     def _speak(self, endpoint: Endpoint) -> None:
-        self._destination = destination(
-            endpoint,
-            instance=self._instance,
-            connect_timeout=self._limits.connect_timeout,
-            timeout=self._limits.timeout,
+        limits = self._limits
+        self.destination = destination(
+            endpoint, instance=self._instance, connect_timeout=limits.connect_timeout, timeout=limits.timeout
         )
-        rates = [rate for rate in (endpoint.rate_limit, self._destination.rate_limit) if rate]
-        concurrency = min(endpoint.concurrency, self._destination.concurrency)
+        rates = [rate for rate in (endpoint.rate_limit, self.destination.rate_limit) if rate]
+        concurrency = min(endpoint.concurrency, self.destination.concurrency)
         self.pace.limit(concurrency, min(rates, default=None), self._share)
 
     def own(self, share: float) -> None:
@@ -133,7 +131,7 @@ class Sender:
 
     def refill(self) -> None:
         """Read what is due, what lanes lack, and the next window, so that there is enough to send."""
-        if not self.endpoint.enabled:
+        if not self.sends:
             return
         if self._reordered is not None:
             if self._awaits_landing:
@@ -141,9 +139,8 @@ class Sender:
             self.lanes, self._reordered = self._reordered, None
             self._rewind()
         lanes, endpoint_id = self.lanes, self.endpoint.id
-        due = (
-            lanes.due(self._clock.monotonic(), limit=LOOKUPS) if lanes.waiting and lanes.ready_again < LOW_WATER else []
-        )
+        lacks_due = lanes.waiting and lanes.ready_again < LOW_WATER
+        due = lanes.due(self._clock.monotonic(), limit=LOOKUPS) if lacks_due else []
         if due:
             found = self._outbox.load(endpoint_id, due)
             lanes.loaded(found)
@@ -156,7 +153,7 @@ class Sender:
             lanes.fed(hungry, self._outbox.following(endpoint_id, hungry, limit=KEEP), limit=KEEP)
         if self._lacks_window:
             rows = self._outbox.window(endpoint_id, after=self.cursor, limit=WINDOW)
-            lanes.admit(rows, self._due_in)
+            lanes.admit(rows, lambda delivery: None if delivery.due_at is None else self._monotonic(delivery.due_at))
             self.exhausted = len(rows) < WINDOW
             if rows:
                 self.cursor = rows[-1].event.id
@@ -164,9 +161,6 @@ class Sender:
     @property
     def _lacks_window(self) -> bool:
         return not self.exhausted and self.lanes.ready_first < LOW_WATER and self.lanes.held < MAX_HELD
-
-    def _due_in(self, delivery: Delivery) -> float | None:
-        return None if delivery.due_at is None else self._monotonic(delivery.due_at)
 
     def _monotonic(self, due_at: datetime) -> float | None:
         """Durations are waited on the monotonic clock: somebody who sets the wall clock neither hastens nor delays them."""
@@ -187,11 +181,11 @@ class Sender:
         """Whether a probe is due, and something to probe with."""
         if not (self.breaker.open and self.shared) or self.unwritten or self.claimed_until > now:
             return False
-        return self.endpoint.enabled and self.lanes.ready > 0 and self.breaker.may_send(now)
+        return self.sends and self.lanes.ready > 0 and self.breaker.may_send(now)
 
     def _room(self, now: float) -> int:
         first, again = self.lanes.ready_first, self.lanes.ready_again
-        if not (first or again) or not self.endpoint.enabled or self._reordered is not None:
+        if not (first or again) or not self.sends or self._reordered is not None:
             return 0
         if not self.breaker.may_send(now):
             return 0
@@ -199,21 +193,23 @@ class Sender:
             return 0
         room = self.pace.room(first, again, now)
         # What a batch takes along, a probe or a rate limit leaves over is known after each.
-        return max(0, min(room, 1) if self._by_one else room)
+        by_one = self.destination.max_items > 1 or self.breaker.open or self.pace.rate is not None
+        return max(0, min(room, 1) if by_one else room)
 
     @property
-    def _by_one(self) -> bool:
-        return self._destination.max_items > 1 or self.breaker.open or self.pace.rate is not None
+    def sends(self) -> bool:
+        """Whether anything may go there at all."""
+        return self.endpoint.enabled and self.destination.problem is None
 
     @property
     def resting(self) -> bool:
-        """Whether it is left alone on purpose just now: disabled, paused, or its breaker open."""
-        return not self.endpoint.enabled or self.breaker.open or self.pace.paused_until > self._clock.monotonic()
+        """Whether it is left alone on purpose just now: disabled, not understood, paused, or its breaker open."""
+        return not self.sends or self.breaker.open or self.pace.paused_until > self._clock.monotonic()
 
     @property
     def wants_reading(self) -> bool:
         """Whether `refill` would find something to read right now."""
-        if not self.endpoint.enabled or self._awaits_landing:
+        if not self.sends or self._awaits_landing:
             return False
         return self._reordered is not None or self._lacks_window or self.lanes.starving
 
@@ -227,7 +223,7 @@ class Sender:
 
         `now`: the moment at which there was no `room`. A pause that has ended since is still to be looked at.
         """
-        if not self.endpoint.enabled:
+        if not self.sends:
             return None
         due = self.lanes.next_due
         # Where enough are ready, those that are due are not read; an answer makes room first.
@@ -242,7 +238,7 @@ class Sender:
         """The next request, to be sent now; where it cannot be made, the shipment says why and the request is None."""
         now = self._clock.now()
         again = self.pace.takes_again(self.lanes.ready_first, self.lanes.ready_again)
-        kind = self._destination
+        kind = self.destination
         deliveries, items, problem = (self._one if kind.max_items == 1 else self._batch)(now, again)
         shipment = Shipment(self, deliveries, items, "", None, again, problem)
         self.pace.left(again=again)
@@ -260,12 +256,12 @@ class Sender:
     def _one(self, now: datetime, again: bool) -> tuple[list[Delivery], list[str], str | None]:
         delivery = self.lanes.take_one(again=again)
         try:
-            return [delivery], [self._destination.item(delivery, now)], None
+            return [delivery], [self.destination.item(delivery, now)], None
         except Exception as error:
             return [delivery], [], _named(error)
 
     def _batch(self, now: datetime, again: bool) -> tuple[list[Delivery], list[str], str | None]:
-        kind = self._destination
+        kind = self.destination
         items: list[str] = []
         size = 0
         problem: str | None = None
@@ -298,7 +294,7 @@ class Sender:
 
     def _request(self, shipment: Shipment, now: datetime) -> Request | Job:
         ids = [delivery.event.id for delivery in shipment.deliveries]
-        request = self._destination.request(shipment.items, ids, now, mode=shipment.mode)
+        request = self.destination.request(shipment.items, ids, now, mode=shipment.mode)
         first = shipment.traced
         if first is None or not isinstance(request, Request):
             return request
@@ -311,7 +307,7 @@ class Sender:
         """The same items in another mode, where the answer asks for that; None: the answer stands."""
         if shipment.first is not None:
             return None
-        mode = self._destination.other_mode(shipment.mode, response)
+        mode = self.destination.other_mode(shipment.mode, response)
         if mode is None:
             return None
         shipment.first, shipment.mode = response, mode
@@ -354,7 +350,7 @@ class Sender:
             self.lanes.hasten(self._clock.monotonic())
         # An outage that began before a restart is known from the disk alone, and ends here too.
         recovered = recovered or self.failing_since is not None
-        return Answer(settlements, outcome, self._destination.learned(shipment.items, shipment.mode), recovered)
+        return Answer(settlements, outcome, self.destination.learned(shipment.items, shipment.mode), recovered)
 
     def _pause(self, outcome: Outcome) -> None:
         if outcome.pause:
@@ -364,7 +360,7 @@ class Sender:
         if response.error is not None:
             return Outcome(Verdict.FAILED)
         try:
-            return self._destination.judge(response, self._clock.now())
+            return self.destination.judge(response, self._clock.now())
         except Exception:
             # A receiver's strange answer is that receiver's trouble alone.
             log.exception("an answer could not be judged", extra={"fields": {"endpoint": self.endpoint.id}})
@@ -388,7 +384,7 @@ class Sender:
         return (self._limits.policy, STANDARD) if counted else (None, OUTAGE)
 
     def _regroup(self, settlements: list[Settlement], schedule: str = STANDARD) -> None:
-        if self._destination.max_items > 1:
+        if self.destination.max_items > 1:
             self._groups.answered(settlements, split=schedule == SPLIT)
 
     def _due(self, settlements: list[Settlement]) -> float:
