@@ -17,6 +17,7 @@ from marzhook.runtime import Services, build_services
 from marzhook.settings import load
 from marzhook.store import schema
 from marzhook.store.database import Database, Transaction
+from marzhook.testing import eventually
 from postgresql import Server
 from severing import Severed
 
@@ -51,6 +52,11 @@ def events(database: Database) -> int:
         return int(conn.execute(sa.select(sa.func.count()).select_from(schema.events)).scalar_one())
 
 
+def connected(database: Database, pid: int) -> bool:
+    with database.read() as conn:
+        return bool(conn.exec_driver_sql(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}").scalar_one())
+
+
 def test_a_commit_whose_answer_is_lost_is_done_once(severed: tuple[Severed, Services]) -> None:
     """With an idempotency key the caller notices nothing, however often it happens."""
     way, services = severed
@@ -72,9 +78,10 @@ def test_without_a_key_the_caller_is_told_that_nobody_knows(severed: tuple[Sever
     assert events(services.database) == 1
 
 
-@pytest.mark.parametrize("state", ["40001", "40P01", "25006"])
+@pytest.mark.parametrize("state", ["40001", "40P01", "25006", "25P04"])
 def test_what_the_server_takes_back_is_tried_again(severed: tuple[Severed, Services], state: str) -> None:
-    """A serialization failure, a deadlock, a primary that is none for a moment: nothing was changed, nobody is told."""
+    """A serialization failure, a deadlock, a primary that is none for a moment, a time that no transaction may last: nothing
+    was changed, nobody is told."""
     _, services = severed
     tries = []
 
@@ -103,6 +110,37 @@ def test_a_connection_that_is_lost_before_the_commit_is_made_anew(severed: tuple
 
     assert services.database.transact(work) == "done"
     assert len(tries) == 2
+    assert events(services.database) == 1
+
+
+def test_a_session_that_the_server_ends_for_idling_is_made_anew(severed: tuple[Severed, Services]) -> None:
+    """`idle_in_transaction_session_timeout`, as administrators set it: the transaction's next statement finds it gone, and all
+    of it is done again."""
+    _, services = severed
+    tries = []
+
+    def work(tx: Transaction) -> str:
+        tries.append(services.outbox.publish(tx, [NewEvent("user_created", "ann")], now=services.clock.now()))
+        if len(tries) == 1:
+            [pid] = tx.conn.exec_driver_sql("SELECT pg_backend_pid()").scalars()
+            tx.conn.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 1")
+            eventually(lambda: not connected(services.database, pid))
+            tx.conn.exec_driver_sql("SELECT 1")
+        return "done"
+
+    assert services.database.transact(work) == "done"
+    assert len(tries) == 2
+    assert events(services.database) == 1
+
+
+def test_a_session_that_is_ended_between_two_transactions_is_made_anew(severed: tuple[Severed, Services]) -> None:
+    """`idle_session_timeout`: the next transaction has another session, and nobody is told."""
+    _, services = severed
+    with services.database.write() as tx:
+        tx.conn.exec_driver_sql("SET idle_session_timeout = 1")
+        [pid] = tx.conn.exec_driver_sql("SELECT pg_backend_pid()").scalars()
+    eventually(lambda: not connected(services.database, pid))
+    assert publish(services, None)
     assert events(services.database) == 1
 
 

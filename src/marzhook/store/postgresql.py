@@ -408,7 +408,8 @@ def _explanation(name: str, error: psycopg.Error) -> MarzhookError | None:
             f"{name} cannot be reached ({text}); check that it runs, and MARZHOOK_DATABASE_URL",
             code="database_unreachable",
         )
-    if state[:2] in ("08", "53", "57") or (not state and isinstance(error, psycopg.OperationalError)):
+    gone = state[:2] in ("08", "53", "57") or state in ("25P03", "25P04")  # it idled, or took, longer than it may
+    if gone or (not state and isinstance(error, psycopg.OperationalError)):
         return TransientError(f"{name} went away ({text}); nothing was changed, try again", code="database_unreachable")
     if isinstance(error, psycopg.DataError) and "NUL" in text:
         return InvalidError("a text contains the character NUL, which cannot be kept", code="invalid_text")
