@@ -187,14 +187,38 @@ def test_a_message_is_previewed_as_people_read_it(browser: Browser, fields: dict
     assert ("\\u2068فعال\\u2069" in request) == (fields["kind"] == "telegram")
 
 
+def test_what_was_chosen_is_shown_in_the_forms_words(browser: Browser) -> None:
+    """An endpoint's page says in the reader's language what its form asked, and not how the program calls it."""
+    fields = {
+        "url": "https://a.example/",
+        "format": "list",
+        "secret": "s3cret",
+        "secret_mode": "hmac",
+        "detail": "full",
+    }
+    browser.post("/endpoints/new", {"kind": "webhook", "which": "all"} | fields, on="/endpoints/new")
+    browser.get("/look?language=fa")
+    chosen = re.findall(
+        "<option value=.(?:list|hmac|full|v1). selected>(.*?)</option>", browser.page("/endpoints/1/edit")
+    )
+    assert len(chosen) == 4
+    page = browser.page("/endpoints/1")
+    for words in chosen:
+        assert f"<dd>{words}</dd>" in page
+
+
 def test_an_endpoint_is_shown_with_what_its_kind_knows(browser: Browser) -> None:
     """A bot's page names its chat, and says nothing of formats and secrets, which it has not."""
-    fields = BOT | {"name": "bot", "language": "fa", "timezone": "Asia/Tehran", "message": "{username}"}
-    assert browser.post("/endpoints/new", fields, on="/endpoints/new").status_code == 200
+    fields = BOT | {
+        "name": "bot", "language": "fa", "timezone": "Asia/Tehran", "message": "{username}", "chats": "*=telegram_id",
+    }  # fmt: skip
+    made = browser.post("/endpoints/new", fields, on="/endpoints/new")
+    assert made.status_code == 200
     page = browser.page("/endpoints/1")
-    for shown in ("<dd>Telegram</dd>", ">-1001234567890<", ">Asia/Tehran<"):
+    for shown in ("<dd>Telegram</dd>", ">-1001234567890<", ">Asia/Tehran<", ">*=telegram_id<", "<dd>فارسی</dd>"):
         assert shown in page
     assert "<dt>Format</dt>" not in page
+    assert "signing secret" not in made.text + page
     assert "AAAA" not in page
     form = browser.page("/endpoints/1/edit")
     assert 'value="-1001234567890"' in form

@@ -17,7 +17,6 @@ from marzhook.endpoint import (
     DETAILS,
     FORMATS,
     KINDS,
-    LANGUAGES,
     LOCAL_KINDS,
     REMOVED,
     SECRET_MODES,
@@ -189,12 +188,8 @@ def _form(
         problem=visit.problem(error) if error else None,
         wrong=options.place(kind, error) if error else "",
         kinds=[kind for kind in KINDS if kind not in LOCAL_KINDS or kind in visit.services.settings.api_kinds],
-        formats=FORMATS,
-        secret_modes=SECRET_MODES,
-        details=DETAILS,
         actions=PANEL_ACTIONS,
         options=options.FIELDS,
-        languages=LANGUAGES,
         shown=_preview_of(visit, kind, fields),
     )
 
