@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -202,3 +204,36 @@ def test_a_service_that_is_killed_between_the_effect_and_its_settlement(url: str
         assert service.stop() == 0
     newest = {name: number for number, name in enumerate(names)}
     assert {one["username"]: one["used_traffic"] for one in rows(url, "users", "username")} == newest
+
+
+def test_an_event_that_the_database_refuses_keeps_no_other_from_it(tmp_path: Path) -> None:
+    """A trigger of the database's owner refuses one user: his events are dead, with the reason, and those of all others, which
+    went there in the same requests, are there, in order."""
+    url = f"sqlite:///{tmp_path}/users.db"
+    names = [f"user{number}" for number in range(20)]
+    settings = {"MARZHOOK_SQL_URL": url, "MARZHOOK_REJECTED_SCHEDULE": "1"}
+    with Service(tmp_path, **settings) as service:
+        assert service.call("POST", "/api/v1/events", {"username": "user0", "action": "user_created"})[0] == 202
+        eventually(lambda: service.call("GET", "/api/v1/deliveries?state=delivered")[1]["deliveries"], timeout=30)
+        with closing(sqlite3.connect(tmp_path / "users.db")) as owner:
+            owner.execute(
+                "CREATE TRIGGER refused BEFORE INSERT ON users WHEN NEW.username = 'user7'"
+                " BEGIN SELECT RAISE(ABORT, 'this one never paid'); END"
+            )
+        events = [
+            {"username": name, "action": "user_updated", "user": {"used_traffic": number}}
+            for number in range(3)
+            for name in names
+        ]
+        assert service.call("POST", "/api/v1/events", events)[0] == 202
+
+        def dead() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = service.call("GET", "/api/v1/deliveries?state=dead")[1]["deliveries"]
+            return found
+
+        eventually(lambda: len(dead()) == 3 and len(rows(url, "events", "id")) == 58, timeout=60)
+        assert {one["event"]["username"] for one in dead()} == {"user7"}
+        assert {one["last_attempt"]["message"] for one in dead()} == {"the database refused it: IntegrityError"}
+        assert service.stop() == 0
+    others = [name for name in names if name != "user7"]
+    assert {one["username"]: one["used_traffic"] for one in rows(url, "users", "username")} == dict.fromkeys(others, 2)
