@@ -24,7 +24,7 @@ from marzhook.errors import InvalidError
 from marzhook.event import Event, detail_json
 from marzhook.request import BAD_DATA, Job, Rows
 from marzhook.testing import eventually
-from marzhook.transport.tables import write
+from marzhook.transport.tables import tables, write
 from postgresql import Server
 from service import Service
 
@@ -123,6 +123,39 @@ def test_a_bad_batch_leaves_nothing(url: str) -> None:
     assert (status, error) == (BAD_DATA, None)
     assert "the database refused it" in message
     assert len(rows(url, "events", "id")) == 1
+
+
+RULES = {
+    "sqlite": [
+        "CREATE TRIGGER refused BEFORE INSERT ON users WHEN NEW.username = 'bob' BEGIN SELECT RAISE(ABORT, 'no'); END"
+    ],
+    "postgresql": [
+        "CREATE FUNCTION refused() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$",
+        "CREATE TRIGGER refused BEFORE INSERT ON users FOR EACH ROW WHEN (NEW.username = 'bob') EXECUTE FUNCTION refused()",
+    ],
+}
+
+
+def test_what_a_trigger_refuses_is_the_events_fault(url: str) -> None:
+    """A rule of the database's owner: the event is refused, with the status at which all others go without it."""
+    assert write(job(url, event(1)), 5.0)[0] == 0
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as conn:
+        for statement in RULES[engine.dialect.name]:
+            conn.exec_driver_sql(statement)
+    engine.dispose()
+    assert write(job(url, event(2, "bob")), 5.0)[:2] == (BAD_DATA, None)
+    assert write(job(url, event(3, "carol")), 5.0)[0] == 0
+
+
+@pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
+def test_tables_of_mysql_take_every_name_and_tell_all_apart(dialect: str) -> None:
+    """In transactions, whatever the server's defaults are. `docs/destinations.md` says on which server that was tried."""
+    _, users, events = tables("")
+    for table in (users, events):
+        made = str(sa.schema.CreateTable(table).compile(dialect=sa.make_url(f"{dialect}+pymysql://").get_dialect()()))
+        for option in ("ENGINE=InnoDB", "CHARSET=utf8mb4", "COLLATE utf8mb4_bin"):
+            assert option in made
 
 
 @pytest.mark.parametrize("text", ["half \ud83d of one", "nothing\0ness"])

@@ -17,6 +17,19 @@ _PACKAGES: Final = {"psycopg": "'marzhook[postgres]'", "MySQLdb": "mysqlclient"}
 """What to install where it has another name than the module that is missing."""
 
 
+_RAISED: Final = "P0001"
+"""PostgreSQL's RAISE EXCEPTION."""
+_REFUSED: Final = ((1644,), (3819,), (4025,))
+"""What MySQL's and MariaDB's drivers call operational: SIGNAL, and their two numbers for a CHECK."""
+_TEXT: Final = sa.Text().with_variant(LONGTEXT(), "mysql", "mariadb")
+# Whatever such a server has for its default (Latin-1, MyISAM; names in which `Ann` is `ann`).
+_MYSQL: Final[dict[str, Any]] = {
+    f"{dialect}_{option}": value
+    for dialect in ("mysql", "mariadb")
+    for option, value in {"engine": "InnoDB", "charset": "utf8mb4", "collate": "utf8mb4_bin"}.items()
+}
+
+
 class OtherColumnsError(Exception):
     """A table is there already, made by somebody else: its name, and a column that it lacks."""
 
@@ -36,11 +49,12 @@ def tables(prefix: str) -> tuple[sa.MetaData, sa.Table, sa.Table]:
         sa.Column("data_limit", sa.BigInteger),
         sa.Column("expire", sa.BigInteger),
         sa.Column("admin", sa.String(128)),
-        sa.Column("note", sa.Text),
+        sa.Column("note", _TEXT),
         sa.Column("deleted", sa.Boolean, nullable=False),
         # The event that it is as of, and its time in Unix seconds.
         sa.Column("event_id", sa.String(64), nullable=False),
         sa.Column("updated_at", sa.Double, nullable=False),
+        **_MYSQL,
     )  # fmt: skip
     events = sa.Table(
         f"{prefix}events", metadata,
@@ -48,7 +62,8 @@ def tables(prefix: str) -> tuple[sa.MetaData, sa.Table, sa.Table]:
         sa.Column("action", sa.String(64), nullable=False),
         sa.Column("username", sa.String(128), nullable=False),
         sa.Column("enqueued_at", sa.Double, nullable=False),
-        sa.Column("detail", sa.Text().with_variant(LONGTEXT(), "mysql", "mariadb")),
+        sa.Column("detail", _TEXT),
+        **_MYSQL,
     )  # fmt: skip
     return metadata, users, events
 
@@ -66,12 +81,18 @@ def write(work: Rows, timeout: float) -> tuple[int, str | None, str]:
             if new:
                 conn.execute(sa.insert(events), [{c.name: row[c.name] for c in events.c} for row in new])
                 _bring_up_to_date(conn, users, new)
-    except (sa.exc.DataError, sa.exc.IntegrityError, UnicodeError) as error:
+    except (ImportError, sa.exc.SQLAlchemyError, UnicodeError) as error:
         # The event's own fault: the others of its request are sent without it.
-        return BAD_DATA, None, in_words(error)
-    except (ImportError, sa.exc.SQLAlchemyError) as error:
-        return 1, "other", in_words(error)
+        return (BAD_DATA, None, in_words(error)) if _of_the_data(error) else (1, "other", in_words(error))
     return 0, None, ""
+
+
+def _of_the_data(error: Exception) -> bool:
+    """Whether it is these rows that the database refuses, be it by a rule of its owner's: a CHECK, or a trigger."""
+    if isinstance(error, sa.exc.DataError | sa.exc.IntegrityError | UnicodeError):
+        return True
+    original = getattr(error, "orig", None)
+    return getattr(original, "sqlstate", None) == _RAISED or getattr(original, "args", ())[:1] in _REFUSED
 
 
 def trial(url: str, prefix: str, timeout: float) -> str:
@@ -125,6 +146,8 @@ def _transaction(url: str, timeout: float) -> Iterator[sa.Connection]:
         options = {"timeout": timeout}
     elif found.get_driver_name() == "psycopg":
         options = {"connect_timeout": max(1, int(timeout))}
+    elif found.get_driver_name() in ("pymysql", "mysqldb"):
+        options = dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), max(1, int(timeout)))
     # No pool: a request is many events, and a connection that is opened anew is never one that died meanwhile.
     engine = sa.create_engine(found, poolclass=NullPool, connect_args=options)
     with engine.begin() as conn:
