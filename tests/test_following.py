@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from marzhook.endpoint import EACH, OWN_CHAT
 from marzhook.event import PANEL_ACTIONS
 from marzhook.sources import marzban_api
 from marzhook.sources.ingest import Ingest
@@ -17,7 +18,7 @@ from marzhook.sources.marzban_api import PanelApi
 from marzhook.sources.marzban_poll import Following
 from marzhook.sources.panels import PANELS
 from marzhook.sources.snapshot import Snapshots, shown
-from marzhook.store import schema, sources
+from marzhook.store import admins, endpoints, schema, sources
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
 from marzhook.telemetry import Metrics
@@ -196,6 +197,22 @@ def test_the_user_is_shown_as_the_panel_shows_him(follow: Follow) -> None:
         kept += str(conn.execute(schema.sources.select()).all())
     for secret in ("id-ann", user["subscription_url"], PASSWORD, follow.panel.url):
         assert secret not in kept
+
+
+def test_admins_telegram_ids_are_learned(follow: Follow) -> None:
+    """Before the first event of an admin's user can be sent, also where the panel has no webhook."""
+    with follow.database.write() as tx:
+        options = {"chat": 5, "chats": {EACH: OWN_CHAT}}
+        bot = endpoints.create(
+            tx, now=follow.clock.now(), kind="telegram", url="https://tg.example/bot1:a", options=options
+        )
+    panel = follow.panel.services
+    with panel.database.write() as tx:
+        admins.change(tx, "root", {"telegram_id": 71}, now=panel.clock.now())
+    follow.change("ann", note="paid")
+    assert follow.polled() == [("user_updated", "ann")]
+    with follow.database.read() as conn:
+        assert endpoints.get(conn, bot.id).own_chats == {"root": 71}
 
 
 def test_what_is_not_to_be_published_is_not(follow: Follow) -> None:

@@ -23,7 +23,7 @@ from marzhook.sources import seen
 from marzhook.sources.panels.base import Incoming
 from marzhook.sources.panels.credentials import without_credentials
 from marzhook.sources.seen import State, state_of_text
-from marzhook.store import endpoints, source_users, sources
+from marzhook.store import endpoints, source_users, sources, telegram_ids
 from marzhook.store.database import Database, Transaction
 from marzhook.store.outbox import Outbox
 from marzhook.store.source_users import Seen
@@ -109,7 +109,9 @@ class Snapshots:
             rows, events = self._differences(tx.conn, source_id, users, asked_at)
             source_users.put(tx, source_id, rows)
             now = self._clock.now()
-            self._outbox.publish(tx, [self._with_user(one, users, full) for one in events], now=now)
+            told = [self._with_user(one, users, full) for one in events]
+            telegram_ids.learn(tx, [one.detail for one in told])
+            self._outbox.publish(tx, told, now=now)
             signals.emit("poll.before_commit")
         signals.emit("poll.after_commit")
         return len(events)
