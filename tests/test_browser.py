@@ -189,7 +189,7 @@ def test_an_endpoint_is_made_with_its_request_in_sight(person: Person) -> None:
     person.clicks("Save")
     person.sees("whsec_")
     person.clicks("Pause")
-    person.sees("paused; what happens meanwhile is kept for it")
+    person.sees("what happens meanwhile is kept for it")
     assert "whsec_" not in person.page.page_source
     assert person.complaints() == []
     # Asked before it is deleted; declined first.

@@ -76,7 +76,7 @@ def test_the_language_is_the_chosen_one_or_the_browsers(wanted: str | None, head
 
 
 @pytest.mark.parametrize("code", NAMES)
-@pytest.mark.parametrize("failure", [*ERRORS, 200, 301, 401, 404, 410, 422, 429, 503, 102])
+@pytest.mark.parametrize("failure", [*ERRORS, 0, 3, 200, 301, 401, 404, 410, 422, 429, 503, 102])
 def test_every_way_to_fail_has_words(code: str, failure: str | int) -> None:
     """Whatever a try came to, a sentence says so."""
     status, error = (failure, None) if isinstance(failure, int) else (None, failure)

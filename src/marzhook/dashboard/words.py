@@ -11,6 +11,7 @@ from marzhook import errors
 from marzhook.dashboard.languages import Language
 from marzhook.delivery import DELIVERED, Attempt
 from marzhook.destinations.kinds import problem as unspoken
+from marzhook.dispatch import health as outage
 from marzhook.endpoint import REMOVED, Endpoint
 from marzhook.store.history import DeliveryRow
 
@@ -132,10 +133,14 @@ def attempt(language: Language, one: Attempt) -> str:
     _ = language.gettext
     if one.error is not None:
         return _error(language, one)
-    code = {"status": language.number(one.status or 0, "0")}
+    status = one.status or 0
+    code = {"status": language.number(status, "0")}
     if one.schedule is None:
-        return _("accepted (%(status)s)") % code
-    match one.status or 0:
+        # No HTTP request: a program that ended well, a message or rows that went out.
+        return _("accepted (%(status)s)") % code if status else _("accepted")
+    match status:
+        case value if value < 100:
+            text = _("ends with exit status %(status)s")
         case 401 | 403:
             text = _("refuses the secret or the sender (%(status)s)")
         case 404:
@@ -234,9 +239,11 @@ def _paused(language: Language, endpoint: Endpoint) -> str:
     _ = language.gettext
     match endpoint.disabled_reason:
         case None | "over the API" | "by the operator" | "made disabled" | "on the dashboard":
-            return _("paused; what happens meanwhile is kept for it")
+            return _("what happens meanwhile is kept for it")
         case reason if reason == REMOVED:
-            return _("paused: it is no longer in the settings")
-        case "nothing was accepted for 5 days":
-            return _("paused: it accepted nothing for 5 days")
-    return _("paused: %(reason)s") % {"reason": endpoint.disabled_reason}
+            return _("it is no longer in the settings")
+        case outage.GONE:
+            return _("it wants no more events (410)")
+        case outage.REASON:
+            return _("it accepted nothing for 5 days")
+    return endpoint.disabled_reason or ""
