@@ -77,7 +77,8 @@ def preview(
     message = target.readable(item)
     if isinstance(request, Job):
         # An alert is what Apprise makes of the message: nothing more is known.
-        return Shown(message) if message else Shown("", _masked(endpoint.url, web=False), body=item)
+        body = json.dumps(json.loads(item), ensure_ascii=False, indent=2) if endpoint.kind == "sql" else item
+        return Shown(message) if message else Shown("", _masked(endpoint.url, web=False), body=body)
     if text := event.traceparent:
         own = trace_context.span_id(text, endpoint.id, event.id, number) if visit.services.spans else ""
         request = request._replace(lines=(*request.lines, *trace_context.lines(text, own)))
