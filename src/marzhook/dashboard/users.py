@@ -140,9 +140,7 @@ def _page(visit: Visit, error: MarzhookError | None = None) -> Response:
 
 
 def _form(visit: Visit, user: User | None, fields: dict[str, Any], error: MarzhookError | None = None) -> Response:
-    given = error.fields if isinstance(error, InvalidUserError) else {}
-    # In the reader's language; a field that the form does not have is told as an error of the whole.
-    wrong = {name: text for name in given if (text := words.field(visit.language, name))}
+    wrong = _wrong(visit, error) if error else {}
     blank = {"username": "", "data_limit": "", "expire": "", "note": "", "data_limit_reset_strategy": "no_reset"}
     return visit.page(
         "user_form.html",
@@ -155,6 +153,14 @@ def _form(visit: Visit, user: User | None, fields: dict[str, Any], error: Marzho
     )
 
 
+def _wrong(visit: Visit, error: MarzhookError) -> dict[str, str]:
+    """What is wrong with which field, in the reader's language; with one that the form does not have: told above it."""
+    if error.code == "user_exists":
+        return {"username": visit.problem(error)[0]}
+    named = error.fields if isinstance(error, InvalidUserError) else [getattr(error, "field", "")]
+    return {name: text for name in named if (text := words.field(visit.language, name))}
+
+
 def _as_written(visit: Visit) -> dict[str, Any]:
     names = ("username", "data_limit", "expire", "note", "data_limit_reset_strategy")
     return {name: visit.given(name) for name in names}
@@ -162,8 +168,8 @@ def _as_written(visit: Visit) -> dict[str, Any]:
 
 def _fields(visit: Visit) -> dict[str, Any]:
     """The form as the registry takes it; None: left empty. Raises InvalidError."""
-    limit = number(visit.given("data_limit"))
-    until = moment(visit.given("expire"))
+    limit = number(visit.given("data_limit"), field="data_limit")
+    until = moment(visit.given("expire"), field="expire")
     return {
         "data_limit": None if limit is None else round(limit * GIB),
         "expire": None if until is None else int(until.timestamp()),

@@ -254,15 +254,17 @@ def number(text: str, *, least: float = 0, field: str = "") -> float | None:
     return value
 
 
-def moment(text: str) -> datetime | None:
-    """A date or a time of a date field, in UTC; None: nothing was written. Raises InvalidError."""
+def moment(text: str, *, field: str = "") -> datetime | None:
+    """A date or a time of a date field, in UTC; None: nothing was written. Raises InvalidError, which names the `field`."""
     if not text:
         return None
     try:
         at = datetime.fromisoformat(text)
         return at if at.tzinfo else at.replace(tzinfo=UTC)
     except ValueError:
-        raise errors.InvalidError(f"{ascii(text)[:40]} is not a date like 2026-01-31", code="invalid_time") from None
+        raise errors.InvalidError(
+            f"{ascii(text)[:40]} is not a date like 2026-01-31", code="invalid_time", field=field
+        ) from None
 
 
 def local_path(text: str) -> str:
