@@ -25,6 +25,8 @@ class Eventful:
 
     service: Service
     paths: list[str]
+    wrong: dict[str, dict[str, str]]
+    """What is written into the forms of some of these pages, and refused."""
 
 
 @contextmanager
@@ -80,6 +82,10 @@ def eventful(folder: Path) -> Iterator[Eventful]:
                 "/dead", "/dead?count=yes", "/users", "/users/new", "/user/alice", "/user/alice/edit", "/user/carol",
                 "/inbox", "/settings", "/events/999999", "/docs",
             ],
+            {
+                "/endpoints/new": {"kind": "exec", "url": "exec:/no/such/program"},
+                "/users/new": {"username": "a b", "note": LONG * 5},
+            },
         )  # fmt: skip
 
 

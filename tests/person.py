@@ -17,6 +17,13 @@ from service import Service
 
 LANGUAGES = load()
 
+# Later, so that the script's answer comes back before the page goes; whatever the browser itself thinks of the fields.
+SEND = """
+const form = document.querySelector("main form[method=post]");
+for (const [name, value] of Object.entries(arguments[0])) form.elements[name].value = value;
+setTimeout(() => form.submit());
+"""
+
 # What has the focus, asked in one go: the Tab key has hundreds of stops.
 STOP = """
 const e = document.activeElement, s = getComputedStyle(e), b = e.getBoundingClientRect();
@@ -58,6 +65,13 @@ class Person:
         field = self.page.find_element(By.NAME, name)
         field.clear()
         field.send_keys(text)
+
+    def is_refused(self, fields: dict[str, str]) -> None:
+        """Sends the page's form with these fields, of which one is wrong, and gets it back."""
+        before = self.page.find_element(By.TAG_NAME, "html")
+        self.page.execute_script(SEND, fields)
+        self.goes_on(before, "what was refused")
+        assert self.page.find_elements(By.CSS_SELECTOR, "[aria-invalid]:focus + .wrong")
 
     def sees(self, text: str, **fields: str) -> None:
         """Sooner or later, without doing anything."""

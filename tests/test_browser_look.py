@@ -75,6 +75,8 @@ def test_every_page_fits_and_keeps_nobody_out(page: WebDriver, panel: Eventful, 
         if path == "/sign-in":
             page.delete_cookie("marzhook_session")
         reader.opens(path)
+        if path in panel.wrong:
+            reader.is_refused(panel.wrong[path])
         page.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
         told = []
         for width in widths:
