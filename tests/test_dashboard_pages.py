@@ -5,11 +5,14 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 import pytest
+from jinja2 import Environment
 
 from marzhook.dashboard.languages import NAMES
 from marzhook.dashboard.overview import percentile
-from marzhook.dashboard.rendering import harmless
+from marzhook.dashboard.rendering import environment, harmless
+from marzhook.dashboard.site import _compiled
 from marzhook.delivery import DEAD, DELIVERED, PENDING
+from marzhook.testing import eventually
 
 if TYPE_CHECKING:
     from dashboard_client import Browser
@@ -261,3 +264,13 @@ def test_percentiles() -> None:
     assert [percentile(values, share) for share in (0.5, 0.95, 0.99)] == [50.0, 95.0, 99.0]
     assert percentile([4.0], 0.5) == 4.0
     assert percentile([], 0.5) is None
+
+
+def test_the_next_pages_are_prepared_while_the_first_is_read(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Templates are compiled once for all languages, and not while somebody waits for each."""
+    browser.page("/")
+    eventually(lambda: _compiled.cache_info().currsize)
+    monkeypatch.setattr(Environment, "_parse", lambda *_: pytest.fail("a template is compiled again"))
+    for code in NAMES:
+        again = environment(browser.site.languages[code])
+        assert all(again.get_template(name) for name in again.list_templates())

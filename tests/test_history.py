@@ -190,6 +190,20 @@ def test_plans_of_delivery_lists(database: Database, lived: list[DeliveryRow], n
 
 
 @pytest.mark.sqlite
+def test_plan_of_listed_events(database: Database, lived: list[DeliveryRow]) -> None:
+    """What became of events that were found already is looked up by key, and not by walking through all between them."""
+    which = DeliveryFilter(states=(DELIVERED,), actions=("x",))
+    with database.read() as conn:
+        plans = plans_of(
+            conn,
+            lambda: history.deliveries(conn, which, limit=10, within=(1, 20), among=[2, 9, 17]),
+            "deliveries",
+        )
+    for plan in plans:
+        assert "d USING PRIMARY KEY (endpoint_id=? AND event_id=?)" in plan
+
+
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
@@ -296,6 +310,7 @@ class Ticking:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stretches and chunks as short as this history."""
     monkeypatch.setattr(search, "FIRST", 3)
+    monkeypatch.setattr(search, "FIRST_OF_USER", 2)
     monkeypatch.setattr(search, "CHUNK", 2)
     monkeypatch.setattr(search, "FEW", 4)
 
@@ -334,6 +349,7 @@ def test_events_are_searched_a_stretch_at_a_time(database: Database, lived: list
         which = DeliveryFilter(actions=actions, username=username)
         found: list[int] = []
         before: int | None = 2**40
+        visits = 0
         with database.read() as conn:
             while before is not None:
                 rows, before = search.events(
@@ -341,6 +357,10 @@ def test_events_are_searched_a_stretch_at_a_time(database: Database, lived: list
                 )
                 found += [event.id for event in rows]
                 before = rows[-1].id if len(rows) == 4 else before
+                visits += 1
+        if seconds == 0.0 and actions == ("user_deleted",) and username == "bob":
+            # Two of his eight events at a visit, however far apart they are; and what is before the first.
+            assert visits == 5
         assert found == sorted({row.event.id for row in lived if matches(row, which)}, reverse=True), which
 
 
@@ -362,7 +382,13 @@ def test_deliveries_are_counted_as_far_as_there_is_time(
             meant = [row for row in now if matches(row, which) and row.endpoint_id != shops[0] and row.state != PENDING]
             assert search.count(conn, which, seconds=1e6, monotonic=Ticking(1.0)) == Counted(len(meant), complete=True)
         hurried = search.count(conn, DeliveryFilter(), seconds=0.0, monotonic=Ticking(1.0))
+        of_bob = search.count(conn, DeliveryFilter(username="bob"), seconds=0.0, monotonic=Ticking(1.0))
     assert hurried == Counted(
         len([row for row in now if row.event.id > 21 and row.state != PENDING and row.endpoint_id != shops[0]]),
         complete=False,
     )
+    # Of one user's so many events, however many of others are between them.
+    newest = {row.event.id for row in now if row.event.username == "bob"}
+    newest = set(sorted(newest)[-2:])
+    meant = [row for row in now if row.event.id in newest and row.state != PENDING and row.endpoint_id != shops[0]]
+    assert of_bob == Counted(len(meant), complete=False)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import sqlalchemy as sa
 
@@ -7,7 +9,7 @@ from histories import World
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING
 from marzhook.runtime import environment_endpoints
 from marzhook.settings import load
-from marzhook.store import endpoints, inbox, outcomes, users
+from marzhook.store import endpoints, history, inbox, outcomes, users
 from marzhook.store.database import Database
 from marzhook.store.outcomes import Bucket, Owed
 from marzhook.testing import FakeClock
@@ -49,6 +51,30 @@ def test_deliveries_are_counted_by_the_hour_of_their_event(world: World) -> None
     assert [(bucket.delivered, bucket.pending) for bucket in found] == [(5, 0), (1, 3), (0, 0)]
 
 
+def test_where_a_past_hour_begins_is_looked_up_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is fetched again and again asks for the hours that have begun since, and for no other."""
+    began = world.clock.now().timestamp()
+    asked: list[int] = []
+    real = history.first_ids
+
+    def noted(conn: sa.Connection, times: Sequence[float]) -> list[int]:
+        asked.append(len(times))
+        return real(conn, times)
+
+    monkeypatch.setattr(history, "first_ids", noted)
+    hours = outcomes.Hours()
+    for _ in range(3):
+        world.publish(2)
+        edges = [began + 3600 * hour for hour in (-1, 0, 1)]
+        now = world.clock.now().timestamp()
+        with world.database.read() as conn:
+            found = hours.buckets(conn, edges, now=now, seconds=1.0, monotonic=world.clock.monotonic)
+        world.clock.advance(60)
+    assert [bucket.pending for bucket in found] == [0, 12]
+    # The hour that has begun counts as past after a minute.
+    assert asked == [3, 2, 1]
+
+
 def test_what_is_owed_is_told_apart_by_how_it_went(world: World) -> None:
     """Waiting, failing and dead are different things to an operator."""
     ids = world.publish(5)
@@ -56,6 +82,7 @@ def test_what_is_owed_is_told_apart_by_how_it_went(world: World) -> None:
     world.settle(world.one, DEAD, ids[2:3])
     with world.database.read() as conn:
         assert outcomes.owed(conn) == {world.one: Owed(4, 2, 1), world.two: Owed(5, 0, 0)}
+        assert outcomes.owed(conn, world.one) == {world.one: Owed(4, 2, 1)}
 
 
 def test_latency_is_from_the_event_to_its_delivery(world: World) -> None:
@@ -116,10 +143,13 @@ def test_a_page_of_users_is_read_from_an_index(
         found = users.page(conn, begins="AL", status=status, limit=5)
         assert [user.username for user in found] == ["alan", "Alice"]
         assert [user.username for user in users.page(conn, after="Alice", status=status, limit=1)] == ["bob"]
+        assert [user.username for user in users.page(conn, after="Alan", begins="al", status=status)] == ["Alice"]
         pages = [statement for statement in seen if "ORDER BY" in statement]
         explained = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {pages[0]}", (0,) * pages[0].count("?"))
         plan = " / ".join(row[3] for row in explained)
     assert index in plan
+    # One bound below: SQLite would read from the other one on, which is where the names begin.
+    assert all(page.count("username_key >") == 1 for page in pages)
     assert ("TEMP B-TREE" in plan) == (index == "ix_users_status")
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from marzhook.runtime import Services
 from marzhook.store.outcomes import Bucket, Hours
 
-COUNTED: Final = 0.05
+COUNTED: Final = 0.03
 """Seconds that counting what was delivered takes at the most; a long time is counted over several visits after a start."""
 AGAIN: Final = 0.5
 """Seconds after which a page whose chart is not complete looks again."""

@@ -152,7 +152,7 @@ def _page(visit: Visit, endpoint_id: int, *, secret: str | None = None) -> Respo
     with database.read() as conn:
         endpoint = endpoints.get(conn, endpoint_id)
         tries = outcomes.last_tries(conn, endpoint_id)
-        owed = outcomes.owed(conn).get(endpoint_id, outcomes.Owed())
+        owed = outcomes.owed(conn, endpoint_id).get(endpoint_id, outcomes.Owed())
         rows = history.deliveries(conn, DeliveryFilter(endpoint_id=endpoint_id), limit=SHOWN)
         is_inbox = endpoint.url == inbox.address(database, conn)
         chart = visit.site.histories.get(conn, endpoint_id)

@@ -27,7 +27,7 @@ pages = Pages()
 PAGE = 50
 MANY = 200
 """Deliveries of one event that its page shows."""
-SECONDS = 0.1
+SECONDS = 0.08
 """That a page takes to search, at the most; then it says how far it came."""
 TRIES = 20
 """Tries of one delivery that its page shows: the newest."""
@@ -124,12 +124,18 @@ def _find(conn: sa.Connection, wanted: Search, before: str, monotonic: Callable[
     return Page(rows, None if older is None else str(older), reached is not None)
 
 
-def deliveries_page(conn: sa.Connection, which: DeliveryFilter, before: str, monotonic: Callable[[], float]) -> Page:
-    """A page of deliveries, behind the one that `before` names."""
+def deliveries_page(
+    conn: sa.Connection,
+    which: DeliveryFilter,
+    before: str,
+    monotonic: Callable[[], float],
+    seconds: float = SECONDS,
+) -> Page:
+    """A page of deliveries, behind the one that `before` names, found in this time."""
     event_id, _, endpoint_id = before.partition("-")
     start = whole(event_id), whole(endpoint_id)
     key = (start[0], start[1]) if start[0] and start[1] else None
-    rows, reached = search.deliveries(conn, which, before=key, limit=PAGE, seconds=SECONDS, monotonic=monotonic)
+    rows, reached = search.deliveries(conn, which, before=key, limit=PAGE, seconds=seconds, monotonic=monotonic)
     if len(rows) == PAGE:
         return Page(rows, "-".join(map(str, rows[-1].key)))
     # Endpoints' ids begin with 1: behind the first one there is nothing left of this event.

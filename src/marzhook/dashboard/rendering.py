@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
+from jinja2.bccache import Bucket
 from markupsafe import Markup, escape
 
 from marzhook.clock import from_unix
@@ -51,6 +52,23 @@ def time_tag(at: datetime | float | None, style: str = "full") -> Markup:
     return Markup('<time datetime="{}" data-style="{}" dir="ltr">{}</time>').format(iso, style, text)
 
 
+class _Shared(BytecodeCache):
+    """What was compiled for one language: templates are the same in all, and compiling one takes longer than filling it in."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if bucket.key in self._made:
+            bucket.bytecode_from_string(self._made[bucket.key])
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._made[bucket.key] = bucket.bytecode_to_string()
+
+
+_shared: Final = _Shared()
+
+
 def environment(language: Language) -> Environment:
     """The templates in one language."""
     env = Environment(
@@ -60,6 +78,7 @@ def environment(language: Language) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
+        bytecode_cache=_shared,
         extensions=["jinja2.ext.i18n"],
         finalize=harmless,
     )

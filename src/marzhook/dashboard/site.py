@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 
 from fastapi import FastAPI
@@ -45,6 +46,7 @@ class Site:
         self.figures = overview.Figures(services)
         self.histories = chart.Histories(services)
         self.replays = replay.Replays(services)
+        self._prepared = False
 
     def routes(self) -> list[Route]:
         modules = (sign_in, overview, endpoints, events, replay, users, config, inbox)
@@ -55,6 +57,13 @@ class Site:
             Route("/live", live.stream(self)),
             Route("/static/{name}", self.assets.serve),
         ]
+
+    def prepare(self) -> None:
+        """Compile the templates of the pages that come next while somebody looks at the first one. Who never looks at any
+        pays nothing."""
+        if not self._prepared:
+            self._prepared = True
+            threading.Thread(target=_compiled, name="templates", daemon=True).start()
 
     def close(self) -> None:
         """End the open pages' streams and a replay that is running: a stop need not wait for them."""
@@ -70,6 +79,15 @@ def _furniture() -> tuple[dict[str, Language], static.Assets, dict[str, Environm
     for each in templates.values():
         each.globals["asset"] = assets.url
     return languages, assets, templates
+
+
+@cache
+def _compiled() -> None:
+    """All templates, in one language: the others have it from there."""
+    _languages, _assets, templates = _furniture()
+    some = next(iter(templates.values()))
+    for name in some.list_templates():
+        some.get_template(name)
 
 
 def install(app: FastAPI, services: Services) -> Site:

@@ -182,6 +182,7 @@ def _answer(site: Site, page: Page, request: Request, form: FormData) -> Respons
     # `no-store`, so that the button "back" of a shared computer shows nothing after signing out.
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers.update(HEADERS)
+    visit.site.prepare()
     return response
 
 

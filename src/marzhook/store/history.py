@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import partial
+from operator import itemgetter
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -18,7 +20,7 @@ from marzhook.clock import from_unix
 from marzhook.delivery import DELIVERED, PENDING, SETTLED_STATES, Attempt
 from marzhook.errors import NotFoundError
 from marzhook.event import Event
-from marzhook.store import schema
+from marzhook.store import driver, schema
 from marzhook.store.outbox import DeliveryFilter, conditions, filtered
 from marzhook.store.statements import off_index
 
@@ -28,6 +30,7 @@ _endpoints, _attempts = schema.endpoints, schema.attempts
 CLOCK_SLACK = 3600.0
 """Seconds by which the machine's clock may have been set back without a list by time missing an event."""
 
+_TIME_OF: Final = "SELECT enqueued_at FROM events WHERE id >= :id ORDER BY id LIMIT 1"
 _UNDELIVERED = sa.text("k.state <> 'delivered'")
 """Spelt as the partial index ix_settled_undelivered has it: SQLite takes that index for these very words only."""
 
@@ -75,13 +78,20 @@ def deliveries(
     query = sa.select(_endpoints.c.id).order_by(_endpoints.c.id)
     if which.endpoint_id is not None:
         query = query.where(_endpoints.c.id == which.endpoint_id)
-    found: list[DeliveryRow] = []
+    streams = _streams(conn, which, limit, by_key=within is not None, listed=among is not None)
+    found: list[Any] = []
     for endpoint_id in conn.execute(query).scalars().all():
         top = high if before is None else min(high, before[0] - 1 if endpoint_id >= before[1] else before[0])
-        for stream in _streams(conn, which, endpoint_id, _Range(low, top, within is not None, among), limit):
-            found += [_delivery_row(row) for row in conn.execute(stream)]
-    found.sort(key=lambda row: row.key, reverse=True)
-    return found[:limit]
+        values: dict[str, Any] = {"endpoint": endpoint_id, "low": low, "high": top}
+        if among is not None:
+            values = {"endpoint": endpoint_id, "among": [id_ for id_ in among if low <= id_ <= top]}
+        for stream in streams:
+            found += conn.execute(stream, values).all()
+        if len(found) >= limit:
+            # The page is full: of the other endpoints only what is newer belongs to it.
+            found = sorted(found, key=_key, reverse=True)[:limit]
+            low = found[-1].id if found else low
+    return [_delivery_row(row) for row in sorted(found, key=_key, reverse=True)]
 
 
 def delivery(conn: sa.Connection, endpoint_id: int, event_id: int) -> DeliveryRow:
@@ -184,55 +194,51 @@ def _ends(conn: sa.Connection) -> tuple[int, int | None]:
 
 def _first_at(conn: sa.Connection, time: float, first: int, last: int) -> int:
     """The least id whose event is not before `time`; last + 1 where all are."""
-    at = sa.select(_events.c.enqueued_at).where(_events.c.id >= sa.bindparam("id")).order_by(_events.c.id).limit(1)
     last += 1
     while first < last:
         middle = (first + last) // 2
-        found = conn.execute(at, {"id": middle}).scalar()
-        if found is not None and found < time:
+        found = driver.execute(conn, _TIME_OF, {"id": middle}).fetchone()
+        if found is not None and found[0] < time:
             first = middle + 1
         else:
             last = middle
     return first
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """Between which ids (inclusive) the events are."""
-
-    low: int
-    high: int
-    by_key: bool = False
-    """Whether to go by the deliveries' keys, also where an index on events would lead to fewer."""
-    among: Sequence[int] | None = None
-    """Only these, which are known to be what is asked of events."""
+_key = itemgetter(0, 1)
+"""Of a row of a stream: its event's id, its endpoint's id."""
 
 
 def _streams(
-    conn: sa.Connection, which: DeliveryFilter, endpoint_id: int, ids: _Range, limit: int
+    conn: sa.Connection, which: DeliveryFilter, limit: int, *, by_key: bool, listed: bool
 ) -> list[sa.Select[Any]]:
-    """One query for each place where the endpoint's deliveries that are meant may lie."""
+    """One query for each place where an :endpoint's deliveries that are meant may lie.
+
+    Of events between the ids :low and :high (inclusive); `listed`: of those of :among, which are known to be what is asked
+    of events. `by_key`: in the order of the deliveries' keys, also where an index on events would lead to fewer.
+    """
     states = which.states if which.states is not None else (PENDING, *SETTLED_STATES)
+    stream = partial(_stream, conn, which=which, limit=limit, by_key=by_key, listed=listed)
     found = []
     if PENDING in states:
-        found.append(_stream(conn, _pending, which, endpoint_id, ids, limit))
+        found.append(stream(_pending))
     settled = [state for state in SETTLED_STATES if state in states]
     if DELIVERED in settled:
-        found.append(_stream(conn, _settled, which, endpoint_id, ids, limit, states=settled))
+        found.append(stream(_settled, states=settled))
     else:
         # One stream a state: so each comes out of the partial index in order, and is not sorted.
-        found += [_stream(conn, _settled, which, endpoint_id, ids, limit, states=[state]) for state in settled]
+        found += [stream(_settled, states=[state]) for state in settled]
     return found
 
 
 def _stream(
     conn: sa.Connection,
     table: sa.Table,
-    which: DeliveryFilter,
-    endpoint_id: int,
-    ids: _Range,
-    limit: int,
     *,
+    which: DeliveryFilter,
+    limit: int,
+    by_key: bool,
+    listed: bool,
     states: Sequence[str] | None = None,
 ) -> sa.Select[Any]:
     d, e, a = table.alias("d"), _events.alias("e"), _attempts.alias("a")
@@ -241,16 +247,15 @@ def _stream(
     undelivered = states is not None and DELIVERED not in states
     k = _settled.alias("k") if undelivered else d
     # One user's deliveries are found through his events, all others through the table's own key.
-    by_event = which.username is not None and which.event_id is None and not ids.by_key
+    by_event = which.username is not None and which.event_id is None and not by_key
     key = e.c.id if by_event else k.c.event_id
-    wanted: list[sa.ColumnElement[bool] | sa.TextClause] = [
-        k.c.endpoint_id == endpoint_id,
-        key.between(ids.low, ids.high),
-    ]
-    if ids.among is not None:
-        wanted.append(key.in_(ids.among))
+    wanted: list[sa.ColumnElement[bool] | sa.TextClause] = [k.c.endpoint_id == sa.bindparam("endpoint")]
+    if listed:
+        # Without a range: SQLite would take that for the better way in.
+        wanted.append(key.in_(sa.bindparam("among", expanding=True)))
     else:
-        wanted += about_event(which, e, username=off_index(conn, e.c.username) if ids.by_key else None)
+        wanted.append(key.between(sa.bindparam("low"), sa.bindparam("high")))
+        wanted += about_event(which, e, username=off_index(conn, e.c.username) if by_key else None)
     if which.event_id is not None:
         wanted.append(key == which.event_id)
     if states is not None and len(states) < len(SETTLED_STATES):
@@ -268,8 +273,8 @@ def _stream(
         )
     )
     query = sa.select(
-        d.c.endpoint_id, _endpoints.c.name,
-        e.c.id, e.c.action, e.c.username, e.c.enqueued_at, e.c.detail, e.c.full_detail, e.c.traceparent,
+        e.c.id, d.c.endpoint_id, _endpoints.c.name,
+        e.c.action, e.c.username, e.c.enqueued_at, e.c.detail, e.c.full_detail, e.c.traceparent,
         d.c.state if table is _settled else sa.literal(PENDING).label("state"),
         d.c.tries, d.c.attempts,
         d.c.due_at if table is _pending else sa.null().label("due_at"),

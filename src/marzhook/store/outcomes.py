@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from marzhook.clock import from_unix
 from marzhook.delivery import CANCELLED, DEAD, Attempt
-from marzhook.store import history
+from marzhook.store import driver, history
 from marzhook.store.statements import joined, text
 
 LOOKED_AT = 1000
@@ -31,6 +31,8 @@ _UNDELIVERED = """
     GROUP BY d.state"""
 _OWED = "SELECT endpoint_id, count(*), count(*) FILTER (WHERE attempts > 0) FROM pending GROUP BY endpoint_id"
 _DEAD = "SELECT endpoint_id, count(*) FROM settled WHERE state <> 'delivered' AND state = 'dead' GROUP BY endpoint_id"
+_OWED_ONE = _OWED.replace("GROUP BY", "WHERE endpoint_id = :endpoint GROUP BY")
+_DEAD_ONE = _DEAD.replace("GROUP BY", "AND endpoint_id = :endpoint GROUP BY")
 _LATENCIES = joined("""
     SELECT d.settled_at - e.enqueued_at FROM (
         SELECT event_id, state, settled_at FROM settled WHERE endpoint_id = :endpoint
@@ -100,6 +102,8 @@ class Hours:
         """Of this endpoint; None: of all."""
         self._endpoint_id = endpoint_id
         self._owed: dict[tuple[float, float], int] = {}
+        self._ids: dict[float, int] = {}
+        """For each past time the least id whose event is not before it."""
 
     def buckets(
         self, conn: sa.Connection, edges: Sequence[float], *, now: float, seconds: float, monotonic: Callable[[], float]
@@ -109,13 +113,16 @@ class Hours:
         What is delivered is counted from the newest on, for no longer than `seconds`; the rest comes the next time.
         """
         deadline = monotonic() + seconds
-        ids = history.first_ids(conn, edges)
+        new = [edge for edge in edges if edge not in self._ids]
+        known = self._ids | dict(zip(new, history.first_ids(conn, new), strict=True))
+        ids = [known[edge] for edge in edges]
+        self._ids = {edge: known[edge] for edge in edges if edge <= now - self.CLOSED}
         found: list[Bucket] = []
         kept: dict[tuple[float, float], int] = {}
         for span, (low, high) in reversed([*zip(pairwise(edges), pairwise(ids), strict=True)]):
             values = {"low": low, "high": high, "endpoint": self._endpoint_id}
             pending = _count(conn, _STILL_PENDING, values)
-            states = {row[0]: row[1] for row in conn.execute(sa.text(_UNDELIVERED), values)}
+            states = dict(driver.execute(conn, _UNDELIVERED, values).fetchall())
             owed = self._owed.get(span)
             if owed is None and (monotonic() < deadline or not found):
                 owed = _count(conn, _SETTLED, values) + pending
@@ -130,25 +137,27 @@ class Hours:
 
 
 def _count(conn: sa.Connection, query: str, values: Mapping[str, int | None]) -> int:
-    return int(conn.execute(sa.text(query), values).scalar_one())
+    return int(driver.execute(conn, query, values).fetchone()[0])
 
 
-def owed(conn: sa.Connection) -> dict[int, Owed]:
-    """What each endpoint is owed now, and what died there; endpoints without either are missing."""
-    pending = {row[0]: (row[1], row[2]) for row in conn.exec_driver_sql(_OWED)}
-    dead = {row[0]: row[1] for row in conn.exec_driver_sql(_DEAD)}
+def owed(conn: sa.Connection, endpoint_id: int | None = None) -> dict[int, Owed]:
+    """What each endpoint, or this one, is owed now, and what died there; endpoints without either are missing."""
+    values = {} if endpoint_id is None else {"endpoint": endpoint_id}
+    of_all = endpoint_id is None
+    pending = {row[0]: (row[1], row[2]) for row in driver.execute(conn, _OWED if of_all else _OWED_ONE, values)}
+    dead = dict(driver.execute(conn, _DEAD if of_all else _DEAD_ONE, values).fetchall())
     return {id_: Owed(*pending.get(id_, (0, 0)), dead.get(id_, 0)) for id_ in pending.keys() | dead.keys()}
 
 
 def latencies(conn: sa.Connection, endpoint_id: int) -> list[float]:
     """Seconds from an event to its delivery, of the newest, in rising order."""
-    rows = conn.execute(_LATENCIES, {"endpoint": endpoint_id, "limit": LOOKED_AT}).scalars()
-    return sorted(max(0.0, seconds) for seconds in rows)
+    rows = driver.execute(conn, _LATENCIES, {"endpoint": endpoint_id, "limit": LOOKED_AT})
+    return sorted(max(0.0, row[0]) for row in rows)
 
 
 def last_tries(conn: sa.Connection, endpoint_id: int) -> list[Attempt]:
     """The endpoint's newest tries, the newest first, without what was answered."""
-    rows: Any = conn.execute(_LAST_TRIES, {"endpoint": endpoint_id, "limit": LOOKED_AT})
+    rows = driver.execute(conn, _LAST_TRIES, {"endpoint": endpoint_id, "limit": LOOKED_AT})
     return [Attempt(number, from_unix(at), *rest) for number, at, *rest in rows]
 
 

@@ -10,7 +10,6 @@ then what became of them. What is pending, dead or cancelled is little, and lies
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,19 +18,26 @@ import sqlalchemy as sa
 
 from marzhook.delivery import DELIVERED, SETTLED_STATES
 from marzhook.event import Event
-from marzhook.store import history, schema
+from marzhook.store import driver, history, schema
 from marzhook.store.history import DeliveryRow
 from marzhook.store.outbox import DeliveryFilter
 
 _events = schema.events
 
+_BACK: Final = """
+    SELECT id FROM events WHERE username = :username AND id BETWEEN :low AND :top ORDER BY id DESC LIMIT 1 OFFSET :size"""
+
 FIRST: Final = 2_000
 """Event ids in the first stretch: a page full of what is not rare is found there."""
+FIRST_OF_USER: Final = 50
+"""Events in the first stretch through those of one user."""
 GROWTH: Final = 4
 """How many times as long as the one before a stretch is at the most."""
+SHARE: Final = 4
+"""A stretch is to take one part in so many of the time that is left: older rows may be as much slower to get at."""
 FEW: Final = 500
 """Events of one user that are looked up one by one, whatever their deliveries' state."""
-CHUNK: Final = 400
+CHUNK: Final = 200
 """Events whose deliveries are looked up at once."""
 
 
@@ -44,29 +50,51 @@ class Counted:
 
 
 class Stretches:
-    """Ranges of ids from `high` down to `low`, each as long as there is time for, judged by the one before."""
+    """Ranges of ids from `high` down to `low`, each as long as there is time for, judged by the one before.
+
+    `back`: from an id so many events back, where ids alone do not tell how much there is to look at.
+    """
 
     def __init__(
-        self, low: int, high: int, seconds: float, monotonic: Callable[[], float], *, first: int | None = None
+        self,
+        low: int,
+        high: int,
+        seconds: float,
+        monotonic: Callable[[], float],
+        *,
+        first: int | None = None,
+        back: Callable[[int, int], int] = lambda top, size: top - size + 1,
     ) -> None:
-        self._low, self._first, self._monotonic = low, first or FIRST, monotonic
+        self._low, self._first, self._monotonic, self._back = low, first or FIRST, monotonic, back
         self._deadline = monotonic() + seconds
         self.top = high
         """What has not been looked at yet: ids up to this one."""
+
+    @classmethod
+    def of_user(
+        cls, conn: sa.Connection, username: str, low: int, high: int, seconds: float, monotonic: Callable[[], float]
+    ) -> Stretches:
+        """Measured in this user's events: an index has them in order, however far apart or close together they are."""
+
+        def back(top: int, size: int) -> int:
+            values = {"username": username, "low": low, "top": top, "size": size - 1}
+            found = driver.execute(conn, _BACK, values).fetchone()
+            return int(found[0]) if found else low
+
+        return cls(low, high, seconds, monotonic, first=FIRST_OF_USER, back=back)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         size = self._first
         while self.top >= self._low:
             began = self._monotonic()
-            bottom = max(self._low, self.top - size + 1)
+            bottom = max(self._low, self._back(self.top, size))
             yield bottom, self.top
             self.top = bottom - 1
             now = self._monotonic()
             if now >= self._deadline:
                 return
-            # Half of what the time is enough for: older rows may be slower to get at.
-            possible = size * (self._deadline - now) / max(now - began, 1e-6) / 2
-            size = max(FIRST, int(min(size * GROWTH, possible)))
+            possible = size * (self._deadline - now) / max(now - began, 1e-6) / SHARE
+            size = max(self._first, int(min(size * GROWTH, possible)))
 
     @property
     def late(self) -> bool:
@@ -102,10 +130,10 @@ def events(
         query = wanted.where(e.id.between(bottom, top)).order_by(e.id.desc()).limit(limit)
         return [history.event_of(row) for row in conn.execute(query)]
 
-    if which.username is not None or which.actions is None:
+    if which.actions is None:
         # Straight from an index, in order.
         return read(low, top), None
-    stretches = Stretches(low, top, seconds, monotonic)
+    stretches = _stretches(conn, which, low, top, seconds, monotonic)
     found: list[Event] = []
     for bottom, top in stretches:
         found += read(bottom, top)
@@ -131,14 +159,11 @@ def deliveries(
         # Endpoints are numbered from 1: of that event itself nothing is left before its first one, and to look there again
         # would not get on.
         high = min(high, before[0] if before[1] > 1 else before[0] - 1)
-    stretches = Stretches(low, high, seconds, monotonic)
     by_event = _by_event(conn, which)
-    if by_event and which.username is not None:
-        # An index has them in order, however far apart they are.
-        stretches = Stretches(low, stretches.top, seconds, monotonic, first=sys.maxsize)
+    stretches = _stretches(conn, which if by_event else None, low, high, seconds, monotonic)
     found: list[DeliveryRow] = []
     for bottom, top in stretches:
-        for among in _event_ids(conn, which, bottom, top) if by_event else (None,):
+        for among in _event_ids(conn, which, bottom, top, limit) if by_event else (None,):
             found += history.deliveries(
                 conn, which, before=before, limit=limit - len(found), within=(bottom, top), among=among
             )
@@ -152,7 +177,7 @@ def deliveries(
 def count(conn: sa.Connection, which: DeliveryFilter, *, seconds: float, monotonic: Callable[[], float]) -> Counted:
     """How many settled deliveries of endpoints that still exist are meant: what a replay would take."""
     low, high = history.id_range(conn, which.since, which.until)
-    stretches = Stretches(low, high, seconds, monotonic)
+    stretches = _stretches(conn, None if _undelivered(which) else which, low, high, seconds, monotonic)
     query, values = _counting(which)
     number = 0
     for bottom, top in stretches:
@@ -160,9 +185,28 @@ def count(conn: sa.Connection, which: DeliveryFilter, *, seconds: float, monoton
     return Counted(number, stretches.reached is None)
 
 
+def _stretches(
+    conn: sa.Connection,
+    which: DeliveryFilter | None,
+    low: int,
+    high: int,
+    seconds: float,
+    monotonic: Callable[[], float],
+) -> Stretches:
+    """`which`: by what the events are found; None: by ids alone."""
+    if which is None or which.username is None:
+        return Stretches(low, high, seconds, monotonic)
+    return Stretches.of_user(conn, which.username, low, high, seconds, monotonic)
+
+
+def _undelivered(which: DeliveryFilter) -> bool:
+    """Whether only what is little is meant, which lies in order in an index of its own."""
+    return which.states is not None and DELIVERED not in which.states
+
+
 def _by_event(conn: sa.Connection, which: DeliveryFilter) -> bool:
     """Whether to begin with the events, rather than with the deliveries."""
-    if which.states is None or DELIVERED in which.states:
+    if not _undelivered(which):
         return True
     if which.username is None:
         return False
@@ -170,17 +214,20 @@ def _by_event(conn: sa.Connection, which: DeliveryFilter) -> bool:
     return conn.execute(sa.select(sa.func.count()).select_from(few)).scalar_one() < FEW
 
 
-def _event_ids(conn: sa.Connection, which: DeliveryFilter, bottom: int, top: int) -> Iterator[Sequence[int]]:
-    """Ids of the events that are meant, newest first, CHUNK at a time."""
+def _event_ids(
+    conn: sa.Connection, which: DeliveryFilter, bottom: int, top: int, first: int
+) -> Iterator[Sequence[int]]:
+    """Ids of the events that are meant, newest first: `first` of them, and then up to CHUNK at a time."""
     e = _events.c
-    query = sa.select(e.id).where(*history.about_event(which)).order_by(e.id.desc()).limit(CHUNK)
+    query = sa.select(e.id).where(*history.about_event(which)).order_by(e.id.desc())
+    size = min(first, CHUNK)
     while True:
-        ids = conn.execute(query.where(e.id.between(bottom, top))).scalars().all()
+        ids = conn.execute(query.where(e.id.between(bottom, top)).limit(size)).scalars().all()
         if ids:
             yield ids
-        if len(ids) < CHUNK:
+        if len(ids) < size:
             return
-        top = ids[-1] - 1
+        top, size = ids[-1] - 1, min(size * GROWTH, CHUNK)
 
 
 def _counting(which: DeliveryFilter) -> tuple[sa.TextClause, dict[str, Any]]:
@@ -212,7 +259,7 @@ def _counting(which: DeliveryFilter) -> tuple[sa.TextClause, dict[str, Any]]:
         add(about, "e.enqueued_at >= :since", since=which.since.timestamp())
     if which.until is not None:
         add(about, "e.enqueued_at < :until", until=which.until.timestamp())
-    few = which.states is not None and DELIVERED not in which.states
+    few = _undelivered(which)
     if few:
         # Spelt as the partial index has it.
         wanted.append("settled.state <> 'delivered'")

@@ -64,11 +64,6 @@ def text(sqlite: str, postgresql: str, *arrays: str) -> sa.TextClause:
     return found
 
 
-def joined(sqlite: str) -> sa.TextClause:
-    """A statement whose `CROSS JOIN … ON` fixes the order of SQLite's loops, and is a JOIN to PostgreSQL."""
-    return text(sqlite, sqlite.replace("CROSS JOIN", "JOIN"))
-
-
 def off_index(conn: sa.Connection, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
     """The column, to be compared without its index: SQLite stays on the one that has the rows in the order that is wanted."""
     return column if is_postgresql(conn) else sa.literal_column(f"+{column}", column.type)
@@ -85,6 +80,11 @@ def _in_postgresql(element: _Text, compiler: Any, **options: Any) -> str:
 
 
 # -- through the driver
+
+
+def joined(sqlite: str) -> Statement:
+    """A statement whose `CROSS JOIN … ON` fixes the order of SQLite's loops, and is a JOIN to PostgreSQL."""
+    return Statement(sqlite, sqlite.replace("CROSS JOIN", "JOIN"))
 
 
 class Many:
