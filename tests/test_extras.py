@@ -15,7 +15,7 @@ from receivers import Receiver
 from service import Service, marzhook
 
 ROOT = Path(__file__).parent.parent
-POSTGRESQL_ONLY = {"marzhook.store.postgresql", "marzhook.store.shards"}
+POSTGRESQL_ONLY = {"marzhook.store.postgresql", "marzhook.store.sessions", "marzhook.store.shards"}
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from marzhook.dashboard.visit import HEADERS, begin
-from marzhook.store.database import ChangeWatch, Database
+from marzhook.store.database import Database
+from marzhook.store.sharing import ChangeWatch
 
 if TYPE_CHECKING:
     from marzhook.dashboard.site import Site

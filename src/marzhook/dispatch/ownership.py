@@ -15,8 +15,9 @@ from marzhook.delivery import Delivery, Settlement
 from marzhook.dispatch.settler import Settler
 from marzhook.errors import MarzhookError, OwnershipLostError
 from marzhook.event import SHARDS, shard_of
-from marzhook.store.database import Database, ShardHolder
+from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
+from marzhook.store.sharing import ShardHolder
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,6 @@ Writers do not take turns here, as they do on SQLite. Each statement of a write 
 from __future__ import annotations
 
 import hashlib
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -29,13 +27,10 @@ from marzhook.errors import (
 )
 from marzhook.store.database import (
     BUSY_TIMEOUT,
-    Caretaker,
-    ChangeWatch,
     Database,
-    Horizon,
-    ShardHolder,
     Transaction,
 )
+from marzhook.store.sharing import Caretaker, ChangeWatch, Horizon, ShardHolder
 from marzhook.store.statements import BY_KEY
 from marzhook.store.vault import OPTION, Vault
 from marzhook.store.workers import Worker
@@ -43,8 +38,6 @@ from marzhook.store.workers import Worker
 OLDEST: Final = 14
 CHANNEL: Final = "marzhook"
 """Notified of what dispatchers should look at."""
-SWEEP: Final = 1.0
-"""Seconds after which a watch says that something may have changed although nobody told: notifications can be lost."""
 
 PATIENCE: Final = {
     "connect_timeout": "10",
@@ -52,10 +45,6 @@ PATIENCE: Final = {
     "tcp_user_timeout": "20000",
 }  # fmt: skip
 """How soon this side gives a server up that it is cut off from (seconds; milliseconds). What the URL says goes first."""
-_SERVERS_PATIENCE: Final = (
-    "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;"
-    " SET tcp_user_timeout = 25000"
-)
 IDLE: Final = 60
 """Seconds after which the server ends a write transaction in which nothing happens: its process hangs, or is cut off, and
 others wait for its locks."""
@@ -171,7 +160,9 @@ class PostgreSQLDatabase(Database):
             ).scalar()
 
     def watch(self) -> ChangeWatch:
-        return _Listener(self)
+        from marzhook.store.sessions import Listener
+
+        return Listener(self)
 
     def workers(self) -> list[Worker]:
         from marzhook.store.shards import workers
@@ -189,7 +180,9 @@ class PostgreSQLDatabase(Database):
         return PublishHorizon(self)
 
     def caretaker(self) -> Caretaker:
-        return _SessionCaretaker(self)
+        from marzhook.store.sessions import SessionCaretaker
+
+        return SessionCaretaker(self)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -254,89 +247,6 @@ class PostgreSQLDatabase(Database):
             raise DatabaseError(f"{self.name} is PostgreSQL {number // 10_000}; {OLDEST} or newer is needed")
         if encoding != "UTF8":
             raise DatabaseError(f"{self.name} has the encoding {encoding}; create one with ENCODING 'UTF8'")
-
-
-class _SessionCaretaker(Caretaker):
-    """By a lock of a session of its own: who dies, or loses the session, lets another one be it."""
-
-    def __init__(self, database: PostgreSQLDatabase) -> None:
-        self._database = database
-        self._connection: psycopg.Connection[Any] | None = None
-        self._mine = False
-        self._asking = threading.Lock()
-
-    def mine(self) -> bool:
-        with self._asking:
-            try:
-                if self._connection is None:
-                    self._connection = self._database.connect_directly(application_name="marzhook caretaker")
-                    dropped_when_cut_off(self._connection)
-                if self._mine:
-                    self._connection.execute("SELECT 1")
-                else:
-                    row = self._connection.execute("SELECT pg_try_advisory_lock(%s, 0)", (CARETAKER,)).fetchone()
-                    self._mine = bool(row and row[0])
-            except psycopg.Error:
-                self._let_go()
-            return self._mine
-
-    def close(self) -> None:
-        with self._asking:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        self._mine = False
-        if self._connection is not None:
-            with suppress(psycopg.Error):
-                self._connection.close()
-            self._connection = None
-
-
-class _Listener(ChangeWatch):
-    """LISTEN on a session of its own, and every SWEEP seconds a look without having been told."""
-
-    def __init__(self, database: PostgreSQLDatabase) -> None:
-        self._database = database
-        self._connection: psycopg.Connection[Any] | None = None
-        self._next_sweep = 0.0
-        with database._explained():
-            self._listen()
-
-    def changed(self) -> bool:
-        try:
-            if self._connection is None:
-                self._listen()
-                return True
-            found = len(list(self._connection.notifies(timeout=0))) > 0
-        except psycopg.Error:
-            # What was told meanwhile is lost: look, and listen anew at the next call.
-            self.close()
-            found = True
-        now = time.monotonic()
-        if found or now >= self._next_sweep:
-            self._next_sweep = now + SWEEP
-            return True
-        return False
-
-    def close(self) -> None:
-        if self._connection is not None:
-            with suppress(psycopg.Error):
-                self._connection.close()
-            self._connection = None
-
-    def _listen(self) -> None:
-        connection = self._database.connect_directly()
-        connection.execute(f"LISTEN {CHANNEL}")
-        self._connection = connection
-        self._next_sweep = time.monotonic() + SWEEP
-
-
-def dropped_when_cut_off(connection: psycopg.Connection[Any]) -> None:
-    """Have the server end this session, and with it its locks, when its process has not been reached for 25 s."""
-    connection.execute(_SERVERS_PATIENCE)
-    with suppress(psycopg.errors.InvalidParameterValue):  # on systems that cannot look
-        # Also while it works, or waits for a lock.
-        connection.execute("SET client_connection_check_interval = 5000")
 
 
 def writer_engine(database: PostgreSQLDatabase, creator: Callable[[], psycopg.Connection[Any]]) -> sa.Engine:

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from marzhook.errors import MarzhookError, OwnershipLostError, StartError
 from marzhook.event import SHARDS
-from marzhook.store.database import Horizon, ShardHolder, Transaction
+from marzhook.store.database import Transaction
 from marzhook.store.postgresql import (
     NAMED,
     SHARD,
@@ -27,10 +27,11 @@ from marzhook.store.postgresql import (
     WANTED,
     WORKER,
     PostgreSQLDatabase,
-    dropped_when_cut_off,
     name_lock,
     writer_engine,
 )
+from marzhook.store.sessions import dropped_when_cut_off
+from marzhook.store.sharing import Horizon, ShardHolder
 from marzhook.store.workers import Worker
 
 _OURS: Final = (

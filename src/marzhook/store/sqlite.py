@@ -19,7 +19,8 @@ from sqlalchemy.engine import make_url
 
 from marzhook.errors import AlreadyRunningError, DatabaseError, StoreBusyError
 from marzhook.store import driver
-from marzhook.store.database import BUSY_TIMEOUT, ChangeWatch, Database, Transaction
+from marzhook.store.database import BUSY_TIMEOUT, Database, Transaction
+from marzhook.store.sharing import ChangeWatch
 from marzhook.store.vault import OPTION, Vault
 
 
