@@ -11,7 +11,8 @@ from marzhook.event import NewEvent
 from marzhook.store import endpoints
 from marzhook.store.database import Database
 from marzhook.store.outbox import DeliveryFilter, Outbox
-from marzhook.store.retention import Ages, Retention, Step
+from marzhook.store.retention import Ages, Retention
+from marzhook.store.steps import Step
 from marzhook.testing import FakeClock
 from settling import settlement
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from marzhook.store import ingested, rejected, retention, schema
+from marzhook.store import ingested, rejected, schema
 from marzhook.store.database import Database
 from marzhook.store.ingested import Arrival
 from marzhook.store.rejected import NewRejected
 from marzhook.store.retention import Ages, Retention
+from marzhook.store.steps import BATCH
 from marzhook.testing import FakeClock
 
 ALIKE, OTHER = b"a" * 16, b"b" * 16
@@ -162,7 +163,7 @@ def test_what_was_rejected_is_kept_for_a_while(database: Database, clock: FakeCl
     clock.advance(91 * 86_400)
     steps = list(Retention(database, ages).steps(clock.now()))
     assert sum(step.removed.get("rejected", 0) for step in steps) == rejected.KEPT_ROWS
-    assert max(sum(step.removed.values()) for step in steps) <= retention.BATCH
+    assert max(sum(step.removed.values()) for step in steps) <= BATCH
 
 
 @pytest.mark.sqlite

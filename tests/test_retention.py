@@ -20,6 +20,7 @@ from marzhook.store import endpoints, retention, schema
 from marzhook.store.database import Database
 from marzhook.store.outbox import DeliveryFilter, Outbox
 from marzhook.store.retention import Retention
+from marzhook.store.steps import BATCH, LEAST
 from marzhook.testing import FakeClock
 from settling import settlement
 
@@ -143,7 +144,7 @@ def test_a_step_removes_few_rows_and_the_others_go_on(world: World) -> None:
     before, fresh = sum(world.counts()), []
     for step in world.retention.steps(world.clock.now()):
         now = sum(world.counts())
-        assert before - now == sum(step.removed.values()) <= retention.BATCH
+        assert before - now == sum(step.removed.values()) <= BATCH
         if step.removed and len(fresh) < 60:
             fresh += world.live(1)
         before = sum(world.counts())
@@ -168,7 +169,7 @@ def test_an_endless_story_goes_bit_by_bit(world: World) -> None:
     world.clock.advance(91 * DAY)
     attempts = 0
     for step in world.retention.steps(world.clock.now()):
-        assert sum(step.removed.values()) <= retention.BATCH // 5 or "events" in step.removed
+        assert sum(step.removed.values()) <= BATCH // 5 or "events" in step.removed
         attempts += step.removed.get("attempts", 0)
         left = world.sql(
             f"SELECT number FROM attempts WHERE event_id = {second} AND endpoint_id = {world.two} ORDER BY 1"
@@ -202,8 +203,8 @@ def test_a_slow_disk_gets_smaller_steps(world: World) -> None:
                 assert step.held == pytest.approx(0.2 if slow else 0.001)
                 sizes.append(sum(step.removed.values()))
             slow = len(sizes) < 20
-    assert max(sizes[6:20]) <= retention.LEAST
-    assert max(sizes[20:]) > retention.BATCH // 2
+    assert max(sizes[6:20]) <= LEAST
+    assert max(sizes[20:]) > BATCH // 2
     world.check()
 
 
@@ -270,7 +271,7 @@ def test_old_keys_and_old_traffic_go(world: World) -> None:
         (hour + 3600, 599),
         (hour + 7200, 599),
     ]
-    assert max(sum(step.removed.values()) for step in steps) <= retention.BATCH
+    assert max(sum(step.removed.values()) for step in steps) <= BATCH
 
 
 # -- plans

@@ -14,38 +14,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import product
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import sqlalchemy as sa
 
-from marzhook import signals
 from marzhook.store import history, schema
-from marzhook.store.database import Database, Transaction
+from marzhook.store.database import Database
 from marzhook.store.idempotency import LIFETIME
 from marzhook.store.ingested import KEPT as INGESTED_KEPT
 from marzhook.store.partitions import Partitions, Stretch
 from marzhook.store.statements import BY_KEY, Many, delete_many, text
+from marzhook.store.steps import BATCH, Step, Stepper
 
-BATCH: Final = 100
-"""Rows, or pages of long texts beside them, that one transaction removes at the most; a single row may be longer."""
-LEAST: Final = 5
-"""The same on the slowest disk."""
-WORK: Final = 0.005
-HOLD: Final = 0.025
-"""Seconds that a step's statements may take, and that it may keep other writers waiting, with its commit. Where it took
-longer, the next steps are smaller. Two figures, because a slow disk's commit takes its time however small the step."""
 LOOKED_AT: Final = 256
 """Rows that one read looks at."""
 TRAFFIC_KEPT: Final = timedelta(days=400)
 """A year's traffic, and the month before it, to compare with."""
 SPARE: Final = 1024
 """Free pages that stay in the file (or an eighth of it, where that is more): what comes next would only ask for them again."""
-
-Key = TypeVar("Key")
 
 # With each id goes its weight: how many rows its removal touches, and pages of 4096 bytes, for a long text lies on pages of
 # its own. NULL: it is to be kept. Counting the attempts reads them.
@@ -187,14 +176,6 @@ class Ages:
     dead: timedelta
 
 
-@dataclass(slots=True)
-class Step:
-    """One short piece of work: rows removed, by what they are, and for how long (seconds) it kept other writers out."""
-
-    removed: dict[str, int] = field(default_factory=dict)
-    held: float = 0.0
-
-
 class Retention:
     """Removes what is older than its age, and gives the space back."""
 
@@ -212,8 +193,7 @@ class Retention:
         if partitions is None and database.kind == "PostgreSQL":
             partitions = Partitions(database)
         self._partitions = partitions
-        self._monotonic = monotonic
-        self._limit = BATCH // 2
+        self._stepper = Stepper(database, monotonic, begin=None if partitions is None else BY_KEY)
 
     def steps(self, now: datetime) -> Iterator[Step]:
         """One pass over all that is too old at `now`. Work is done as the steps are asked for: one may stop anywhere.
@@ -252,7 +232,7 @@ class Retention:
             which = {"endpoint": endpoint_id, "before": stretch.before.timestamp()}
             after = stretch.first - 1
             while after < stretch.last:
-                rows = self._read(query, **which, after=after, last=stretch.last, limit=LOOKED_AT)
+                rows = self._stepper.read(query, **which, after=after, last=stretch.last, limit=LOOKED_AT)
                 if not rows:
                     break
                 after = rows[-1][0]
@@ -260,14 +240,14 @@ class Retention:
 
     def _forget(self, which: Mapping[str, Any], weights: dict[int, int]) -> Iterator[Step]:
         for event_id in weights:
-            while weights[event_id] > self._limit:
+            while weights[event_id] > self._stepper.limit:
                 step = self._forget_some_attempts(which, event_id)
                 yield step
                 if not step.removed["attempts"]:
                     break
                 weights[event_id] -= step.removed["attempts"]
-        for batch in self._batches(weights):
-            with self._batch() as (tx, step):
+        for batch in self._stepper.batches(weights):
+            with self._stepper.batch() as (tx, step):
                 values = {**which, "ids": batch}
                 attempts, deliveries = (tx.conn.execute(query, values) for query in (FORGET_ATTEMPTS, FORGET_SETTLED))
                 step.removed = {"deliveries": deliveries.rowcount, "attempts": attempts.rowcount}
@@ -275,9 +255,9 @@ class Retention:
         yield Step()
 
     def _forget_some_attempts(self, which: Mapping[str, Any], event_id: int) -> Step:
-        with self._batch() as (tx, step):
+        with self._stepper.batch() as (tx, step):
             # Each may have kept a long response, of some pages.
-            limit = max(1, self._limit // 5)
+            limit = max(1, self._stepper.limit // 5)
             removed = tx.conn.execute(FORGET_SOME_ATTEMPTS, {**which, "event": event_id, "limit": limit})
             step.removed = {"attempts": removed.rowcount}
         return step
@@ -286,13 +266,13 @@ class Retention:
 
     def _events(self, before: datetime) -> Iterator[Step]:
         last, after = self._last(before), 0
-        while after < last and (found := self._read(NEXT_EVENT, after=after, last=last)):
+        while after < last and (found := self._stepper.read(NEXT_EVENT, after=after, last=last)):
             first = found[0][0]
             # By id, not by number: where most are gone already, the next one may be far away.
             after = min(first + LOOKED_AT - 1, last)
-            rows = self._read(EVENTS, first=first, final=after, before=before.timestamp())
-            for batch in self._batches({row[0]: row[1] for row in rows}):
-                with self._batch() as (tx, step):
+            rows = self._stepper.read(EVENTS, first=first, final=after, before=before.timestamp())
+            for batch in self._stepper.batches({row[0]: row[1] for row in rows}):
+                with self._stepper.batch() as (tx, step):
                     removed = tx.conn.execute(FORGET_EVENTS, {"ids": batch})
                     step.removed = {"events": removed.rowcount}
                 yield step
@@ -302,20 +282,20 @@ class Retention:
 
     def _keys(self, before: datetime) -> Iterator[Step]:
         limit = before.timestamp()
-        while rows := self._read(KEYS, before=limit, limit=LOOKED_AT):
-            for batch in self._batches({(owner, key): weight for owner, key, weight in rows}):
-                with self._batch() as (tx, step):
+        while rows := self._stepper.read(KEYS, before=limit, limit=LOOKED_AT):
+            for batch in self._stepper.batches({(owner, key): weight for owner, key, weight in rows}):
+                with self._stepper.batch() as (tx, step):
                     step.removed = {"idempotency_keys": _FORGET_KEYS(tx.conn, [(*key, limit) for key in batch])}
                 yield step
 
     def _traffic(self, before: datetime) -> Iterator[Step]:
         after = 0
-        while users := self._read(NEXT_USERS, after=after, limit=LOOKED_AT):
+        while users := self._stepper.read(NEXT_USERS, after=after, limit=LOOKED_AT):
             last = users[-1][0]
             which = {"after": after, "last": last, "before": int(before.timestamp()), "limit": BATCH}
-            while rows := self._read(TRAFFIC, **which):
-                for batch in self._batches(dict.fromkeys(map(tuple, rows), 1)):
-                    with self._batch() as (tx, step):
+            while rows := self._stepper.read(TRAFFIC, **which):
+                for batch in self._stepper.batches(dict.fromkeys(map(tuple, rows), 1)):
+                    with self._stepper.batch() as (tx, step):
                         step.removed = {"traffic": _FORGET_TRAFFIC(tx.conn, batch)}
                     yield step
             after = last
@@ -323,13 +303,13 @@ class Retention:
 
     def _oldest(self, name: str, query: sa.TextClause, before: datetime) -> Iterator[Step]:
         table, after = schema.metadata.tables[name], 0
-        while rows := self._read(query, after=after, before=before.timestamp(), limit=LOOKED_AT):
+        while rows := self._stepper.read(query, after=after, before=before.timestamp(), limit=LOOKED_AT):
             old = {id_: weight for id_, is_old, weight in rows if is_old}
             if not old:
                 return
             after = rows[-1][0]
-            for batch in self._batches(old):
-                with self._batch() as (tx, step):
+            for batch in self._stepper.batches(old):
+                with self._stepper.batch() as (tx, step):
                     step.removed = {name: tx.conn.execute(sa.delete(table).where(table.c.id.in_(batch))).rowcount}
                 yield step
 
@@ -346,50 +326,10 @@ class Retention:
             surplus = free - max(SPARE, pages // 8)
             if mode != 2 or surplus <= 0:
                 return
-            with self._batch() as (tx, step):
-                until = self._monotonic() + WORK
-                for _ in range(min(surplus, self._limit)):
+            with self._stepper.batch() as (tx, step):
+                for _ in range(min(surplus, self._stepper.limit)):
                     # One page a call: the driver takes a single step of a statement that returns no columns.
                     tx.conn.exec_driver_sql("PRAGMA incremental_vacuum(1)")
-                    if self._monotonic() > until:
+                    if self._stepper.is_late():
                         break
             yield step
-
-    # -- how a step is done
-
-    def _read(self, query: sa.TextClause, **values: Any) -> list[Any]:
-        with self._database.read(by_key=True) as conn:
-            return list(conn.execute(query, values).all())
-
-    @contextmanager
-    def _batch(self) -> Iterator[tuple[Transaction, Step]]:
-        """A write transaction and the step that it is; the next ones are smaller where this one took too long."""
-        step = Step()
-        # What a power failure brings back, the next pass removes again.
-        with self._database.write(durable=False) as tx:
-            if self._partitions is not None:
-                tx.conn.exec_driver_sql(BY_KEY)
-            # From here on, and not from when it began to wait for its turn.
-            began = self._monotonic()
-            yield tx, step
-            worked = self._monotonic() - began
-            signals.emit("prune.before_commit")
-        step.held = self._monotonic() - began
-        signals.emit("prune.after_commit")
-        if worked > WORK or step.held > HOLD:
-            self._limit = max(LEAST, self._limit // 2)
-        else:
-            self._limit = min(BATCH, self._limit + LEAST)
-
-    def _batches(self, weights: Mapping[Key, int]) -> Iterator[list[Key]]:
-        """The keys in groups of which none weighs more than is allowed just now, unless it is a single one."""
-        batch: list[Key] = []
-        weight = 0
-        for key, more in weights.items():
-            if batch and weight + more > self._limit:
-                yield batch
-                batch, weight = [], 0
-            batch.append(key)
-            weight += more
-        if batch:
-            yield batch
