@@ -12,15 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from histories import AGES, DAY, World
 from marzhook import signals
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING
-from marzhook.store import endpoints, history, migrations, partitions
+from marzhook.store import endpoints, history, migrations, partitions, retention
 from marzhook.store.database import Database
 from marzhook.store.outbox import DeliveryFilter, Outbox
 from marzhook.store.partitions import Partition, Partitions
 from marzhook.store.retention import Retention
+from marzhook.store.steps import Step
 from marzhook.testing import FakeClock, eventually
 
 pytestmark = pytest.mark.postgresql
@@ -355,6 +357,40 @@ def test_a_long_reader_is_not_waited_for(world: World, monkeypatch: pytest.Monke
     world.prune()
     assert world.counts() == [10, 10, 5]
     assert len(found(world)) < len(before)
+
+
+def test_an_event_stays_that_an_old_snapshot_sees_no_delivery_of(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads in a snapshot from before a partition was replaced finds the new one empty: of two processes that both take
+    themselves for the caretaker, the one must not remove the events of the dead letters that the other has just moved."""
+    dead = []
+    for _ in range(3):
+        dead += world.live(5, DEAD)
+        world.live(500)
+        world.prune()
+    world.clock.advance(31 * DAY)
+    other = partitioned(World(world.database, world.clock)).retention
+    before = found(world)
+    # This one was kept from dropping any.
+    parts = Partitions(world.database, least=LEAST, small=SMALL)
+    monkeypatch.setattr(parts, "drop", lambda *_: iter(()))
+    mine = Retention(world.database, AGES, partitions=parts)
+    moved: list[Step] = []
+
+    def late(conn: sa.Connection, statement: object, *_: object) -> None:
+        if statement is retention.EVENTS and not moved:
+            conn.exec_driver_sql("SELECT count(*) FROM users")
+            moved.append(Step())
+            moved.extend(other.steps(world.clock.now()))
+
+    sa.event.listen(sa.Engine, "before_execute", late)
+    try:
+        for _ in mine.steps(world.clock.now()):
+            pass
+    finally:
+        sa.event.remove(sa.Engine, "before_execute", late)
+    assert found(world)[0].number > before[-1].number
+    assert set(dead) <= set(world.ids("events"))
+    world.check()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ CHECK: Final = 10.0
 LOG_KEPT: Final = 16 * 2**20
 """Bytes of the log that need not be given back: it grows to some megabytes with any work."""
 COPIED_AFTER: Final = 100
-"""Steps of a pass after which the log is copied into the file."""
+"""Steps of a pass after which the log is copied into the file, and it is asked whether another process does this now."""
 PAUSE: Final = 0.002
 """Seconds between two steps, at the least."""
 SHARE: Final = 3
@@ -62,6 +62,8 @@ class Upkeep(Background):
                 if number % COPIED_AFTER == 0:
                     # Its steps leave that to others, and there may be none.
                     self._database.checkpoint(LOG_KEPT)
+                    if not self._mine():
+                        break
                 if self._stopping.wait(max(PAUSE, SHARE * step.held)):
                     break
         finally:
