@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 from typer.testing import CliRunner
 
+import preloaded
 from marzhook.cli.main import app
 from marzhook.settings import SETTINGS
 from marzhook.store.database import Database
@@ -86,9 +87,7 @@ def on_a_terminal(folder: Path, *args: str, answer: str = "", ask: str = "", **s
 
 def marzhook_process(folder: Path, *args: str, **settings: str) -> Ended:
     """The same in a process of its own, for commands that own the process; it must end well."""
-    ended = subprocess.run(
-        [*_MARZHOOK, *args], cwd=folder, env=environment(**settings), capture_output=True, text=True, timeout=60
-    )
+    ended = preloaded.run("marzhook", *args, folder=folder, environment=environment(**settings))
     assert ended.returncode == 0, (ended.returncode, ended.stdout, ended.stderr)
     return Ended(ended.stdout, ended.stderr)
 

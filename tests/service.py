@@ -8,11 +8,12 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import preloaded
 
 READY = re.compile(r"ready at http://127\.0\.0\.1:(\d+)")
 
@@ -35,10 +36,7 @@ class Service:
         }
         if point:
             environment["MARZHOOK_KILL_AT"] = point
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "marzhook.testing", "run", *arguments],
-            cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        self.process = preloaded.start("marzhook.testing", "run", *arguments, folder=folder, environment=environment)
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
@@ -130,7 +128,4 @@ class Service:
 def marzhook(folder: Path, *args: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run one command beside the service."""
     environment = {"PATH": os.environ["PATH"], "COLUMNS": "80", **settings}
-    return subprocess.run(
-        [sys.executable, "-m", "marzhook", *args],
-        cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return preloaded.run("marzhook", *args, folder=folder, environment=environment)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import preloaded
 from marzhook.errors import MarzhookError
 from marzhook.store.database import Database
 
@@ -18,10 +17,9 @@ class WorkerProcess:
 
     def __init__(self, folder: Path, environment: dict[str, str], *arguments: str, through: Sequence[str] = ()) -> None:
         self.log = (folder / f"worker-{os.urandom(3).hex()}.log").open("w+")
-        self.process = subprocess.Popen(
-            [*through, sys.executable, "-m", "marzhook", *(arguments or ("worker",))],
-            cwd=folder, env={"PATH": os.environ["PATH"], **environment}, stdin=subprocess.DEVNULL, stdout=self.log,
-            stderr=self.log,
+        self.process = preloaded.start(
+            "marzhook", *(arguments or ("worker",)), folder=folder,
+            environment={"PATH": os.environ["PATH"], **environment}, log=self.log, through=through,
         )  # fmt: skip
 
     @property
