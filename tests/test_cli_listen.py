@@ -163,6 +163,7 @@ def test_attached_listener_is_an_endpoint_while_it_runs(tmp_path: Path) -> None:
         service.line("ready")
         with Running(tmp_path, "listen", "--port", "0", "--attach") as listener:
             listener.line("This is an endpoint")
+            assert "restart it" not in marzhook(tmp_path, "check").stdout
             marzhook(tmp_path, "send", "user_created", "alice")
             listener.line("  user_created  alice")
             listener.line("signature right")

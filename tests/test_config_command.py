@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -14,8 +15,9 @@ from typer.testing import CliRunner
 
 from command_line import on_a_terminal
 from marzhook import __version__, errors
+from marzhook.cli import output
 from marzhook.cli.main import COMMANDS, LazyGroup, app, exit_code
-from marzhook.cli.run import command_line_of
+from marzhook.cli.output import command_line_of
 
 ENVIRONMENT = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 
@@ -130,3 +132,21 @@ def test_how_it_is_called_can_be_copied() -> None:
     assert command_line_of(".venv/bin/marzhook") == ".venv/bin/marzhook"
     assert command_line_of("marzhook") == "marzhook"
     assert command_line_of("/srv/marzhook/src/marzhook/__main__.py") == f"{sys.executable} -m marzhook"
+
+
+def test_lines_are_broken_between_words_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command in backticks stays in one piece, to be copied, and what goes on does so under its line's beginning."""
+    text = "ok   settings\n     there is nothing here; type `marzhook users create alice` to make it"
+    monkeypatch.setenv("COLUMNS", "44")
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert output.fitting(text, io.StringIO()) == text
+    assert output.fitting(text, Terminal()).splitlines() == [
+        "ok   settings",
+        "     there is nothing here; type",
+        "     `marzhook users create alice` to make",
+        "     it",
+    ]

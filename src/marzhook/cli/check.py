@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from marzhook.cli import output
-from marzhook.cli.open import Opened, nowhere, opened
+from marzhook.cli.open import ATTACHED, Opened, nowhere, opened
 from marzhook.endpoint import LOCAL_KINDS, REMOVED, Endpoint, masked_url
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _remarks(o: Opened, holder: str | None) -> list[str]:
         with o.database.read() as conn:
             inbox_url = inbox.address(o.database, conn)
         wanted = {one.address for one in environment_endpoints(o.settings, inbox_url=inbox_url)}
-        running = {e.address for e in _found(o) if e.source == "environment"}
+        running = {e.address for e in _found(o) if e.source == "environment" and e.name != ATTACHED}
         if wanted != running:
             found.append("the running service has other addresses than these settings: restart it to take them over")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -125,7 +126,7 @@ def attached(inbox: Inbox, secret: str | None) -> Iterator[Checks]:
     what it is, also afterwards.
     """
     from marzhook.cli.inbox import Checks
-    from marzhook.cli.open import opened
+    from marzhook.cli.open import ATTACHED, opened
     from marzhook.endpoint import REMOVED
     from marzhook.store import endpoints
 
@@ -142,7 +143,7 @@ def attached(inbox: Inbox, secret: str | None) -> Iterator[Checks]:
                     kind="webhook",
                     url=url,
                     source="environment",
-                    name="marzhook listen",
+                    name=ATTACHED,
                     secret=secret,
                 )
             elif ours:
@@ -207,12 +208,13 @@ class _Journal:
         self._console = output.console()
 
     def started(self, url: str, *, attached: bool) -> None:
+        command = output.command_line_of(sys.argv[0])
         output.line(f"Listening on {url}  (Ctrl-C ends)")
         if attached:
-            output.line("This is an endpoint of the service now. Next: `marzhook send user_created alice`.")
+            output.line(f"This is an endpoint of the service now. Next: `{command} send user_created alice`.")
             return
         output.line(
-            f'Next, in .env: WEBHOOK_ADDRESS = "{url}"; then `make run`, and `marzhook send user_updated test_user`.'
+            f'Next, in .env: WEBHOOK_ADDRESS = "{url}"; then `make run`, and `{command} send user_updated test_user`.'
         )
 
     def __call__(self, received: Received) -> None:

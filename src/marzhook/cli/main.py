@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from marzhook import __version__
+from marzhook.cli.output import fitting
 from marzhook.errors import InvalidError, MarzhookError, SettingError, StartError, StoreBusyError
 
 COMMANDS: Final = {
@@ -57,7 +58,7 @@ class LazyGroup(TyperGroup):
             return super().invoke(ctx)
         except MarzhookError as error:
             line = " ".join(str(error).split())
-            print(f"marzhook: {line}", file=sys.stderr)
+            print(fitting(f"marzhook: {line}", sys.stderr), file=sys.stderr)
             raise typer.Exit(exit_code(error)) from error
         except KeyboardInterrupt:
             raise typer.Exit(130) from None

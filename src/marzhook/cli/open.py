@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from marzhook.errors import DatabaseError, SettingError
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from marzhook.sources.registry import Registry
     from marzhook.store.database import Database
     from marzhook.store.outbox import Outbox
+
+
+ATTACHED: Final = "marzhook listen"
+"""The name of the endpoint that `listen --attach` is while it runs: it is of the environment, and in no setting."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import IO, TYPE_CHECKING, Any
@@ -35,13 +38,30 @@ def json_document(value: Any) -> None:
 
 def line(text: str) -> None:
     """A line of text on stdout, without control characters; whole, also where several threads print."""
-    sys.stdout.write(clean(text) + "\n")
+    sys.stdout.write(fitting(clean(text), sys.stdout) + "\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
     """A line for people on stderr: it stays out of what is piped on."""
-    print(clean(text), file=sys.stderr, flush=True)
+    print(fitting(clean(text), sys.stderr), file=sys.stderr, flush=True)
+
+
+def fitting(text: str, file: IO[str]) -> str:
+    """In a terminal each line is broken between words, and goes on under its own beginning; commands in backticks and what
+    is one word stay whole, to be copied. Elsewhere nothing is broken."""
+    if not file.isatty() or len(text) <= 40:
+        return text
+    width = shutil.get_terminal_size().columns
+    glued = re.sub("`[^`]*`", lambda found: found[0].replace(" ", "\0"), text)
+    return "\n".join(_broken(one, width) for one in glued.split("\n")).replace("\0", " ")
+
+
+def _broken(text: str, width: int) -> str:
+    if len(text) <= width:
+        return text
+    under = " " * (len(text) - len(text.lstrip()))
+    return textwrap.fill(text, width, subsequent_indent=under, break_long_words=False, break_on_hyphens=False)
 
 
 def table(
@@ -155,3 +175,10 @@ def duration(seconds: float) -> str:
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """`1 event`, `2 events`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def command_line_of(called: str) -> str:
+    """How this program is called from here, to be copied."""
+    if called.endswith("__main__.py"):
+        return f"{sys.executable} -m marzhook"
+    return called if called.startswith((".", "/")) else "marzhook"

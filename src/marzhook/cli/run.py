@@ -11,6 +11,7 @@ import typer
 from marzhook import settings as settings_module
 from marzhook.api.app import create_app
 from marzhook.api.server import Server
+from marzhook.cli import output
 from marzhook.dashboard.site import install
 from marzhook.runtime import Runtime, hold_signals, wait_for_signal
 from marzhook.store import endpoints
@@ -61,16 +62,10 @@ def tune_interpreter() -> None:
     gc.set_threshold(NEW_OBJECTS, 20, 20)
 
 
-def command_line_of(called: str) -> str:
-    """How this program is called from here, to be copied."""
-    if called.endswith("__main__.py"):
-        return f"{sys.executable} -m marzhook"
-    return called if called.startswith((".", "/")) else "marzhook"
-
-
 def _greet(address: str, runtime: Runtime) -> None:
     """What a person wants to know now. On standard output, for people; the log goes to standard error."""
-    lines = [f"Marzhook is ready at {address} (the dashboard; the API and its documentation: {address}/docs)"]
+    # No line is longer than 80 columns, wherever the address is a usual one: terminals break in the middle of a word.
+    lines = [f"Marzhook is ready at {address} (the dashboard)", f"  The API and its documentation: {address}/docs"]
     if runtime.new_admin:
         name, password = runtime.new_admin
         lines += [
@@ -82,11 +77,11 @@ def _greet(address: str, runtime: Runtime) -> None:
     if count:
         lines.append(f"Events go to {count} endpoint{'s' if count > 1 else ''}.")
     else:
-        command = command_line_of(sys.argv[0])
+        command = output.command_line_of(sys.argv[0])
         lines += [
             "No endpoint is set (WEBHOOK_ADDRESS in .env): events are kept, and go nowhere.",
-            f'Open {address} and press "Use the inbox" to see a first delivery, or type',
-            "these two commands, each in a terminal of its own:",
+            f"To see a first delivery, open {address} and press",
+            '"Use the inbox", or type these, each in a terminal of its own:',
             f"  {command} listen --port 9000 --attach",
             f"  {command} send user_created alice",
         ]
