@@ -85,7 +85,7 @@ def start(
     through: Sequence[str] = (),
 ) -> Process:
     """`python -m module arguments…`; what it says goes to pipes, or to the file `log`. `through`: a command that runs it."""
-    if through or any(name.startswith("PYTHON") for name in environment):
+    if through or any(name.startswith("PYTHON") and os.environ.get(name) != environment[name] for name in environment):
         return subprocess.Popen(
             [*through, sys.executable, "-m", module, *arguments],
             cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log or subprocess.PIPE,

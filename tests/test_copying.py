@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 
 import every_row
+import preloaded
 from command_line import as_json, environment, marzhook
 from conftest import SECRET_KEY
 from histories import World
@@ -58,9 +57,9 @@ def filled(folder: Path, clock: FakeClock, count: int = 3000) -> None:
 
 
 def cut_off(folder: Path, point: str, target: dict[str, str]) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "marzhook.testing", "db", "copy", "marzhook.db"],
-        cwd=folder, env=environment(MARZHOOK_KILL_AT=point, **target), capture_output=True, timeout=120,
+    ended = preloaded.run(
+        "marzhook.testing", "db", "copy", "marzhook.db",
+        folder=folder, environment=environment(MARZHOOK_KILL_AT=point, **target),
     )  # fmt: skip
     assert ended.returncode == -signal.SIGKILL, ended.stderr
 

@@ -24,15 +24,13 @@ pytestmark = [pytest.mark.postgresql, pytest.mark.timeout(300)]
 
 KILL_EVERY = 1.0
 """Seconds."""
-AT_LEAST = 6
-"""Kills."""
 
 
 @pytest.mark.parametrize(
-    ("users", "rounds", "every"),
+    ("users", "rounds", "every", "kills"),
     [
-        pytest.param(200, 20, 0.4, id="small"),
-        pytest.param(1_000, 100, 0.5, id="full", marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
+        pytest.param(100, 20, 0.4, 4, id="small"),
+        pytest.param(1_000, 100, 0.5, 6, id="full", marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
     ],
 )
 def test_a_worker_killed_every_second_and_a_restart_of_the_server(
@@ -44,6 +42,7 @@ def test_a_worker_killed_every_second_and_a_restart_of_the_server(
     users: int,
     rounds: int,
     every: float,
+    kills: int,
 ) -> None:
     """Four workers, three endpoints; the load comes over the API of a process that does not send. Each second a worker is
     killed and replaced, and in between the server restarts as after a crash. Everything arrives everywhere, in order per
@@ -64,14 +63,14 @@ def test_a_worker_killed_every_second_and_a_restart_of_the_server(
         blows: list[Blow] = []
         clock = threading.Event()
         restarted, settled = False, 0
-        while not (len(blows) > AT_LEAST and restarted and load.done and house.count("pending") == 0):
+        while not (len(blows) > kills and restarted and load.done and house.count("pending") == 0):
             clock.wait(KILL_EVERY)
             # On a machine where a worker takes longer than that to start, nobody would ever get to send.
             eventually(lambda seen=settled: house.count("settled") > seen or house.count("pending") == 0, timeout=30)
             settled = house.count("settled")
             blows.append(kill_eldest(house, workers))
             workers.append(start())
-            if not restarted and len(blows) > AT_LEAST // 2 and house.count("settled") > events:
+            if not restarted and len(blows) > kills // 2 and house.count("settled") > events:
                 restarted = True
                 blows.append(restart(house, postgresql))
         took = now() - begun
