@@ -14,9 +14,11 @@ import functools
 import hashlib
 import hmac
 import os
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # not typing's: what receivers import, they import quickly (`marzhook.receiver.event`)
 if TYPE_CHECKING:
+    from typing import Any
+
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 PREFIX = "whsec_"

@@ -7,24 +7,32 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
 from itertools import accumulate
-from typing import Any, Final, NamedTuple
 
-from marzhook.receiver.event import Format, content_id
+from marzhook.receiver.event import content_id
 from marzhook.receiver.refusal import RequestRefused
-from marzhook.receiver.secrets import Proof, well_formed_id
+from marzhook.receiver.secrets import well_formed_id
+
+TYPE_CHECKING = False  # see `event`
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    from marzhook.receiver.event import Format
+    from marzhook.receiver.secrets import Proof
 
 MAX_DEPTH: Final = 64
 """Objects and arrays within one another; a user with all his proxies has six."""
 
 
-class Body(NamedTuple):
+class Body:
     """A body's items, each with the ids by which it is recognised; the first is the event's own."""
 
-    format: Format
-    message_id: str | None
-    items: tuple[tuple[Any, tuple[str, ...]], ...]
+    __slots__ = ("format", "items", "message_id")
+
+    def __init__(self, format: Format, message_id: str | None, items: tuple[tuple[Any, tuple[str, ...]], ...]) -> None:
+        self.format: Format = format
+        self.message_id = message_id
+        self.items = items
 
 
 def check_head(headers: Mapping[str, str], body: bytes, *, max_body: int) -> None:
@@ -93,6 +101,8 @@ def _listed(items: list[Any], *, recognisable: bool) -> tuple[tuple[Any, tuple[s
 
 
 def _unix(timestamp: Any) -> float | None:
+    from datetime import datetime  # of all formats, one has such times
+
     try:
         return datetime.fromisoformat(timestamp).timestamp()
     except (TypeError, ValueError, OverflowError):

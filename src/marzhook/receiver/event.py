@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple
 
 from marzhook.receiver.refusal import EventRefused
 
-Format = Literal["event", "list", "standard"]
-"""One object; a list of them, as the panel sends since 0.4; Standard Webhooks' `{type, timestamp, data}`."""
+# What has no other use than to be read is not imported: `typing` alone is an eighth of it, `dataclasses` and `logging` would
+# double it. Type checkers take the name for typing's own.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from datetime import datetime
+    from typing import Any, Final, Literal
+
+    Format = Literal["event", "list", "standard"]
+    """One object; a list of them, as the panel sends since 0.4; Standard Webhooks' `{type, timestamp, data}`."""
 
 MAX_NAME = 255
 YEAR_10000 = 253402300800
@@ -20,32 +24,41 @@ _SHOWN: Final = ("action", "username", "enqueued_at", "tries", "id", "message_id
 _OWN_FIELDS: Final = frozenset({"username", "action", "enqueued_at", "tries", "send_at", "id", "by", "user"})
 
 
-class ReceivedEvent(NamedTuple):
+class ReceivedEvent:
     """One event. The same one has the same `id` at every try, also in another list; `tries` is how often it failed before."""
 
-    action: str
-    username: str
-    enqueued_at: float | None = None
-    """When it happened, Unix seconds; the panel itself sends the time of its own start. None: it was not said."""
-    tries: int = 0
-    by: Mapping[str, Any] | None = None
-    """The admin who did it, at least `username` and `is_sudo`; None: nobody, or it was not said."""
-    user: Mapping[str, Any] | None = None
-    """The user as the panel's API shows him, after the change; None: it was not said."""
-    extra: Mapping[str, Any] = MappingProxyType({})
-    """What else came: `reason`, `used_percent`, `days_left`, the publisher's own fields."""
-    id: str | None = None
-    """None: the sender gives none (the panel itself), so it cannot be recognised."""
-    message_id: str | None = None
-    """The request's `webhook-id`."""
-    format: Format = "event"
-    connection: Any = None
-    """The database connection whose transaction holds this event's mark (`marzhook.receiver.database`): what a handler
-    writes there is committed together with it, by the receiver. None: there is no such database."""
+    __slots__ = (*_SHOWN, "by", "connection", "extra", "user")
+
+    def __init__(
+        self, action: str, username: str, enqueued_at: float | None = None, tries: int = 0,
+        by: Mapping[str, Any] | None = None, user: Mapping[str, Any] | None = None, extra: Mapping[str, Any] | None = None,
+        id: str | None = None, message_id: str | None = None, format: Format = "event", connection: Any = None,
+    ) -> None:  # fmt: skip
+        self.action = action
+        self.username = username
+        self.enqueued_at = enqueued_at
+        """When it happened, Unix seconds; the panel itself sends the time of its own start. None: it was not said."""
+        self.tries = tries
+        self.by = by
+        """The admin who did it, at least `username` and `is_sudo`; None: nobody, or it was not said."""
+        self.user = user
+        """The user as the panel's API shows him, after the change; None: it was not said."""
+        self.extra = extra or {}
+        """What else came: `reason`, `used_percent`, `days_left`, the publisher's own fields."""
+        self.id = id
+        """None: the sender gives none (the panel itself), so it cannot be recognised."""
+        self.message_id = message_id
+        """The request's `webhook-id`."""
+        self.format: Format = format
+        self.connection = connection
+        """The database connection whose transaction holds this event's mark (`marzhook.receiver.database`): what a handler
+        writes there is committed together with it, by the receiver. None: there is no such database."""
 
     @property
     def time(self) -> datetime | None:
         """`enqueued_at` as an aware UTC datetime."""
+        from datetime import UTC, datetime
+
         return None if self.enqueued_at is None else datetime.fromtimestamp(self.enqueued_at, UTC)
 
     def __repr__(self) -> str:

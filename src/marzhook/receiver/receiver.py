@@ -6,8 +6,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from marzhook.receiver.body import Body, check_head, read
 from marzhook.receiver.dedupe import Dedupe, Memory, Session
@@ -15,38 +13,49 @@ from marzhook.receiver.event import ReceivedEvent, event_of
 from marzhook.receiver.refusal import EventRefused, RequestRefused
 from marzhook.receiver.secrets import ID, TOLERANCE, Secrets
 
+TYPE_CHECKING = False  # see `event`
 if TYPE_CHECKING:
     from logging import Logger
+    from typing import Any, Final, Literal, TypeVar
+
+    H = TypeVar("H", bound="Handler")
+    What = Literal["done", "duplicate", "ignored", "failed", "refused", "held"]
+    """What became of an event: handled; handled before; nobody asked for this action; a handler raised; it will never be good;
+    not handled because an earlier one of its user in the same list was not."""
 
 MAX_BODY: Final = 16 * 1024 * 1024
 """Bytes. Marzhook's lists have 256 KiB; the panel puts everything that waits into one: 10,000 events are 10 MB."""
 
 Handler = Callable[[ReceivedEvent], object]
 """May be `async`; what it returns otherwise does not matter."""
-H = TypeVar("H", bound=Handler)
 Run = Callable[[Awaitable[object]], object]
 
-What = Literal["done", "duplicate", "ignored", "failed", "refused", "held"]
-"""What became of an event: handled; handled before; nobody asked for this action; a handler raised; it will never be good;
-not handled because an earlier one of its user in the same list was not."""
 GOOD: Final = frozenset({"done", "duplicate", "ignored"})
 
 
-class Result(NamedTuple):
+class Result:
     """What became of one event, and why."""
 
-    what: What
-    reason: str = ""
+    __slots__ = ("reason", "what")
+
+    def __init__(self, what: What, reason: str = "") -> None:
+        self.what: What = what
+        self.reason = reason
 
 
-class Answer(NamedTuple):
+class Answer:
     """The HTTP answer: to be sent as it is."""
 
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = MappingProxyType({"Content-Type": "application/json"})
-    results: tuple[Result, ...] = ()
-    """One for each event; none where the whole request was refused."""
+    __slots__ = ("body", "headers", "results", "status")
+
+    def __init__(
+        self, status: int, body: bytes, headers: Mapping[str, str] | None = None, results: tuple[Result, ...] = ()
+    ) -> None:
+        self.status = status
+        self.body = body
+        self.headers = {"Content-Type": "application/json", **(headers or {})}
+        self.results = results
+        """One for each event; none where the whole request was refused."""
 
 
 class Receiver:
@@ -198,5 +207,4 @@ def _answer(results: tuple[Result, ...]) -> Answer:
 
 def _refusal(refused: RequestRefused) -> Answer:
     body = json.dumps({"code": refused.code, "detail": str(refused)}).encode()
-    headers = {"Content-Type": "application/json"} | ({"Allow": "POST"} if refused.status == 405 else {})
-    return Answer(refused.status, body, headers)
+    return Answer(refused.status, body, {"Allow": "POST"} if refused.status == 405 else None)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final, Literal
 
 from marzhook import signing
 from marzhook.receiver.refusal import RequestRefused
 
-Proof = Literal["plain", "hmac", "v1", "v1a"]
-"""How a request was proven: x-webhook-secret with the secret itself or with the hex HMAC of the body; Standard Webhooks'
-HMAC-SHA256 or ed25519 signature."""
+TYPE_CHECKING = False  # see `event`
+if TYPE_CHECKING:
+    from typing import Final, Literal
+
+    Proof = Literal["plain", "hmac", "v1", "v1a"]
+    """How a request was proven: x-webhook-secret with the secret itself or with the hex HMAC of the body; Standard Webhooks'
+    HMAC-SHA256 or ed25519 signature."""
 
 TOLERANCE: Final = 300.0
 """Seconds that a signature's timestamp may be off (Standard Webhooks, "Verifying webhook authenticity")."""
