@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from command_line import as_json, marzhook
-from marzhook.store import users
+from marzhook.store import user_lists
 from marzhook.store.database import Database
 from marzhook.user import NextPlan, User
 from panel_file import make
@@ -40,7 +40,7 @@ def registered(folder: Path) -> dict[str, User]:
     database.upgrade()
     try:
         with database.read() as conn:
-            found, _ = users.find(conn, users.UserQuery())
+            found, _ = user_lists.find(conn, user_lists.UserQuery())
             return {user.username: user for user in found}
     finally:
         database.close()

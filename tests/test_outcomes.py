@@ -9,7 +9,7 @@ from histories import World
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING
 from marzhook.runtime import environment_endpoints
 from marzhook.settings import load
-from marzhook.store import endpoints, history, inbox, outcomes, users
+from marzhook.store import endpoints, history, inbox, outcomes, user_lists, users
 from marzhook.store.database import Database
 from marzhook.store.outcomes import Bucket, Owed
 from marzhook.testing import FakeClock
@@ -140,10 +140,10 @@ def test_a_page_of_users_is_read_from_an_index(
 
     with database.read() as conn:
         sa.event.listen(conn, "before_cursor_execute", note)
-        found = users.page(conn, begins="AL", status=status, limit=5)
+        found = user_lists.page(conn, begins="AL", status=status, limit=5)
         assert [user.username for user in found] == ["alan", "Alice"]
-        assert [user.username for user in users.page(conn, after="Alice", status=status, limit=1)] == ["bob"]
-        assert [user.username for user in users.page(conn, after="Alan", begins="al", status=status)] == ["Alice"]
+        assert [user.username for user in user_lists.page(conn, after="Alice", status=status, limit=1)] == ["bob"]
+        assert [user.username for user in user_lists.page(conn, after="Alan", begins="al", status=status)] == ["Alice"]
         pages = [statement for statement in seen if "ORDER BY" in statement]
         explained = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {pages[0]}", (0,) * pages[0].count("?"))
         plan = " / ".join(row[3] for row in explained)

@@ -10,7 +10,7 @@ import pytest
 from marzhook import signals
 from marzhook.errors import ConflictError, ForbiddenError, InvalidError, InvalidUserError, NotFoundError
 from marzhook.sources.registry import Registry
-from marzhook.store.users import UserQuery
+from marzhook.store.user_lists import UserQuery
 from marzhook.user import Thresholds
 
 if TYPE_CHECKING:

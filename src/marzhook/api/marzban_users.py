@@ -14,7 +14,7 @@ from fastapi import APIRouter, Body, HTTPException, Query, Response
 from marzhook.api.auth import CurrentAdmin, SudoAdmin
 from marzhook.api.context import ServicesDep, answer, example
 from marzhook.sources.user_fields import read_time
-from marzhook.store.users import UserQuery
+from marzhook.store.user_lists import UserQuery
 from marzhook.user import User
 
 router = APIRouter(prefix="/api", tags=["Users, as Marzban has them"])

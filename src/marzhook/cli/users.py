@@ -34,7 +34,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List users."""
-    from marzhook.store.users import UserQuery
+    from marzhook.store.user_lists import UserQuery
     from marzhook.user import STATUSES
 
     choice_options("--status", [status] if status else None, STATUSES)

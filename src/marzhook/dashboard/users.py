@@ -10,7 +10,7 @@ from starlette.responses import Response
 from marzhook.dashboard import words
 from marzhook.dashboard.visit import SIGNED_IN, Pages, Visit, moment, number
 from marzhook.errors import InvalidError, InvalidUserError, MarzhookError, http_status
-from marzhook.store import history, outcomes, users
+from marzhook.store import history, outcomes, user_lists
 from marzhook.user import RESET_DAYS, STATUSES, User
 
 pages = Pages()
@@ -24,7 +24,7 @@ EVENTS: Final = 20
 def list_(visit: Visit) -> Response:
     status = visit.asked("status")
     with visit.services.database.read() as conn:
-        found = users.page(
+        found = user_lists.page(
             conn,
             begins=visit.asked("search")[:64],
             after=visit.asked("after")[:64],

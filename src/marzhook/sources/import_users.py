@@ -15,9 +15,9 @@ from marzhook.clock import Clock, from_unix
 from marzhook.errors import InvalidUserError
 from marzhook.event import JSON
 from marzhook.sources import user_fields
-from marzhook.store import admins, users
+from marzhook.store import admins, user_lists, users
 from marzhook.store.database import Database
-from marzhook.store.users import UserQuery
+from marzhook.store.user_lists import UserQuery
 from marzhook.user import EXPIRED, STATUSES, Thresholds, User
 
 NEW: Final = "new"
@@ -81,7 +81,7 @@ class UserImport:
         now = self._clock.now()
         owners = {admin.username: admin for admin in admins.find(conn)}
         by_name = {str(fields.get("username")).lower(): fields for fields in shown}
-        known, _ = users.find(conn, UserQuery(usernames=[*by_name]))
+        known, _ = user_lists.find(conn, UserQuery(usernames=[*by_name]))
         here = {user.username.lower(): user for user in known}
         for key, fields in by_name.items():
             name = str(fields.get("username"))

@@ -15,12 +15,12 @@ from marzhook.errors import ForbiddenError, InvalidError, NotFoundError
 from marzhook.event import JSON
 from marzhook.sources import user_fields
 from marzhook.sources.user_changes import UserChanges
-from marzhook.store import admins, traffic, users
+from marzhook.store import admins, traffic, user_lists, users
 from marzhook.store.database import Database, Transaction
 from marzhook.store.driver import Row
 from marzhook.store.group_commit import GroupCommit
 from marzhook.store.outbox import Outbox
-from marzhook.store.users import UserQuery
+from marzhook.store.user_lists import UserQuery
 from marzhook.telemetry import Metrics
 from marzhook.user import Thresholds, User, assessed, charged
 
@@ -112,7 +112,7 @@ class Registry:
         if not _sees_all(by):
             query = replace(query, admins=[by.username] if by else [])
         with self._database.read() as conn:
-            return users.find(conn, query)
+            return user_lists.find(conn, query)
 
     def usage(self, username: str, start: datetime, end: datetime, by: Admin | None) -> tuple[User, int]:
         """The user, and the bytes that he used in the hours of [start, end]."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, Final
@@ -19,7 +18,7 @@ import sqlalchemy as sa
 
 from marzhook.admin import Admin
 from marzhook.clock import from_unix
-from marzhook.errors import ConflictError, InvalidError
+from marzhook.errors import ConflictError
 from marzhook.event import JSON
 from marzhook.store import driver, schema
 from marzhook.store.database import Transaction
@@ -85,7 +84,7 @@ _UPDATE_REVIEW_AT = update_many(_t, ("review_at",), ("id",))
 _UPDATE_REVIEW_TRAFFIC = update_many(_counters, ("review_traffic",), ("user_id",))
 _DELETE = delete_many(_t, ("id",))
 
-_SELECT = sa.select(
+SELECT = sa.select(
     _t, *(_counters.c[name] for name in _COUNTERS), *(_admins.c[name].label(f"admin__{name}") for name in _ADMIN)
 ).select_from(
     # Every user has counters. Outer all the same: so nothing tempts the planner to begin there.
@@ -93,32 +92,16 @@ _SELECT = sa.select(
 )
 
 # What API calls ask all the time.
-_BY_NAME = f"{_SELECT.compile()} WHERE users.username_key = ?"
-
-SORTS: Final = ("username", "used_traffic", "data_limit", "expire", "created_at")
+_BY_NAME = f"{SELECT.compile()} WHERE users.username_key = ?"
 
 DUE = (
-    _SELECT.where(_t.c.review_at <= sa.bindparam("now", 0.0))
+    SELECT.where(_t.c.review_at <= sa.bindparam("now", 0.0))
     .order_by(_t.c.review_at)
     .limit(sa.bindparam("limit", 0, sa.Integer))
 )
 _AMONG = text("users.id IN (SELECT value FROM json_each(:ids))", "users.id = ANY (CAST(:ids AS bigint[]))", "ids")
 _HOLD = sa.text("SELECT 1 FROM counters WHERE user_id = (SELECT id FROM users WHERE username_key = :name) FOR UPDATE")
 NEXT_REVIEW = sa.text("SELECT min(review_at) FROM users WHERE review_at IS NOT NULL")
-
-
-@dataclass(frozen=True, slots=True)
-class UserQuery:
-    """Which users, and in which order; None means any. `sort` is a comma list of [-]name out of SORTS."""
-
-    offset: int | None = None
-    limit: int | None = None
-    usernames: Sequence[str] | None = None
-    search: str | None = None
-    """Part of the username or of the note."""
-    admins: Sequence[str] | None = None
-    status: str | None = None
-    sort: str | None = None
 
 
 # -- reading
@@ -136,58 +119,11 @@ def identify(conn: sa.Connection, username: str) -> User | None:
     return None if row is None else read_identity(row)
 
 
-def find(conn: sa.Connection, query: UserQuery) -> tuple[list[User], int]:
-    """The page that is asked for, and how many there are in all. Raises InvalidError for an unknown sort."""
-    conditions = _conditions(query)
-    order = _order(query.sort)
-    page = _SELECT.where(*conditions).order_by(*order).limit(query.limit)
-    users = [read(row) for row in conn.execute(page.offset(query.offset or 0)).mappings()]
-    if query.limit is None and not query.offset:
-        return users, len(users)
-    total = conn.execute(sa.select(sa.func.count()).select_from(_t).where(*conditions)).scalar_one()
-    return users, total
-
-
-def page(
-    conn: sa.Connection,
-    *,
-    begins: str = "",
-    after: str = "",
-    status: str | None = None,
-    admin_id: int | None = None,
-    limit: int = 50,
-) -> list[User]:
-    """The next users by name behind the name `after`, of those whose name begins with `begins`: straight from the
-    index on names, and so as fast for the last page of a million as for the first."""
-    key, after, begins = _t.c.username_key, after.lower(), begins.lower()
-    # One bound: of two, SQLite takes the first one for its way in, and reads all names up to the other.
-    query = _SELECT.where(key >= begins if after < begins else key > after)
-    if begins:
-        query = query.where(key < begins + "\U0010ffff")
-    for column, value in ((_t.c.status, status), (_t.c.admin_id, admin_id)):
-        if value is not None:
-            # By names: any other index would have to be sorted for every page. Unless there are few to be sorted.
-            query = query.where((column if _is_rare(conn, column, value) else off_index(conn, column)) == value)
-    return [read(row) for row in conn.execute(query.order_by(_t.c.username_key).limit(limit)).mappings()]
-
-
-RARE: Final = 5_000
-"""Users that can be sorted for each page."""
-
-
-def _is_rare(conn: sa.Connection, column: sa.Column[Any], value: Any) -> bool:
-    """Whether fewer than RARE users have this value; on PostgreSQL the planner knows."""
-    if is_postgresql(conn):
-        return False
-    found = sa.select(sa.literal(1)).select_from(_t).where(column == value).limit(RARE).subquery()
-    return conn.execute(sa.select(sa.func.count()).select_from(found)).scalar_one() < RARE
-
-
 def after(
     tx: Transaction, last_id: int, limit: int, *, statuses: Sequence[str] = (), admin_id: int | None = None
 ) -> Sequence[Row]:
     """Rows behind `last_id`, by id: how bulk work walks through all users in chunks."""
-    query = _SELECT.where(_t.c.id > last_id).order_by(_t.c.id).limit(limit)
+    query = SELECT.where(_t.c.id > last_id).order_by(_t.c.id).limit(limit)
     if statuses:
         # By id: an index on status would have to be sorted for every chunk.
         query = query.where(off_index(tx.conn, _t.c.status).in_(statuses))
@@ -209,7 +145,7 @@ def ended_held(
 
 
 def _ended(since: float | None, until: float, admin_id: int | None) -> sa.Select[Any]:
-    query = _SELECT.where(_t.c.status.in_(("expired", "limited")), _t.c.expire <= until).order_by(_t.c.id)
+    query = SELECT.where(_t.c.status.in_(("expired", "limited")), _t.c.expire <= until).order_by(_t.c.id)
     if since is not None:
         query = query.where(_t.c.expire >= since)
     if admin_id is not None:
@@ -229,7 +165,7 @@ def next_due(conn: sa.Connection) -> datetime | None:
 
 
 def by_ids(conn: sa.Connection, ids: Sequence[int]) -> Sequence[Row]:
-    return conn.execute(_SELECT.where(_AMONG), {"ids": ids}).mappings().all()
+    return conn.execute(SELECT.where(_AMONG), {"ids": ids}).mappings().all()
 
 
 def read(row: Row) -> User:
@@ -266,7 +202,7 @@ def hold_owned(tx: Transaction, admin_id: int) -> None:
 
 
 def _held(tx: Transaction, query: sa.Select[Any], values: Mapping[str, Any] | None = None) -> Sequence[Row]:
-    """The rows of a query that begins with `_SELECT`, of users who are held."""
+    """The rows of a query that begins with `SELECT`, of users who are held."""
     if not is_postgresql(tx.conn):
         return tx.conn.execute(query, values).mappings().all()
     ids = tx.conn.execute(_hold(query.with_only_columns(_t.c.id)), values).scalars().all()
@@ -366,37 +302,3 @@ def _object(name: str, text: str) -> dict[str, JSON]:
     if not isinstance(value, dict):
         raise ValueError(f"{name} is not a JSON object")
     return value
-
-
-def _conditions(query: UserQuery) -> list[sa.ColumnElement[bool]]:
-    found: list[sa.ColumnElement[bool]] = []
-    if query.usernames:
-        found.append(_t.c.username_key.in_([name.lower() for name in query.usernames]))
-    if query.search:
-        found.append(
-            sa.or_(
-                _t.c.username_key.contains(query.search.lower(), autoescape=True),
-                _t.c.note.icontains(query.search, autoescape=True),
-            )
-        )
-    if query.admins is not None:
-        found.append(_t.c.admin_id.in_(sa.select(_admins.c.id).where(_admins.c.username.in_(query.admins))))
-    if query.status:
-        found.append(_t.c.status == query.status)
-    return found
-
-
-def _order(sort: str | None) -> list[sa.ColumnElement[Any]]:
-    order: list[sa.ColumnElement[Any]] = []
-    for option in (part.strip() for part in (sort or "").split(",")):
-        if not option:
-            continue
-        name = option.removeprefix("-")
-        if name not in SORTS:
-            raise InvalidError(
-                f"cannot sort by {option!a}; sort takes a comma list of [-]{', [-]'.join(SORTS)}", code="invalid_sort"
-            )
-        column = _t.c.username_key if name == "username" else (_counters if name in _COUNTERS else _t).c[name]
-        order.append(column.desc() if option.startswith("-") else column.asc())
-    # The id last, so that pages do not overlap where values are equal.
-    return [*order, _t.c.id.asc()]
