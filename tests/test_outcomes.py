@@ -129,7 +129,7 @@ def test_a_page_of_users_is_read_from_an_index(
     database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, status: str | None, rare: int, index: str
 ) -> None:
     """A million users stay fast: no page walks through those before it, and only few are ever sorted."""
-    monkeypatch.setattr(users, "RARE", rare)
+    monkeypatch.setattr(user_lists, "RARE", rare)
     with database.write() as tx:
         for name in ("bob", "Alice", "alan", "carol"):
             users.insert(tx, User(name, clock.now()), Thresholds())
