@@ -203,6 +203,7 @@ def test_what_was_chosen_is_shown_in_the_forms_words(browser: Browser) -> None:
     )
     assert len(chosen) == 4
     page = browser.page("/endpoints/1")
+    assert "⟨U+" not in page
     for words in chosen:
         assert f"<dd>{words}</dd>" in page
 

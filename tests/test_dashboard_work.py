@@ -349,3 +349,5 @@ def test_settings_are_shown_with_their_source(browser: Browser) -> None:
         assert f">{entry.name}</code>" in page
     assert "the variable in the service's environment" in page
     assert "the default" in page
+    browser.get("/look?language=fa")
+    assert "⟨U+" not in browser.page("/settings"), "a translator's own mark is no text"

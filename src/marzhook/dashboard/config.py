@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from markupsafe import escape
 from starlette.responses import Response
 
 from marzhook.dashboard import words
@@ -16,7 +17,8 @@ pages = Pages()
 @pages.get("/settings")
 def show(visit: Visit) -> Response:
     settings = visit.services.settings
-    docs = {setting.name: _doc(visit.language, setting) for setting in SETTINGS}
+    # Ours, as all texts of templates are: what turns direction in them, a translator has put there.
+    docs = {setting.name: escape(_doc(visit.language, setting)) for setting in SETTINGS}
     rows = [(entry, _text(entry.value), docs.get(entry.name, "")) for entry in settings.entries]
     return visit.page("settings.html", rows=rows, unused=settings.unused)
 
