@@ -59,7 +59,7 @@ def eventful(folder: Path) -> Iterator[Eventful]:
         eventually(lambda: _deliveries(service, shop, "pending") == 0, timeout=60)
         paused = calls(
             service, "POST", "/api/v1/endpoints",
-            {"kind": "discord", "url": "https://discord.com/api/webhooks/1/x", "name": "دیسکورد فروشگاه"},
+            {"kind": "discord", "url": "https://discord.com/api/webhooks/1/x", "name": "دیسکورد فروشگاه", "admins": [EVIL]},
         )["id"]  # fmt: skip
         calls(service, "POST", f"/api/v1/endpoints/{paused}/disable")
         others = [

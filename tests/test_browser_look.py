@@ -17,7 +17,8 @@ from person import Person
 
 pytestmark = pytest.mark.timeout(300)
 
-# What has its text cut off, or sticks out of its own box or out of the window, though nothing can scroll it.
+# What has its text cut off, a letter in each line, or sticks out of its own box or out of the window, though nothing can
+# scroll it.
 UNFIT = """
 const found = [], root = document.documentElement;
 if (root.scrollWidth > root.clientWidth) found.push(`the page is ${root.scrollWidth} wide, not ${root.clientWidth}`);
@@ -28,6 +29,7 @@ for (const e of document.body.querySelectorAll("*")) {
   if (box.left < -1 || box.right > root.clientWidth + 1) told("out of the window", e);
   if (style.display === "inline" || ["auto", "scroll"].includes(style.overflowX)) continue;
   if (e.matches("input, meter, progress")) continue;
+  if (e.matches("dd") && box.width < 70 && box.height > 100) told(`squeezed into ${box.width}`, e);
   if (e.scrollWidth > e.clientWidth + 1) told("cut off or sticking out", e);
 }
 // Two pieces of text in the same place.
