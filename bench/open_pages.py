@@ -69,7 +69,7 @@ def following(port: int, count: int) -> Iterator[list[Follower]]:
 
 
 def measure(options: Options) -> Measured:
-    events = options.scaled(200_000, 20_000)
+    events = options.scaled(400_000, 20_000)
     seconds = options.scaled(60, 10)
     rates: dict[int, list[float]] = {0: [], PAGES: []}
     fetched: list[float] = []

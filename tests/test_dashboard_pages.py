@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from jinja2 import Environment
+from markupsafe import Markup
 
+from marzhook.dashboard import overview
 from marzhook.dashboard.languages import NAMES
 from marzhook.dashboard.overview import percentile
 from marzhook.dashboard.rendering import environment, harmless
@@ -16,6 +18,7 @@ from marzhook.testing import eventually
 
 if TYPE_CHECKING:
     from dashboard_client import Browser
+    from marzhook.dashboard.visit import Visit
 
 pytest_plugins = ["api_client", "dashboard_client"]
 
@@ -233,6 +236,24 @@ def test_figures_are_not_made_for_each_visitor(browser: Browser) -> None:
     assert 0 < float(again[1]) <= 0.5
     browser.api.clock.advance(1)
     assert browser.site.figures.get()[0] is not made
+
+
+def test_figures_are_written_once_for_each_language(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are they rendered for each visitor; what is one visitor's own is not in what they share."""
+    written: list[str] = []
+    real = overview._figures
+
+    def noted(visit: Visit, snapshot: overview.Snapshot) -> Markup:
+        written.append(visit.language.code)
+        return real(visit, snapshot)
+
+    monkeypatch.setattr(overview, "_figures", noted)
+    pages = {code: [browser.page("/", **{"Accept-Language": code}) for _ in range(3)] for code in ("en", "fa")}
+    assert written == ["en", "fa"]
+    assert all("Deliveries of the last 24 hours" in page for page in pages["en"])
+    assert not any("Deliveries of the last 24 hours" in page for page in pages["fa"])
+    [token] = {*re.findall(r'name="form_token" value="(\w+)"', "".join(pages["en"]))}
+    assert token not in "".join(browser.site.figures.get()[0]._shown.values())
 
 
 def test_an_endpoints_last_days_are_a_chart_that_reads_as_a_table(browser: Browser) -> None:

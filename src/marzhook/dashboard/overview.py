@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 from typing import Final
 
+from markupsafe import Markup
 from starlette.responses import Response
 
 from marzhook.dashboard import words
@@ -50,6 +52,15 @@ class Snapshot:
     chart: Chart
     standings: Sequence[Standing]
     last_event: int
+    _shown: dict[str, Markup] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def shown(self, language: str, render: Callable[[], Markup]) -> Markup:
+        """As a part of the page, made once for each language: who has it open gets it anew when all others do."""
+        with self._lock:
+            if language not in self._shown:
+                self._shown[language] = render()
+            return self._shown[language]
 
     def now(self, name: str) -> int:
         return sum(getattr(standing.owed, name) for standing in self.standings)
@@ -117,10 +128,14 @@ def overview(visit: Visit) -> Response:
     snapshot, again = visit.site.figures.get()
     with visit.services.database.read() as conn:
         inbox_used = inbox.address(visit.services.database, conn) is not None
+    figures = snapshot.shown(visit.language.code, partial(_figures, visit, snapshot))
+    return visit.page("overview.html", snapshot=snapshot, figures=figures, again=again, inbox_used=inbox_used)
+
+
+def _figures(visit: Visit, snapshot: Snapshot) -> Markup:
+    """What everybody sees alike."""
     rows = [(one, words.health(visit.language, one.endpoint, one.tries)) for one in snapshot.standings]
     # What needs somebody comes first.
     order = ("failing", "paused", "new", "well")
     rows.sort(key=lambda row: (order.index(row[1].kind), row[0].endpoint.id))
-    return visit.page(
-        "overview.html", snapshot=snapshot, chart=snapshot.chart, rows=rows, again=again, inbox_used=inbox_used
-    )
+    return visit.part("figures.html", snapshot=snapshot, chart=snapshot.chart, rows=rows)

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
+from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -92,8 +93,11 @@ class Visit:
 
     def page(self, template: str, status: int = 200, **values: Any) -> Response:
         """The template, filled in."""
-        text = self.site.templates[self.language.code].get_template(template).render(visit=self, **values)
-        return HTMLResponse(text, status)
+        return HTMLResponse(self.part(template, visit=self, **values), status)
+
+    def part(self, template: str, **values: Any) -> Markup:
+        """The template's text; where it is to serve other visits too, it gets nothing of this one."""
+        return Markup(self.site.templates[self.language.code].get_template(template).render(**values))  # noqa: S704 - it escapes
 
     def to(self, path: str, **query: Any) -> Response:
         """Go on there (after a form: with GET)."""
