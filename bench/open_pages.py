@@ -26,6 +26,7 @@ class Follower:
         self._stream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self._closing = False
         self.fetched = 0
+        self._failed: Exception | None = None
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
@@ -38,12 +39,14 @@ class Follower:
                     page.request("GET", "/", headers=self._headers)
                     answer = page.getresponse()
                     answer.read()
+                    # Until the next change the service would have given the connection up.
+                    page.close()
                     if answer.status != 200:
                         raise RuntimeError(f"the page answered {answer.status}")
                     self.fetched += 1
-        except (OSError, http.client.HTTPException, ValueError):
+        except Exception as error:
             if not self._closing:
-                raise
+                self._failed = error
         finally:
             page.close()
 
@@ -53,6 +56,8 @@ class Follower:
             self._stream.sock.shutdown(2)
         self._thread.join(10)
         self._stream.close()
+        if self._failed is not None:
+            raise RuntimeError("a page did not follow to the end") from self._failed
 
 
 @contextmanager

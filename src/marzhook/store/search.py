@@ -10,6 +10,7 @@ then what became of them. What is pending, dead or cancelled is little, and lies
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -38,7 +39,7 @@ SHARE: Final = 4
 FEW: Final = 500
 """Events of one user that are looked up one by one, whatever their deliveries' state."""
 CHUNK: Final = 200
-"""Events whose deliveries are looked up at once."""
+"""Events far apart that are looked up at once: each may have to come from the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,11 @@ class Stretches:
         monotonic: Callable[[], float],
         *,
         first: int | None = None,
+        most: int = sys.maxsize,
         back: Callable[[int, int], int] = lambda top, size: top - size + 1,
     ) -> None:
-        self._low, self._first, self._monotonic, self._back = low, first or FIRST, monotonic, back
+        self._low, self._first, self._most, self._back = low, first or FIRST, most, back
+        self._monotonic = monotonic
         self._deadline = monotonic() + seconds
         self.top = high
         """What has not been looked at yet: ids up to this one."""
@@ -81,7 +84,7 @@ class Stretches:
             found = driver.execute(conn, _BACK, values).fetchone()
             return int(found[0]) if found else low
 
-        return cls(low, high, seconds, monotonic, first=FIRST_OF_USER, back=back)
+        return cls(low, high, seconds, monotonic, first=FIRST_OF_USER, most=CHUNK, back=back)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         size = self._first
@@ -94,7 +97,7 @@ class Stretches:
             if now >= self._deadline:
                 return
             possible = size * (self._deadline - now) / max(now - began, 1e-6) / SHARE
-            size = max(self._first, int(min(size * GROWTH, possible)))
+            size = max(self._first, int(min(size * GROWTH, possible, self._most)))
 
     @property
     def late(self) -> bool:
