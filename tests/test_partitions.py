@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from marzhook.store.partitions import Partition, Partitions
 from marzhook.store.retention import Retention
 from marzhook.store.steps import Step
 from marzhook.testing import FakeClock, eventually
+from settling import settlement
 
 pytestmark = pytest.mark.postgresql
 
@@ -337,6 +339,30 @@ def test_a_failed_try_does_not_wait_for_what_is_replaced(world: World) -> None:
     with signals.listening("partitions.copied", fail):
         world.prune()
     assert tried
+    assert found(world) != before
+    world.check()
+
+
+def test_a_replay_does_not_wait_for_what_is_replaced(world: World) -> None:
+    """Nor does a cancelled delivery's late answer: of history they touch the partitions of their own events alone."""
+    months(world, 3)
+    before = found(world)
+    world.clock.advance(34 * DAY)
+    dead, late = world.publish(2)
+    world.settle(world.one, DEAD, [dead])
+    [on_its_way] = world.outbox.load(world.one, [late])
+    world.settle(world.one, CANCELLED, [late])
+    done: list[int] = []
+
+    def replay() -> None:
+        world.outbox.settle([settlement(on_its_way, PENDING, 500, world.clock)], now=world.clock.now())
+        with world.database.write() as tx:
+            which = DeliveryFilter(event_id=dead)
+            done.append(world.outbox.replay(tx, which, settled_before=world.clock.now() + timedelta(seconds=1)))
+
+    with signals.listening("partitions.copied", replay):
+        world.prune()
+    assert done[:1] == [1]
     assert found(world) != before
     world.check()
 

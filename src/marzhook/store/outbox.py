@@ -227,7 +227,7 @@ class Outbox:
             ],
         )
         # Cancelled meanwhile: this try counts there, or the first one after a replay would bear its number. Asked only where
-        # that has happened: PostgreSQL locks all partitions for it, and waits while old ones are replaced.
+        # that has happened.
         if touched < len(failed):
             for event_id, s in failed.items():
                 late[event_id] = max(s.attempt.number, late.get(event_id, 0))

@@ -140,12 +140,16 @@ COUNT_LATE = Many(
     "UPDATE settled AS t SET attempts = greatest(t.attempts, number)"
     " FROM unnest(CAST(? AS integer[]), CAST(? AS bigint[]), CAST(? AS bigint[])) AS given (number, endpoint_id, event_id)"
     " WHERE t.endpoint_id = given.endpoint_id AND t.event_id = given.event_id",
+    event_id=2,
 )
 
 # -- replay and cancel
 
 HASTEN = update_many(schema.pending, ("due_at",), KEY)
-REMOVE = {table: delete_many(table, KEY) for table in (schema.pending, schema.settled)}
+REMOVE = {
+    schema.pending: delete_many(schema.pending, KEY),
+    schema.settled: delete_many(schema.settled, KEY, event_id=1),
+}
 # One statement on PostgreSQL, where some of them could be settled between two.
 CANCEL_ALL = (
     Statement(
