@@ -103,6 +103,27 @@ def test_several_processes_may_come_first(tmp_path: Path) -> None:
     assert len(set(found)) == 1
 
 
+def test_who_makes_a_database_waits_for_who_writes_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite refuses the change of a new file's mode at once while another one writes there; the start tries again."""
+    waited: list[float] = []
+    database = opened(tmp_path / "m.db")
+    with closing(sqlite3.connect(tmp_path / "m.db", isolation_level=None)) as other:
+
+        def begin(_conn: object, _cursor: object, statement: str, *_: object) -> None:
+            if statement == "PRAGMA journal_mode=WAL" and not waited:
+                other.execute("BEGIN IMMEDIATE")
+
+        def end(seconds: float) -> None:
+            waited.append(seconds)
+            other.execute("ROLLBACK")
+
+        sa.event.listen(database._engine, "before_cursor_execute", begin)
+        monkeypatch.setattr(time, "sleep", end)
+        database.upgrade()
+    database.close()
+    assert waited
+
+
 # -- what is refused
 
 

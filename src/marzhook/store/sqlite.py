@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 
 from marzhook.errors import AlreadyRunningError, DatabaseError, StoreBusyError
 from marzhook.store import driver
-from marzhook.store.database import BUSY_TIMEOUT, Database, Transaction
+from marzhook.store.database import BUSY_TIMEOUT, FIRST_WAIT, Database, Transaction
 from marzhook.store.sharing import ChangeWatch
 from marzhook.store.vault import OPTION, Vault
 
@@ -163,7 +163,16 @@ class SQLiteDatabase(Database):
 
     def _found_ours(self) -> None:
         # So that retention can give space back. It counts for a file without pages only: an older one takes a VACUUM.
-        self._outside_transaction("PRAGMA auto_vacuum=INCREMENTAL", "PRAGMA journal_mode=WAL")
+        until = time.monotonic() + self._busy_timeout
+        while True:
+            try:
+                self._outside_transaction("PRAGMA auto_vacuum=INCREMENTAL", "PRAGMA journal_mode=WAL")
+                return
+            except StoreBusyError:
+                # Who changes the mode while another one writes (the same, say) is refused at once, whatever his patience.
+                if time.monotonic() > until:
+                    raise
+            time.sleep(FIRST_WAIT)
 
     def _forget_what_was_plain(self) -> None:
         # It is gone from the file; the log still has it until that is written back and emptied.
