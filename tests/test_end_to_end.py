@@ -293,8 +293,8 @@ def test_one_of_the_two_settings_of_the_first_admin_is_enough(
     with Service(tmp_path, **settings) as service:
         if told:
             assert service.process.stdout
-            found = re.search(r"First admin: (\S+)   password: (\S+)", service.process.stdout.readline())
-            assert found
+            lines = iter(service.process.stdout.readline, "")
+            found = next(filter(None, (re.match(r"First admin: (\S+)   password: (\S+)", line) for line in lines)))
             assert found[1] == name
             password = found[2]
         form = f"username={name}&password={password}"

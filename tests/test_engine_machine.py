@@ -88,7 +88,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.spoil()
 
     def spoil(self) -> None:
-        self.sender._destination = Spoils(self.sender._destination)
+        self.sender.destination = Spoils(self.sender.destination)
 
     def rows(self, table: str, column: str) -> list[Row]:
         with self.database.read() as conn:
