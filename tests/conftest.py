@@ -13,6 +13,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 
 from chromium import chromium
 from dispatching import House
+from lending import Lender
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
 from marzhook.testing import FakeClock
@@ -73,6 +74,11 @@ def template(postgresql: Server) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def lender(postgresql: Server, template: str) -> Lender:
+    return Lender(postgresql, template)
+
+
+@pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a database file that was migrated and the key to it, to be copied."""
     folder = tmp_path_factory.mktemp("migrated")
@@ -90,7 +96,8 @@ def database_settings(backend: str, tmp_path: Path, request: pytest.FixtureReque
         yield {"MARZHOOK_DATABASE_URL": f"sqlite:///{tmp_path}/marzhook.db"}
         return
     server: Server = request.getfixturevalue("postgresql")
-    with server.database(request.getfixturevalue("template")) as name:
+    lender: Lender = request.getfixturevalue("lender")
+    with lender.lent() as name:
         yield {"MARZHOOK_DATABASE_URL": server.url(name), "MARZHOOK_SECRET_KEY": SECRET_KEY}
 
 

@@ -65,12 +65,19 @@ class Server:
     @contextmanager
     def database(self, template: str = "template0", encoding: str = "UTF8") -> Iterator[str]:
         """A new database's name; with the block's end it is gone, whoever is still connected."""
-        name = f"test_{next(self._databases)}"
-        self.sql(f"CREATE DATABASE {{}} TEMPLATE {{}} ENCODING '{encoding}'{self._copied}", name, template)
+        name = self.create(template, encoding)
         try:
             yield name
         finally:
-            self.sql("DROP DATABASE {} WITH (FORCE)", name)
+            self.drop(name)
+
+    def create(self, template: str = "template0", encoding: str = "UTF8") -> str:
+        name = f"test_{next(self._databases)}"
+        self.sql(f"CREATE DATABASE {{}} TEMPLATE {{}} ENCODING '{encoding}'{self._copied}", name, template)
+        return name
+
+    def drop(self, name: str) -> None:
+        self.sql("DROP DATABASE {} WITH (FORCE)", name)
 
     def sql(self, statement: str, *names: str) -> None:
         """Run one statement outside of a transaction."""
