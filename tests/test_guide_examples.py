@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from typing import Any
 import pytest
 
 from examples import ROOT, blocks, pages, runner
-from marzhook.testing import webhook_request
+from marzhook.testing import eventually, webhook_request
 from postgresql import free_port
 from programs import program
 
@@ -186,6 +188,71 @@ def test_the_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         thread.join()
     with sqlite3.connect(tmp_path / "received.db") as database:
         assert database.execute("SELECT * FROM journal").fetchall() == [("only_once", "user_created")]
+
+
+def forged(port: int) -> int | None:
+    """What becomes of an event that somebody signed who has no key; None: nobody listens."""
+    body, at = b'{"username": "mallory", "action": "user_created"}', int(time.time())
+    mac = hmac.digest(b"", b"forged.%d.%s" % (at, body), "sha256")
+    signature = f"v1,{base64.b64encode(mac).decode()}"
+    headers = {"webhook-id": "forged", "webhook-timestamp": str(at), "webhook-signature": signature}
+    try:
+        return post(port, headers, body)
+    except OSError:
+        return None
+
+
+def attacked(command: tuple[str, ...], folder: Path, secret: str | None) -> tuple[set[int | None], str]:
+    """What a receiver with this SIGNING_SECRET answers to forged events, until it has ended or answered, and what it says."""
+    port, statuses = free_port(), set[int | None]()
+    environment = {name: value for name, value in os.environ.items() if name != "SIGNING_SECRET"}
+    environment |= {"PORT": str(port)} if secret is None else {"PORT": str(port), "SIGNING_SECRET": secret}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [one.format(port=port) for one in command], cwd=folder, env=environment, stdout=log, stderr=log
+        )
+
+    def over() -> bool:
+        statuses.add(forged(port))
+        return statuses != {None} or process.poll() is not None
+
+    try:
+        eventually(over)
+    finally:
+        process.kill()
+        process.wait(10)
+    return statuses, (folder / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("language", "file", "command"),
+    [
+        ("python", "receiver.py", (sys.executable, "receiver.py")),
+        ("js", "receiver.mjs", ("node", "receiver.mjs")),
+        pytest.param(
+            "php", "receiver.php", ("php", "-S", "127.0.0.1:{port}", "receiver.php"),
+            marks=pytest.mark.skipif(not shutil.which("php"), reason="no php on this machine"),
+        ),
+        pytest.param(
+            "go", "receiver.go", ("./receiver",),
+            marks=pytest.mark.skipif(not shutil.which("go"), reason="no go on this machine"),
+        ),
+    ],
+    ids=["python", "js", "php", "go"],
+)  # fmt: skip
+def test_without_a_secret_nothing_is_taken(language: str, file: str, command: tuple[str, ...], tmp_path: Path) -> None:
+    """A variable that is missing, as php-fpm leaves it, or empty is no key that others could have, too: the receiver does not
+    start, or answers 500, and says why."""
+    (tmp_path / file).write_text(source(language))
+    if language == "js":
+        command = (program("node", package="nodejs"), *command[1:])
+    if language == "go":
+        (tmp_path / "go.mod").write_text("module receiver\n\ngo 1.19\n")
+        subprocess.run(("go", "build", "-o", "receiver", "."), cwd=tmp_path, check=True, timeout=110)
+    for secret in (None, "", "whsec_", "whsec_*"):
+        statuses, said = attacked(command, tmp_path, secret)
+        assert statuses <= {None, 500}, (secret, said)
+        assert "SIGNING_SECRET" in said or language == "python", (secret, said)
 
 
 def test_no_python_is_shown_that_does_not_run() -> None:
