@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,22 @@ import pytest
 
 from api_client import Api
 from command_line import made, marzhook
+from dispatching import House
 from marzhook import request as carried
 from marzhook.delivery import Delivery
 from marzhook.destinations.alert import Alert
+from marzhook.dispatch.limits import Limits
+from marzhook.dispatch.sender import Sender
 from marzhook.endpoint import Endpoint
 from marzhook.errors import InvalidError
 from marzhook.event import Event, detail_json
 from marzhook.request import Job
 from marzhook.store import endpoints
+from marzhook.store.database import Database
+from marzhook.store.outbox import Outbox
+from marzhook.testing import FakeClock
 from marzhook.transport.alerts import MISSING, alert
+from marzhook.transport.local import LocalTransport
 from receivers import Receiver
 from service import Service
 
@@ -43,7 +52,7 @@ def work(url: str, **options: Any) -> carried.Alert:
 def test_an_alert_arrives(receiver: Receiver) -> None:
     """In the language that was chosen, with a title and the facts."""
     address = receiver.url.removeprefix("http://").rstrip("/")
-    assert alert(work(f"json://{address}/{TOKEN}", language="ru")) == (0, None, "")
+    assert alert(work(f"json://{address}/{TOKEN}", language="ru")) == (0, None, "", 0)
     body = json.loads(receiver.wait(1)[0]["body"])
     assert body["title"] == "🕔 Срок пользователя истёк"
     assert "alice" in body["message"]
@@ -52,11 +61,46 @@ def test_an_alert_arrives(receiver: Receiver) -> None:
 
 def test_a_service_that_refuses_says_so_without_the_url() -> None:
     """Apprise's URLs are full of tokens."""
-    status, error, message = alert(work(f"json://user:{TOKEN}@127.0.0.1:1/{TOKEN}"))
+    status, error, message, _ = alert(work(f"json://user:{TOKEN}@127.0.0.1:1/{TOKEN}"))
     assert (status, error) == (1, "other")
     assert "could not deliver" in message
     assert TOKEN not in message
     assert alert(work(f"nosuch://{TOKEN}"))[2] == "Apprise does not understand this URL"
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_burst_keeps_to_what_the_service_wants(
+    database: Database,
+    outbox: Outbox,
+    clock: FakeClock,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+) -> None:
+    """Five alerts to one that Apprise gives 1.2 seconds from one to the next, whatever it answers; on the test's clock."""
+    monkeypatch.setattr("apprise.plugins.custom_json.NotifyJSON.request_rate_per_sec", 1.2)
+    receiver.do(status=status)
+    house = House(database, outbox)
+    endpoint = house.endpoint(receiver.url.replace("http", "json"), kind="alert")
+    house.publish([f"user{n}" for n in range(5)])
+    one = Sender(house.load(endpoint.id), outbox, clock, instance="x", limits=Limits(), random=lambda: 0.5)
+    ended = threading.Event()
+    local = LocalTransport(clock, ended.set)
+    sent: list[float] = []
+    while len(sent) < 5:
+        one.refill()
+        while one.room(clock.monotonic()):
+            shipment, job = one.ship()
+            assert isinstance(job, Job)
+            sent.append(clock.monotonic())
+            local.send(job, shipment)
+            assert ended.wait(10)
+            ended.clear()
+            [(_, response)] = local.finished()
+            one.lanes.committed([s.delivery.event.id for s in one.answered(shipment, response).settlements])
+        clock.advance(0.1)
+    assert len(receiver.wait(5)) == 5
+    assert all(later - earlier >= 1.2 for earlier, later in pairwise(sent)), sent
 
 
 @pytest.fixture
@@ -72,7 +116,7 @@ def without_apprise() -> Iterator[None]:
 @pytest.mark.usefixtures("without_apprise")
 def test_a_missing_package_is_told_with_what_to_type() -> None:
     """In one line, and no event dies of it."""
-    assert alert(work("json://127.0.0.1:1/")) == (1, "other", MISSING)
+    assert alert(work("json://127.0.0.1:1/")) == (1, "other", MISSING, None)
     assert "pip install 'marzhook[destinations]'" in MISSING
 
 

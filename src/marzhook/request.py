@@ -92,6 +92,8 @@ class Response(NamedTuple):
     """The error in words."""
     timing: str | None = None
     """What a new connection took, see `delivery.Attempt.timing`."""
+    pause: float | None = None
+    """Seconds that the service wants between two requests, where the carrier knows them."""
 
 
 def header(name: str, value: str) -> str:

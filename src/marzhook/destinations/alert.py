@@ -24,7 +24,7 @@ _TEMPLATE = "{{ username }}\n" + FACTS
 class Alert(Destination):
     """A service that Apprise knows."""
 
-    # What a service takes at once is not known.
+    # What a service takes at once is not known; what it wants between two, each answer says.
     concurrency = 1
 
     def __init__(self, endpoint: Endpoint, **values: Any) -> None:
@@ -54,4 +54,4 @@ class Alert(Destination):
         return self._job(carried.Alert(self._url, title, text))
 
     def judge(self, response: Response, now: datetime) -> Outcome:
-        return done(response)
+        return done(response)._replace(pause=response.pause)

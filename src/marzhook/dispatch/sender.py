@@ -358,7 +358,7 @@ class Sender:
 
     def _judge(self, response: Response) -> Outcome:
         if response.error is not None:
-            return Outcome(Verdict.FAILED)
+            return Outcome(Verdict.FAILED, pause=response.pause)
         try:
             return self.destination.judge(response, self._clock.now())
         except Exception:

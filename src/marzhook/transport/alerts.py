@@ -16,15 +16,15 @@ NOT_UNDERSTOOD: Final = "Apprise does not understand this URL"
 _PART = re.compile(r"[^/:@?&=#]{4,}")
 
 
-def alert(work: Alert) -> tuple[int, str | None, str]:
-    """Status, error and its message."""
+def alert(work: Alert) -> tuple[int, str | None, str, float | None]:
+    """Status, error and its message, and how many seconds the service is to be left alone now."""
     try:
         import apprise
     except ModuleNotFoundError:
-        return 1, "other", MISSING
+        return 1, "other", MISSING, None
     service = apprise.Apprise()
     if not service.add(work.url):
-        return 1, "other", NOT_UNDERSTOOD
+        return 1, "other", NOT_UNDERSTOOD, None
     # The log is the process's: without the filter, what is said of one endpoint would be told of another one too.
     logger, mine = logging.getLogger("apprise"), threading.get_ident()
     logger.propagate = False
@@ -39,9 +39,11 @@ def alert(work: Alert) -> tuple[int, str | None, str]:
         said = captured.getvalue()
     finally:
         logger.removeHandler(handler)
+    # Seconds, whatever the name says. Apprise itself keeps them only within a notification, between several recipients.
+    pause = max((one.request_rate_per_sec for one in service), default=0.0)
     if told:
-        return 0, None, ""
-    return 1, "other", _masked("Apprise could not deliver it: " + " ".join(said.split()), work.url)[:500]
+        return 0, None, "", pause
+    return 1, "other", _masked("Apprise could not deliver it: " + " ".join(said.split()), work.url)[:500], pause
 
 
 def service_of(url: str) -> str | None:

@@ -120,19 +120,19 @@ class LocalTransport:
 
     def _do(self, running: _Running) -> None:
         job = running.job
-        status, error, message, body = 0, None, "", b""
+        status, error, message, body, pause = 0, None, "", b"", None
         try:
             if isinstance(job.work, Command):
                 status, error, message, body = run(job.work, self._programs, job.timeout, running.stop)
             elif isinstance(job.work, Alert):
-                status, error, message = alert(job.work)
+                status, error, message, pause = alert(job.work)
             else:
                 status, error, message = write(job.work, job.timeout)
         except Exception as failure:
             # Whatever an extension raises: it is that endpoint's trouble alone, and may quote what is secret.
             log.debug("a job failed", exc_info=True)
             status, error, message = 1, "other", type(failure).__name__
-        self._ended.put((running, self._response(running, None if error else status, error, message, body)))
+        self._ended.put((running, self._response(running, None if error else status, error, message, body, pause)))
         self._wake()
 
     def _response(
@@ -142,7 +142,8 @@ class LocalTransport:
         error: str | None = None,
         message: str = "",
         body: bytes = b"",
+        pause: float | None = None,
     ) -> Response:
         duration = self._clock.monotonic() - running.t0
         started_at = self._clock.now() - timedelta(seconds=duration)
-        return Response(started_at, duration, status, body=body, error=error, message=message)
+        return Response(started_at, duration, status, body=body, error=error, message=message, pause=pause)
