@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
+from contextlib import closing
 
 import pytest
 
+from conftest import SECRET_KEY
 from marzhook.dashboard import live
 from marzhook.dashboard.live import Pulse
 from marzhook.event import NewEvent
+from marzhook.store import sessions
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
-from marzhook.testing import FakeClock
+from marzhook.testing import Counter, FakeClock
+from postgresql import Server
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +53,66 @@ def test_a_commit_is_told_to_all_who_follow(database: Database, outbox: Outbox, 
         await closed(pages)
 
     asyncio.run(follow())
+
+
+@pytest.mark.postgresql
+def test_no_beat_while_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On PostgreSQL a page that is open fetches nothing until something was committed, then also what nobody was told of."""
+    # All of a sweep's time is over at each look.
+    monkeypatch.setattr(sessions, "SWEEP", 0.0)
+    looks = Counter()
+
+    def looked() -> int:
+        looks()
+        return 0
+
+    # A server of its own: what other databases of it commit would count.
+    server = Server(autovacuum="off")
+
+    async def follow(database: Database) -> None:
+        page = Pulse(database, also=looked).beats(yes)
+        await anext(page)
+        waiting = asyncio.ensure_future(anext(page))
+        await asyncio.to_thread(looks.wait, looks.count + 5)
+        assert not waiting.done()
+        with database.write() as tx:
+            # Announced to nobody, as what was delivered is.
+            database.set_meta(tx, "x", "y")
+        await asyncio.wait_for(waiting, 10)
+        await closed([page])
+
+    try:
+        with (
+            server.database() as name,
+            closing(Database.open(server.url(name), secret_keys=[SECRET_KEY])) as database,
+        ):
+            database.upgrade()
+            asyncio.run(follow(database))
+    finally:
+        server.stop()
+
+
+def test_a_database_that_is_away_stops_nobody_else() -> None:
+    """A server that takes connections and never says a word keeps the page waiting, and not the API around it."""
+
+    async def follow(silent: socket.socket, database: Database) -> None:
+        loop = asyncio.get_running_loop()
+        page = Pulse(database, also=lambda: 0).beats(yes)
+        first = asyncio.ensure_future(anext(page))
+        for look in range(2):
+            connection, _address = await asyncio.wait_for(loop.sock_accept(silent), 10)
+            # The loop goes on while the database is being asked: here, and, with the second one, after the first beat.
+            assert first.done() == (look > 0)
+            connection.close()
+            await asyncio.wait_for(asyncio.shield(first), 10)
+        await closed([page])
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        port = silent.getsockname()[1]
+        url = f"postgresql://u@127.0.0.1:{port}/x?connect_timeout=2&sslmode=disable&gssencmode=disable"
+        with closing(Database.open(url, secret_keys=[SECRET_KEY])) as database:
+            asyncio.run(follow(silent, database))
 
 
 def test_many_open_pages_cost_no_more_than_few(database: Database) -> None:

@@ -15,7 +15,6 @@ from starlette.responses import Response
 
 from marzhook.dashboard.visit import HEADERS, begin
 from marzhook.store.database import Database
-from marzhook.store.sharing import ChangeWatch
 
 if TYPE_CHECKING:
     from marzhook.dashboard.site import Site
@@ -42,6 +41,7 @@ class Pulse:
         """Grows with each change that was noticed."""
         self._beat = asyncio.Event()
         self._looker: asyncio.Task[None] | None = None
+        self._looking = asyncio.Event()
 
     def close(self) -> None:
         """End every stream, within EVERY seconds. From any thread."""
@@ -56,10 +56,12 @@ class Pulse:
         """One event for each `pause` in which something changed, until the service stops or the reader is signed out."""
         self._listeners += 1
         if self._looker is None or self._looker.done():
-            # Opened here, before the first beat: what is committed from now on is noticed.
-            self._looker = asyncio.create_task(self._look(self._database.watch(), self._also()))
-        seen, looks = self._version, 0
+            self._looking = asyncio.Event()
+            self._looker = asyncio.create_task(self._look(self._looking))
         try:
+            # Before the first beat: what is committed from then on is noticed.
+            await self._looking.wait()
+            seen, looks = self._version, 0
             # At once: what changed between the page and its stream would be missed otherwise.
             yield {"event": "change", "data": ""}
             while not self._closed:
@@ -76,13 +78,18 @@ class Pulse:
         finally:
             self._listeners -= 1
 
-    async def _look(self, watch: ChangeWatch, number: int) -> None:
+    async def _look(self, looking: asyncio.Event) -> None:
         """While there are listeners: look, and wake those who wait."""
+        try:
+            # In a thread: a database that is away takes its time, and the API's other calls have none to lose.
+            watch, number = await run_in_threadpool(self._database.commits), self._also()
+        finally:
+            looking.set()
         try:
             while self._listeners and not self._closed:
                 await asyncio.sleep(self.pause)
                 before, number = number, self._also()
-                if watch.changed() or number != before:
+                if await run_in_threadpool(watch.changed) or number != before:
                     self._version += 1
                     beat, self._beat = self._beat, asyncio.Event()
                     beat.set()

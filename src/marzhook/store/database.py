@@ -236,7 +236,12 @@ class Database(ABC):
 
     @abstractmethod
     def watch(self) -> ChangeWatch:
-        """From now on, notice what others commit."""
+        """From now on, notice what others commit. It may also ask for a look where nothing was: what is told can be lost."""
+
+    def commits(self) -> ChangeWatch:
+        """From now on, notice what anybody commits, and be quiet else: for who is to be disturbed by nothing. It never raises
+        because the database is away, and can take as long as that is given to answer."""
+        return self.watch()
 
     def checkpoint(self, keep: int) -> bool:
         """Where it keeps a log beside it: write that back, and shorten it to `keep` bytes; return whether that was done."""

@@ -164,6 +164,11 @@ class PostgreSQLDatabase(Database):
 
         return Listener(self)
 
+    def commits(self) -> ChangeWatch:
+        from marzhook.store.sessions import Snapshots
+
+        return Snapshots(self)
+
     def workers(self) -> list[Worker]:
         from marzhook.store.shards import workers
 

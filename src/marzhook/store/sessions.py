@@ -1,4 +1,5 @@
-"""Sessions of PostgreSQL's that stay one: the caretaker's, which holds a lock, and the watch's, which listens."""
+"""Sessions of PostgreSQL's that stay one: the caretaker's, which holds a lock, and the watch's, which listens; and the watch
+that needs none."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from contextlib import suppress
 from typing import Any, Final
 
 import psycopg
+import sqlalchemy as sa
 
+from marzhook.errors import MarzhookError
 from marzhook.store.postgresql import CARETAKER, CHANNEL, PostgreSQLDatabase
 from marzhook.store.sharing import Caretaker, ChangeWatch
 
@@ -93,6 +96,33 @@ class Listener(ChangeWatch):
         connection.execute(f"LISTEN {CHANNEL}")
         self._connection = connection
         self._next_sweep = time.monotonic() + SWEEP
+
+
+class Snapshots(ChangeWatch):
+    """Compares which transactions are over: also what nobody was told of is seen, such as what was delivered.
+
+    Those of the server's other databases count too; what only reads has no number, and does not.
+    """
+
+    def __init__(self, database: PostgreSQLDatabase) -> None:
+        self._database = database
+        self._seen = self._snapshot()
+
+    def changed(self) -> bool:
+        snapshot = self._snapshot()
+        if snapshot is None or snapshot == self._seen:
+            return False
+        self._seen = snapshot
+        return True
+
+    def close(self) -> None:
+        """Nothing to do: each look takes one of the connections that all share."""
+
+    def _snapshot(self) -> str | None:
+        """None: the database does not say, just now."""
+        with suppress(MarzhookError, sa.exc.SQLAlchemyError), self._database.read() as conn:
+            return str(conn.exec_driver_sql("SELECT CAST(pg_current_snapshot() AS text)").scalar_one())
+        return None
 
 
 def dropped_when_cut_off(connection: psycopg.Connection[Any]) -> None:

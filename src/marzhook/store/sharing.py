@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ChangeWatch(ABC):
-    """Notices what is committed by others, also by other processes. Use it from one thread."""
+    """Notices what is committed by others, also by other processes. Use it from one thread at a time."""
 
     @abstractmethod
     def changed(self) -> bool:
