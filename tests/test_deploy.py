@@ -6,9 +6,12 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from marzhook import settings
 from receivers import Receiver
@@ -20,6 +23,12 @@ DEPLOY = ROOT / "deploy"
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def compose() -> dict[str, Any]:
+    """Of the service, as programs read it."""
+    service: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["marzhook"]
+    return service
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze on this machine")
@@ -70,11 +79,28 @@ def test_the_dockerfile_copies_what_exists_and_compose_sets_what_is_known() -> N
     for name in names:
         assert (ROOT / name).exists()
         assert f"!{name}" in ignored
-    known = {setting.name for setting in settings.SETTINGS}
-    service = (DEPLOY / "compose.yaml").read_text().partition("\n  marzhook:\n")[2].partition("    ports:")[0]
-    given = re.findall(r"^      ([A-Z_]+): ", service, re.MULTILINE)
+    given = compose()["environment"]
     assert "MARZHOOK_SECRET_KEY" in given
-    assert set(given) <= known
+    assert set(given) <= {setting.name for setting in settings.SETTINGS}
+
+
+def test_the_image_has_every_extra_that_a_service_can_use() -> None:
+    """Alerts need Apprise, a table or database on PostgreSQL its driver: nothing is to be installed in a container."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    [installed] = re.findall(r"/src\[([a-z,]+)\]", (DEPLOY / "Dockerfile").read_text())
+    assert set(installed.split(",")) == set(extras) - {"dev", "docs"}
+
+
+def test_compose_gives_the_service_all_of_env() -> None:
+    """Beside it stands only what has to be, and what is the container's own: no default that would hide a line of `.env`."""
+    assert compose()["env_file"] == [{"path": "../.env", "required": False}]
+    assert "env-file .env -f deploy/compose.yaml" in (DEPLOY / "compose.yaml").read_text()
+    own = compose()["environment"]
+    assert {name for name, text in own.items() if ":-" in text} == set()
+    # What is in the file for the database's container is nothing to the service.
+    fixed = {name: text for name, text in own.items() if "$" not in text}
+    loaded = settings.load({**fixed, "POSTGRES_PASSWORD": "x", "MARZHOOK_ALERT_URLS": "ntfy://h/t"}, ROOT / "nothing")
+    assert loaded.alert_urls == ("ntfy://h/t",)
 
 
 def test_the_dashboard_for_grafana_asks_for_metrics_that_there_are(tmp_path: Path) -> None:
