@@ -96,6 +96,35 @@ def test_users_and_events_are_kept_current(url: str) -> None:
     assert json.loads(rows(url, "events", "enqueued_at")[0]["detail"])["user"]["used_traffic"] == 5
 
 
+def test_what_a_user_has_no_more_is_cleared(url: str) -> None:
+    """A note or an owner that an event shows as null, as it does a limit; what it does not name stays."""
+    first = {"note": "paid", "admin": {"username": "shop"}, "data_limit": 5, "expire": 6}
+    assert write(job(url, event(1, action="user_created", **first)), 5.0)[0] == 0
+    assert write(job(url, event(2, status="active")), 5.0)[0] == 0
+    [row] = rows(url, "users", "username")
+    assert (row["note"], row["admin"], row["data_limit"], row["expire"]) == ("paid", "shop", 5, 6)
+    assert write(job(url, event(3, note=None, admin=None, data_limit=None)), 5.0)[0] == 0
+    [row] = rows(url, "users", "username")
+    assert (row["note"], row["admin"], row["data_limit"], row["expire"]) == (None, None, None, 6)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_name_that_is_used_again_inherits_nothing(url: str, together: bool) -> None:
+    """Whoever is created after a deletion is another user, in one request with it or in a later one."""
+    life = [
+        event(1, action="user_created", status="limited", note="never paid", admin={"username": "shop"}, expire=5),
+        event(2, action="user_deleted"),
+        event(3, action="user_created", status="active"),
+    ]
+    for part in [life] if together else [[one] for one in life]:
+        assert write(job(url, *part), 5.0)[0] == 0
+    [row] = rows(url, "users", "username")
+    assert row | {"deleted": bool(row["deleted"])} == {
+        "username": "alice", "status": "active", "used_traffic": None, "data_limit": None, "expire": None, "admin": None,
+        "note": None, "deleted": False, "event_id": "msg_i_3", "updated_at": 1680506460.0,
+    }  # fmt: skip
+
+
 def test_what_comes_again_or_late_changes_nothing(url: str) -> None:
     """Repeated after a crash, or replayed a week later: each event is there once, and the newest state stands."""
     assert write(job(url, event(1, status="active"), event(3, status="expired")), 5.0)[0] == 0
@@ -203,7 +232,7 @@ def test_the_state_of_strange_users() -> None:
     """What does not fit a column is left out, and no event fails for it."""
     strange = {"status": "x" * 99, "used_traffic": 1 << 70, "expire": "never", "admin": 3, "note": "a\0b"}
     assert state("user_updated", {"user": strange}) == {
-        "deleted": False, "status": "x" * 32, "used_traffic": None, "expire": None, "note": "a�b",
+        "deleted": False, "status": "x" * 32, "used_traffic": None, "expire": None, "admin": None, "note": "a�b",
     }  # fmt: skip
     for wrong in ("users.db", "sqlite:", "sqlite:///a b", None):
         with pytest.raises(InvalidError):

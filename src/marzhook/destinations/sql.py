@@ -83,11 +83,12 @@ def state(action: str, detail: Mapping[str, JSON]) -> dict[str, Any]:
         if key in user:
             value = user[key]
             found[key] = value if type(value) is int and abs(value) <= MAX_WHOLE else None
-    admin = user.get("admin")
-    if isinstance(admin, dict) and isinstance(admin.get("username"), str):
-        found["admin"] = _storable(admin["username"])[:128]
-    if isinstance(user.get("note"), str):
-        found["note"] = _storable(user["note"])
+    if "admin" in user:
+        admin = user["admin"]
+        name = admin.get("username") if isinstance(admin, dict) else None
+        found["admin"] = _storable(name)[:128] if isinstance(name, str) else None
+    if "note" in user:
+        found["note"] = _storable(user["note"]) if isinstance(user["note"], str) else None
     return found
 
 

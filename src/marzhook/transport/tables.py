@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.pool import NullPool
 
+from marzhook.event import USER_CREATED
 from marzhook.request import BAD_DATA, Rows
 
 _PACKAGES: Final = {"psycopg": "'marzhook[postgres]'", "MySQLdb": "mysqlclient"}
@@ -167,7 +168,9 @@ def _bring_up_to_date(conn: sa.Connection, users: sa.Table, rows: list[dict[str,
         if state is None or _newer(row, state):
             blank = {column.name: None for column in users.c}
             told = {"username": row["username"], "event_id": row["id"], "updated_at": row["enqueued_at"]}
-            after[row["username"]] = {**(state or blank), **row["user"], **told}
+            # Who is created anew under a name that was used before is somebody else.
+            kept = blank if state is None or row["action"] == USER_CREATED else state
+            after[row["username"]] = {**kept, **row["user"], **told}
     added = [state for name, state in after.items() if name not in before]
     if added:
         conn.execute(sa.insert(users), added)
