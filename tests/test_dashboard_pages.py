@@ -5,11 +5,11 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 import pytest
-from jinja2 import Environment
+from jinja2 import DictLoader, Environment
 from markupsafe import Markup
 
 from marzhook.dashboard import overview
-from marzhook.dashboard.languages import NAMES
+from marzhook.dashboard.languages import NAMES, load
 from marzhook.dashboard.overview import percentile
 from marzhook.dashboard.rendering import environment, harmless
 from marzhook.dashboard.site import _compiled
@@ -295,3 +295,25 @@ def test_the_next_pages_are_prepared_while_the_first_is_read(browser: Browser, m
     for code in NAMES:
         again = environment(browser.site.languages[code])
         assert all(again.get_template(name) for name in again.list_templates())
+
+
+@pytest.mark.parametrize("first", ["en", "fa"])
+def test_constants_too_are_in_the_language_of_who_reads(first: str) -> None:
+    """Whoever's language compiles a template first decides about no other's."""
+    source = "{{ 12|number }} {{ 0.5|percent }} {{ 3|seconds }} {{ 2048|size }} {{ 'dead'|state }} {{ 'user_created'|action }}"
+    pages = DictLoader({f"first-{first}.html": source + "{% set kept = 7|number %}{{ kept }} {{ 'expired'|status }}"})
+    found = {}
+    for code in sorted(NAMES, key=lambda code: code != first):
+        language = load()[code]
+        env = environment(language)
+        env.loader = pages
+        found[code] = env.get_template(f"first-{first}.html").render()
+        for text in (
+            language.number(12),
+            language.percent(0.5),
+            language.seconds(3),
+            language.size(2048),
+            language.number(7),
+        ):
+            assert text in found[code]
+    assert len(set(found.values())) == len(NAMES)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.bccache import Bucket
 from markupsafe import Markup, escape
 
@@ -69,6 +70,11 @@ class _Shared(BytecodeCache):
 _shared: Final = _Shared()
 
 
+def _at_each_page(filter_: Callable[..., object]) -> Callable[..., object]:
+    """A filter that differs by language: of a constant, too, it is never called while the template is compiled, for all."""
+    return pass_context(lambda _context, *args, **named: filter_(*args, **named))
+
+
 def environment(language: Language) -> Environment:
     """The templates in one language."""
     env = Environment(
@@ -83,20 +89,19 @@ def environment(language: Language) -> Environment:
         finalize=harmless,
     )
     env.install_gettext_callables(language.gettext, language.ngettext, newstyle=True)  # type: ignore[attr-defined]
-    env.filters |= {
-        "time": time_tag,
+    env.filters |= {"time": time_tag, "harmless": harmless, "isolated": isolated}
+    spoken: dict[str, Callable[..., object]] = {
         "number": language.number,
         "percent": language.percent,
         "seconds": language.seconds,
         # Isolated: a number in Persian digits and a Latin unit would change places with what is around them.
         "size": lambda value: Markup('<bdi dir="ltr">{}</bdi>').format(language.size(value)),
-        "harmless": harmless,
-        "isolated": isolated,
         "state": lambda state: words.state(language, state),
         "action": lambda action: words.action(language, action),
         "status": lambda status: words.status(language, status),
         "last_try": lambda row: words.last_try(language, row),
         "try_words": lambda attempt: words.attempt(language, attempt),
     }
+    env.filters |= {name: _at_each_page(filter_) for name, filter_ in spoken.items()}
     env.globals |= {"language": language}
     return env
