@@ -178,6 +178,21 @@ def test_a_stop_interrupts_a_long_pass(world: World, upkeep: Upkeep) -> None:
     world.check()
 
 
+def test_a_pass_that_was_broken_off_is_made_anew_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it was another process's for a moment, what was left is removed as soon as it is this one's again."""
+    monkeypatch.setattr("marzhook.dispatch.upkeep.CHECK", 0.01)
+    monkeypatch.setattr("marzhook.dispatch.upkeep.COPIED_AFTER", 1)
+    world.live(1000)
+    world.clock.advance(31 * DAY)
+    answers = iter([True, False, False])
+    upkeep = Upkeep(world.database, world.clock, ages=AGES, mine=lambda: next(answers, True))
+    with counting("upkeep.done") as done:
+        upkeep.start()
+        done.wait(2)
+        upkeep.stop(10)
+    assert world.counts() == [0, 0, 0]
+
+
 def test_the_service_prunes_by_its_settings(world: World, database_settings: dict[str, str]) -> None:
     """A running service removes what is older than MARZHOOK_RETENTION_DAYS."""
     kept_for_two_days = {**database_settings, "MARZHOOK_RETENTION_DAYS": "2"}

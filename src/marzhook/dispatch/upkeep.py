@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 EVERY: Final = 3600.0
 """Seconds between two passes over what is too old."""
 CHECK: Final = 10.0
-"""Seconds between two looks at how long the log is, and after which a pass that failed is tried again."""
+"""Seconds between two looks at how long the log is, and after which a pass that failed or was broken off is tried again."""
 LOG_KEPT: Final = 16 * 2**20
 """Bytes of the log that need not be given back: it grows to some megabytes with any work."""
 COPIED_AFTER: Final = 100
@@ -50,12 +50,14 @@ class Upkeep(Background):
         self._retention = Retention(database, ages)
         self._metrics = metrics
 
-    def pass_once(self) -> dict[str, int]:
-        """Remove what is too old now, and return how many rows of what; `stop` from another thread ends it early.
+    def pass_once(self) -> bool:
+        """Remove what is too old now. Returns whether that was all of it: `stop` from another thread, or another process
+        that does this now, ends it early.
 
         Raises StoreBusyError when the database cannot be written.
         """
         removed: Counter[str] = Counter()
+        all_of_it = False
         try:
             for number, step in enumerate(self._retention.steps(self._clock.now()), start=1):
                 removed.update(step.removed)
@@ -66,10 +68,12 @@ class Upkeep(Background):
                         break
                 if self._stopping.wait(max(PAUSE, SHARE * step.held)):
                     break
+            else:
+                all_of_it = True
         finally:
             self._tell(removed)
         signals.emit("upkeep.done")
-        return +removed
+        return all_of_it
 
     def _tell(self, removed: Counter[str]) -> None:
         if self._metrics is not None:
@@ -82,8 +86,8 @@ class Upkeep(Background):
         due = self._clock.monotonic()
         while not self._stopping.is_set():
             try:
-                if self._clock.monotonic() >= due and self._mine():
-                    self.pass_once()
+                # One that was broken off is still due, for whoever does it next, and that may be this process again.
+                if self._clock.monotonic() >= due and self._mine() and self.pass_once():
                     due = self._clock.monotonic() + EVERY
                 # After a pass too: the file becomes shorter when its log is copied into it.
                 self._database.checkpoint(LOG_KEPT)
