@@ -72,6 +72,28 @@ def test_the_story_says_why_an_event_was_not_tried_yet(browser: Browser) -> None
     assert "the endpoint is paused: it is sent once you resume it" in browser.page(f"/events/{later}")
 
 
+def test_a_story_with_many_deliveries_searches_no_longer_than_one_with_few(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each of them waits for is looked for in one time for all."""
+    api = browser.api
+    for number in range(50):
+        api.endpoint(f"https://shop{number}.example/")
+    first, later = (api.publish(username="alice") for _ in range(2))
+    passed: list[float] = []
+
+    def monotonic() -> float:
+        """A slow machine's: each look at it takes 10 ms."""
+        passed.append(0.01)
+        return 1000 + sum(passed)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(api.clock, "monotonic", monotonic)
+        page = browser.page(f"/events/{later}")
+    assert sum(passed) < 0.2
+    assert f'<a href="/events/{first}">waits for an earlier event' in page
+
+
 def test_the_request_of_a_traced_event_bears_its_trace(browser: Browser) -> None:
     """As the receiver gets it."""
     api, given = browser.api, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -158,7 +158,7 @@ class Chapter:
     """The next one; None: the endpoint was deleted."""
     endpoint: Endpoint | None
     behind: int | None
-    """The event of the same user that it waits for."""
+    """The event of the same user that it waits for, where one was found in time."""
 
 
 @pages.get("/events/{event_id:int}")
@@ -169,11 +169,7 @@ def show(visit: Visit) -> Response:
         rows = history.deliveries(conn, DeliveryFilter(event_id=event_id), limit=MANY)
         tries = {row.endpoint_id: history.attempts(conn, row.endpoint_id, event_id) for row in rows}
         alive = {endpoint.id: endpoint for endpoint in endpoints.all_endpoints(conn)}
-        behind = {
-            row.endpoint_id: _behind(conn, row, alive[row.endpoint_id], visit.services.clock.monotonic)
-            for row in rows
-            if row.endpoint_id in alive
-        }
+        behind = _behind(conn, rows, alive, visit.services.clock.monotonic)
     chapters = [
         _chapter(visit, event, row, tries[row.endpoint_id], alive.get(row.endpoint_id), behind.get(row.endpoint_id))
         for row in sorted(rows, key=lambda row: row.endpoint_id)
@@ -189,13 +185,25 @@ def show(visit: Visit) -> Response:
     )
 
 
-def _behind(conn: sa.Connection, row: DeliveryRow, endpoint: Endpoint, monotonic: Callable[[], float]) -> int | None:
-    """The nearest earlier event of its user that is still owed to the endpoint, where that is what it waits for."""
-    if row.state != PENDING or row.attempts or not endpoint.ordered or endpoint.failing_since:
-        return None
-    which = DeliveryFilter(endpoint_id=endpoint.id, states=(PENDING,), username=row.event.username)
-    found, _ = search.deliveries(conn, which, before=row.key, limit=1, seconds=SECONDS, monotonic=monotonic)
-    return found[0].event.id if found else None
+def _behind(
+    conn: sa.Connection, rows: Sequence[DeliveryRow], alive: Mapping[int, Endpoint], monotonic: Callable[[], float]
+) -> dict[int, int]:
+    """By endpoint, the nearest earlier event of its user that is still owed to it, where that is what the delivery waits for.
+
+    As far as can be found in this time for all of them.
+    """
+    until, found = monotonic() + SECONDS, dict[int, int]()
+    for row in rows:
+        endpoint = alive.get(row.endpoint_id)
+        if row.state != PENDING or row.attempts or not endpoint or not endpoint.ordered or endpoint.failing_since:
+            continue
+        if (left := until - monotonic()) <= 0:
+            break
+        which = DeliveryFilter(endpoint_id=endpoint.id, states=(PENDING,), username=row.event.username)
+        earlier, _ = search.deliveries(conn, which, before=row.key, limit=1, seconds=left, monotonic=monotonic)
+        if earlier:
+            found[endpoint.id] = earlier[0].event.id
+    return found
 
 
 def _chapter(
