@@ -125,6 +125,22 @@ def test_a_name_that_is_used_again_inherits_nothing(url: str, together: bool) ->
     }  # fmt: skip
 
 
+def test_only_users_are_in_the_table_of_users(url: str) -> None:
+    """Notices of endpoints, tests and a panel's nodes are events only; and so is what has no say in what a user is."""
+    others = [
+        event(1, "endpoint-3", "endpoint_failing"),
+        event(2, "marzhook_test", "marzhook_test"),
+        event(3, "remnawave-node", "node.connection_lost"),
+    ]
+    assert write(job(url, *others), 5.0)[0] == 0
+    assert rows(url, "users", "username") == []
+    told = [event(4, status="active"), event(5, action="user_deleted"), event(6, action="paid")]
+    assert write(job(url, *told, event(7, "bob", "paid", status="active")), 5.0)[0] == 0
+    alice, bob = rows(url, "users", "username")
+    assert (bool(alice["deleted"]), alice["event_id"], bob["username"]) == (True, "msg_i_5", "bob")
+    assert len(rows(url, "events", "id")) == 7
+
+
 def test_what_comes_again_or_late_changes_nothing(url: str) -> None:
     """Repeated after a crash, or replayed a week later: each event is there once, and the newest state stands."""
     assert write(job(url, event(1, status="active"), event(3, status="expired")), 5.0)[0] == 0

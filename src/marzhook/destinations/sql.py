@@ -1,4 +1,4 @@
-"""A database that follows: a table `users` with each user's state, and a table `events` with what happened.
+"""A database that follows: a table `users` with each user's state, and a table `events` with what happened, also to others.
 
 The endpoint's URL is SQLAlchemy's. What goes there is one transaction for all events of a request, each event once (its id is
 the key), and a user's row never goes back to an older state: `transport.tables` writes it.
@@ -15,7 +15,7 @@ from typing import Any, Final
 from marzhook.delivery import Delivery, Outcome
 from marzhook.destinations.base import Destination, done, only
 from marzhook.errors import InvalidError
-from marzhook.event import JSON
+from marzhook.event import JSON, PANEL_ACTIONS, USER_DELETED
 from marzhook.request import Job, Response, Rows
 
 _STATUS_AFTER: Final = {
@@ -69,12 +69,15 @@ class Sql(Destination):
         return done(response)
 
 
-def state(action: str, detail: Mapping[str, JSON]) -> dict[str, Any]:
-    """What the event says of the user's row: columns that it does not name stay as they were."""
-    found: dict[str, Any] = {"deleted": action == "user_deleted"}
+def state(action: str, detail: Mapping[str, JSON]) -> dict[str, Any] | None:
+    """What the event says of the user's row: columns that it does not name stay as they were. None: it is about no user, or
+    not about what he is."""
+    user = detail.get("user")
+    if action not in PANEL_ACTIONS and not isinstance(user, dict):
+        return None
+    found: dict[str, Any] = {"deleted": action == USER_DELETED}
     if action in _STATUS_AFTER:
         found["status"] = _STATUS_AFTER[action]
-    user = detail.get("user")
     if not isinstance(user, dict):
         return found
     if isinstance(user.get("status"), str):

@@ -81,7 +81,7 @@ def write(work: Rows, timeout: float) -> tuple[int, str | None, str]:
             new = [row for row in rows if row["id"] not in known]
             if new:
                 conn.execute(sa.insert(events), [{c.name: row[c.name] for c in events.c} for row in new])
-                _bring_up_to_date(conn, users, new)
+                _bring_up_to_date(conn, users, [row for row in new if row["user"] is not None])
     except (ImportError, sa.exc.SQLAlchemyError, UnicodeError) as error:
         # The event's own fault: the others of its request are sent without it.
         return (BAD_DATA, None, in_words(error)) if _of_the_data(error) else (1, "other", in_words(error))
