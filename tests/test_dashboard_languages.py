@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,8 @@ from marzhook.clock import from_unix
 from marzhook.dashboard import words
 from marzhook.dashboard.languages import NAMES, choose, load
 from marzhook.delivery import ERRORS, Attempt
+from marzhook.endpoint import Endpoint
+from marzhook.signing import new_secret
 from messages import TRANSLATED, catalog_of, extracted
 
 LANGUAGES = load()
@@ -84,3 +87,25 @@ def test_every_way_to_fail_has_words(code: str, failure: str | int) -> None:
     said = words.attempt(LANGUAGES[code], one)
     assert said
     assert "%(" not in said
+
+
+def test_a_long_outage_is_told_from_its_begin() -> None:
+    """Of many tries the newest are read: then it is said that there may be more, and the outage began when it began."""
+    hour = 3600
+    secret = new_secret()
+    endpoint = Endpoint(1, "s", "webhook", "http://s.example/", signing_secret=secret, failing_since=from_unix(hour))
+    failed = [
+        Attempt(1, from_unix(at), 0.1, 503, None, "", "", "standard") for at in range(1003 * hour, 3 * hour, -hour)
+    ]
+    worked = Attempt(1, from_unix(3 * hour), 0.1, 200, None, "", "", None)
+    for tries, wanted in (
+        (failed, (from_unix(hour), 1000, True)),
+        ([*failed[:-1], worked], (from_unix(hour), 999, False)),
+        (failed[:3], (from_unix(hour), 3, False)),
+    ):
+        for one in (endpoint, replace(endpoint, enabled=False)):
+            found = words.health(LANGUAGES["en"], one, tries)
+            assert (found.since, found.in_a_row, found.at_least) == wanted
+    # The breaker opens some failures after the first.
+    late = replace(endpoint, failing_since=from_unix(2000 * hour))
+    assert words.health(LANGUAGES["en"], late, failed[:3]).since == failed[2].at

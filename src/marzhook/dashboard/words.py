@@ -14,6 +14,7 @@ from marzhook.destinations.kinds import problem as unspoken
 from marzhook.dispatch import health as outage
 from marzhook.endpoint import REMOVED, Endpoint
 from marzhook.store.history import DeliveryRow
+from marzhook.store.outcomes import SETTLED_LOOKED_AT
 
 
 def N_(message: str) -> str:
@@ -215,21 +216,26 @@ class Health:
     words: str
     since: datetime | None = None
     in_a_row: int = 0
+    at_least: bool = False
+    """Whether there may be more of them than were read."""
 
 
 def health(language: Language, endpoint: Endpoint, tries: Sequence[Attempt]) -> Health:
     """Judged by its last tries, the newest first."""
     _ = language.gettext
     failures = next((i for i, one in enumerate(tries) if one.schedule is None), len(tries))
-    since = tries[failures - 1].at if failures else None
+    # All that was read failed: there may be older ones, and an outage may be older than these.
+    at_least = SETTLED_LOOKED_AT <= failures == len(tries)
+    began = [tries[failures - 1].at, endpoint.failing_since] if failures else []
+    since = min((at for at in began if at is not None), default=None)
     if not endpoint.enabled:
-        return Health("paused", _paused(language, endpoint), since, failures)
+        return Health("paused", _paused(language, endpoint), since, failures, at_least)
     if (reason := unspoken(endpoint)) is not None:
         return Health(
             "failing", _("nothing can be sent as it is stored, so its events wait: %(reason)s") % {"reason": reason}
         )
     if failures:
-        return Health("failing", attempt(language, tries[0]), since, failures)
+        return Health("failing", attempt(language, tries[0]), since, failures, at_least)
     if tries:
         return Health("well", _("accepts what is sent"), tries[0].at)
     return Health("new", _("nothing was sent yet"))

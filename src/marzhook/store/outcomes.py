@@ -16,6 +16,8 @@ from marzhook.store.statements import joined, text
 
 LOOKED_AT = 1000
 """Rows looked at for an endpoint's latencies and for its last tries: enough to judge, and the same work at any size."""
+SETTLED_LOOKED_AT = 100
+"""Of those, the newest deliveries that are settled, for its last tries."""
 
 # CROSS JOIN fixes the order of the loops: for each endpoint a range of the key, or of the small index of the undelivered.
 _SETTLED = """
@@ -45,7 +47,7 @@ _LAST_TRIES = joined("""
         WHERE attempts > 0
         UNION ALL
         SELECT event_id FROM (
-            SELECT event_id FROM settled WHERE endpoint_id = :endpoint ORDER BY event_id DESC LIMIT 100) s) d
+            SELECT event_id FROM settled WHERE endpoint_id = :endpoint ORDER BY event_id DESC LIMIT :settled) s) d
     CROSS JOIN attempts a ON a.endpoint_id = :endpoint AND a.event_id = d.event_id
     ORDER BY a.at DESC, a.number DESC LIMIT :limit""")
 _STATES = text(
@@ -156,8 +158,9 @@ def latencies(conn: sa.Connection, endpoint_id: int) -> list[float]:
 
 
 def last_tries(conn: sa.Connection, endpoint_id: int) -> list[Attempt]:
-    """The endpoint's newest tries, the newest first, without what was answered."""
-    rows = driver.execute(conn, _LAST_TRIES, {"endpoint": endpoint_id, "limit": LOOKED_AT})
+    """The endpoint's newest tries, the newest first, without what was answered. Fewer than SETTLED_LOOKED_AT are all."""
+    values = {"endpoint": endpoint_id, "limit": LOOKED_AT, "settled": SETTLED_LOOKED_AT}
+    rows = driver.execute(conn, _LAST_TRIES, values)
     return [Attempt(number, from_unix(at), *rest) for number, at, *rest in rows]
 
 
