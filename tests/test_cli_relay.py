@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import sys
 import time
@@ -14,8 +15,11 @@ import pytest
 
 from command_line import Running, marzhook, marzhook_process
 from marzhook import signing
+from marzhook.cli import relay
+from marzhook.testing import eventually
 from receivers import Receiver, header_of
 from test_cli_listen import EVENT, address_of, post
+from test_commands import gone, script
 
 WRITES = "import sys, os; open('got', 'a').write(os.environ['MARZHOOK_ACTION'] + ' ' + sys.stdin.read() + chr(10))"
 
@@ -76,6 +80,44 @@ def test_a_command_that_is_none(tmp_path: Path) -> None:
     with Running(tmp_path, "listen", "--port", "0", "--exec", "./nothing") as own:
         assert post(address_of(own), EVENT) == 500
         own.line("cannot be run: No such file or directory")
+
+
+def ran(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    """What becomes of an event for which this script is run, with a second to end in."""
+    monkeypatch.setattr(relay, "EXEC_TIMEOUT", 1.0)
+    return relay.runner(str(script(folder, text)), set())(relay.Incoming(1.0, "/", {}, b"{}"))
+
+
+def test_a_command_that_leaves_somebody_behind_has_ended_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that holds stderr open keeps no sender waiting, and gets no event sent again."""
+    status, said = ran(tmp_path, f"sleep 600 & echo $! > {tmp_path}/child", monkeypatch)
+    assert (status, said) == (200, f"{tmp_path}/told ended well")
+    os.kill(int((tmp_path / "child").read_text()), 9)
+
+
+def test_a_hanging_command_is_killed_with_all_that_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its children, too, also those that ignore what they can ignore."""
+    text = f"trap '' TERM; sleep 600 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/me; echo at it >&2; wait"
+    status, said = ran(tmp_path, text, monkeypatch)
+    assert status == 504
+    assert said.endswith("did not end within 1 s, and was killed with all that it had started: at it")
+    for name in ("child", "me"):
+        eventually(lambda name=name: gone(int((tmp_path / name).read_text())))
+
+
+def test_a_command_that_runs_ends_with_the_listener(tmp_path: Path) -> None:
+    """Ctrl-C ends both, as in a pipe."""
+    program = script(tmp_path, f"echo $$ > {tmp_path}/me; mv {tmp_path}/me {tmp_path}/pid; sleep 600")
+    with (
+        Running(tmp_path, "listen", "--port", "0", "--exec", str(program)) as own,
+        socket.create_connection(("127.0.0.1", address_of(own))) as sender,
+    ):
+        sender.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        eventually((tmp_path / "pid").exists)
+        assert own.stop() == 0
+    eventually(lambda: gone(int((tmp_path / "pid").read_text())))
 
 
 def test_saves_and_takes_again(tmp_path: Path) -> None:

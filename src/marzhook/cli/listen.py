@@ -20,6 +20,7 @@ from marzhook.errors import MarzhookError, SettingError
 if TYPE_CHECKING:
     from marzhook.cli.inbox import Checks, Inbox, Received
     from marzhook.receiver import ReceivedEvent
+    from marzhook.transport.stop import Stop
 
 STAY = 0.5
 """Seconds between two looks at whether an attached listener is still an endpoint."""
@@ -59,7 +60,7 @@ def listen(
 ) -> None:
     """Receive webhooks here, verify them, and print them. Ctrl-C ends it."""
     from marzhook.cli.inbox import Checks, Inbox
-    from marzhook.cli.relay import forwarder, runner, saver
+    from marzhook.cli.relay import end, forwarder, runner, saver
 
     plan = Plan(fail)
     try:
@@ -74,10 +75,11 @@ def listen(
             "--replay takes what was saved, and nothing new: leave --attach and --save out", code="usage"
         )
     inbox = Inbox(host, 0 if replay is not None else port, journal, checks=checks, plan=plan, delay=delay)
+    running: set[Stop] = set()
     inbox.steps = [
         *([saver(save)] if save is not None else []),
         *([forwarder(forward)] if forward is not None else []),
-        *([runner(command)] if command is not None else []),
+        *([runner(command, running)] if command is not None else []),
     ]
     if replay is not None:
         _again(inbox, replay, journal)
@@ -88,6 +90,7 @@ def listen(
     with ExitStack() as stack:
         stack.callback(inbox.server_close)
         stack.callback(inbox.stopping.set)
+        stack.callback(end, running)
         try:
             if attach:
                 inbox.checks = stack.enter_context(attached(inbox, secret))

@@ -11,7 +11,6 @@ import json
 import os
 import shlex
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,10 +19,12 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from marzhook.errors import SettingError
+from marzhook.transport.commands import execute
+from marzhook.transport.stop import Stop
 
 FORWARD_TIMEOUT: Final = 15.0
 EXEC_TIMEOUT: Final = 60.0
-"""Seconds; afterwards the command is killed, and the sender told 504."""
+"""Seconds; afterwards the command is killed with all that it started, and the sender told 504."""
 TOLD: Final = 300
 """Characters that are shown of what a command complains about."""
 _OURS: Final = frozenset({"host", "content-length", "connection", "keep-alive", "transfer-encoding", "te", "upgrade"})
@@ -83,8 +84,11 @@ def forwarder(url: str) -> Step:
     return forward
 
 
-def runner(command: str) -> Step:
-    """Runs the command for each event, with its JSON on standard input. Exit code 0: accepted. Raises SettingError."""
+def runner(command: str, running: set[Stop]) -> Step:
+    """Runs the command for each event, with its JSON on standard input. Exit code 0: accepted. Raises SettingError.
+
+    `running` has, while a command runs, what ends it: Ctrl-C does not reach it by itself.
+    """
     try:
         words = shlex.split(command)
     except ValueError as error:
@@ -102,28 +106,25 @@ def runner(command: str) -> Step:
                 "MARZHOOK_USERNAME": _word(event.get("username")),
                 "MARZHOOK_WEBHOOK_ID": incoming.headers.get("webhook-id", ""),
             }
-            status, words_ = _run(words, text, environment)
-            if status != 200:
-                return status, words_
+            stop = Stop()
+            running.add(stop)
+            try:
+                status, error, message, head = execute(words, text, environment, EXEC_TIMEOUT, stop)
+            finally:
+                running.discard(stop)
+            if status != 0:
+                told = head.decode("utf-8", "replace").strip()[-TOLD:]
+                why = f"{words[0]}: {message or f'it ended with {status}'}" + (f": {told}" if told else "")
+                return 504 if error == "timeout" else 500, why
         return 200, f"{words[0]} ended well" + (f" {len(inputs)} times" if len(inputs) > 1 else "")
 
     return run
 
 
-def _run(words: list[str], text: bytes, environment: dict[str, str]) -> tuple[int, str]:
-    try:
-        done = subprocess.run(
-            words, input=text, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            timeout=EXEC_TIMEOUT, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return 504, f"{words[0]} did not end within {EXEC_TIMEOUT:g} s, and was killed"
-    except OSError as error:
-        return 500, f"{words[0]} cannot be run: {error.strerror or error}"
-    if done.returncode == 0:
-        return 200, ""
-    told = done.stderr.decode("utf-8", "replace").strip()[-TOLD:]
-    return 500, f"{words[0]} ended with {done.returncode}" + (f": {told}" if told else "")
+def end(running: set[Stop]) -> None:
+    """Kill the commands that run."""
+    for stop in tuple(running):
+        stop.set()
 
 
 def _word(value: object) -> str:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from marzhook.request import MAX_RESPONSE, Command
@@ -34,18 +34,31 @@ def run(command: Command, programs: Programs, timeout: float, stop: Stop) -> tup
     if not programs.permit(command.argv[0]):
         return 1, "other", f"{command.argv[0]} may not be run: MARZHOOK_EXEC_ALLOW does not name it", b""
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | dict(command.environment)
+    return execute(command.argv, command.stdin, environment, timeout, stop, folder="/")
+
+
+def execute(
+    argv: Sequence[str],
+    text: bytes,
+    environment: Mapping[str, str],
+    timeout: float,
+    stop: Stop,
+    *,
+    folder: str | None = None,
+) -> tuple[int, str | None, str, bytes]:
+    """The same of any program, in this folder (None: the caller's), with `text` on its standard input."""
     # A file and no pipe: who does not read his input neither blocks nor fails.
     with tempfile.TemporaryFile() as stdin:
-        stdin.write(command.stdin)
+        stdin.write(text)
         stdin.seek(0)
         try:
             process = subprocess.Popen(
-                command.argv, stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, cwd="/",
+                argv, stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, cwd=folder,
                 start_new_session=True,
             )  # fmt: skip
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            return 1, "other", f"{command.argv[0]} cannot be run: {reason}", b""
+            return 1, "other", f"it cannot be run: {reason}", b""
     stop.on(lambda: _kill(process))
     try:
         head, in_time = _watched(process, timeout)
