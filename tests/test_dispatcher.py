@@ -14,10 +14,10 @@ import standardwebhooks
 from dispatching import CLOCK, House
 from marzhook.delivery import Delivery, Settlement
 from marzhook.dispatch import dispatcher as dispatcher_module
-from marzhook.dispatch import settler
+from marzhook.dispatch import settler, watching
 from marzhook.errors import StoreBusyError
 from marzhook.retry import RetryPolicy
-from marzhook.store import endpoints
+from marzhook.store import endpoints, sessions
 from marzhook.store.database import Database
 from marzhook.store.outbox import DeliveryFilter, Outbox
 from marzhook.testing import counting, eventually
@@ -320,3 +320,19 @@ def test_it_begins_anew_only_when_answers_are_on_disk(
         eventually(lambda: house.count("pending") == 0)
         eventually(lambda: dispatcher.not_ready == [])
     assert [e["username"] for e in receiver.accepted()] == ["first", "second"]
+
+
+@pytest.mark.postgresql
+def test_what_another_process_publishes_is_told(
+    house: House, reopen: Callable[..., Database], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database's notification wakes the dispatcher, which would otherwise not look for an hour."""
+    monkeypatch.setattr(watching, "EVERY", 3600.0)
+    monkeypatch.setattr(sessions, "SWEEP", 3600.0)
+    database = reopen()
+    other = House(database, Outbox(database))
+    house.endpoint(receiver.url)
+    with house.dispatching():
+        for count in range(1, 4):
+            other.publish([f"user{count}"])
+            receiver.wait(count)

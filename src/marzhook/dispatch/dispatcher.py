@@ -23,6 +23,7 @@ from marzhook.dispatch.shipment import Shipment
 from marzhook.dispatch.telling import tell
 from marzhook.dispatch.timers import Timers
 from marzhook.dispatch.turns import Turns
+from marzhook.dispatch.watching import Watching
 from marzhook.endpoint import Endpoint
 from marzhook.request import Response
 from marzhook.store import endpoints, outages
@@ -38,8 +39,6 @@ log = logging.getLogger(__name__)
 
 HEALTH_EVERY = 1.0
 """Seconds between two looks at how endpoints fare."""
-WATCH_EVERY = 0.2
-"""Seconds between two looks for what other processes have committed."""
 SETTLER_LOOK = 0.2
 """Seconds between two looks whether the settler is still worth waiting for."""
 
@@ -184,10 +183,9 @@ class Dispatcher:
             self._ownership.begin()
         if self._turns is not None:
             self._turns.begin()
-        watch = self._database.watch()
+        watching = Watching(self._database.watch(), self._transport)
         try:
             self._woken = True
-            next_watch = self._clock.monotonic()
             while not self._drained():
                 self._take_commits()
                 now = self._clock.monotonic()
@@ -197,10 +195,8 @@ class Dispatcher:
                     self._active.update(self._senders)
                 if self._turns is not None:
                     self._awaken(self._turns.keep(now, self._senders))
-                if now >= next_watch:
-                    next_watch = now + WATCH_EVERY
-                    if watch.changed():
-                        self._woken = True
+                if watching.changed(now):
+                    self._woken = True
                 if self._woken and self._may_look(now):
                     self._look()
                 if now >= self._next_health:
@@ -211,9 +207,9 @@ class Dispatcher:
                 self._settler.flush(now)
                 self.trouble = None  # a whole turn went well
                 busy = self._stop_at is None and any(sender.wants_reading for sender in self._active.values())
-                self._collect(0.0 if busy else self._until(next_watch))
+                self._collect(0.0 if busy else self._until(watching.next))
         finally:
-            watch.close()
+            watching.close()
 
     def _may_look(self, now: float) -> bool:
         if self._interval is None:

@@ -85,6 +85,9 @@ class Listener(ChangeWatch):
             return True
         return False
 
+    def fileno(self) -> int | None:
+        return None if self._connection is None else self._connection.fileno()
+
     def close(self) -> None:
         if self._connection is not None:
             with suppress(psycopg.Error):

@@ -18,6 +18,11 @@ class ChangeWatch(ABC):
     def changed(self) -> bool:
         """Whether something may have been committed since the last call."""
 
+    def fileno(self) -> int | None:
+        """What there is something to read on when a look is worth while; None: nothing tells. It can be another one after
+        each call of `changed`."""
+        return None
+
     @abstractmethod
     def close(self) -> None: ...
 

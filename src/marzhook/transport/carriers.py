@@ -22,7 +22,13 @@ class Carriers:
         self._http = HttpTransport(clock, allowed=allowed, ca_file=ca_file)
         self._local = LocalTransport(clock, self._http.wake, programs=programs)
         self.wake = self._http.wake
+        self.heed = self._http.heed
         self.in_flight = 0
+
+    @property
+    def heard(self) -> bool:
+        """Whether there was something to read on what it heeds, when `poll` last looked."""
+        return self._http.heard
 
     def send(self, request: Request | Job, token: object) -> None:
         """Start it; its response comes out of `poll` with the token."""

@@ -12,6 +12,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -52,6 +53,9 @@ class HttpTransport:
         self._sockets = _Sockets(self._epoll)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
+        self._heeded: int | None = None
+        self.heard = False
+        """Whether there was something to read on what it heeds, when `poll` last looked."""
         self._allowed = tuple(allowed)
         self._ca_file = ca_file or certifi.where()
         self._closing = threading.Lock()
@@ -76,6 +80,7 @@ class HttpTransport:
         """Wait up to `timeout` seconds for anything to happen (or `wake`); return what is finished."""
         for pool in (self._open, self._guarded):
             timeout = min(timeout, pool.timeout())
+        self.heard = False
         for fd, event in self._epoll.poll(max(0.0, timeout), AT_ONCE):
             if fd == self._wake:
                 try:
@@ -83,12 +88,27 @@ class HttpTransport:
                 except BlockingIOError:
                     pass
                 continue
+            if fd == self._heeded:
+                self.heard = True
+                continue
             owner = self._sockets.owner(fd)
             if owner is not None:
                 owner.act(fd, event)
         finished = self._open.finished() + self._guarded.finished()
         self.in_flight -= len(finished)
         return finished
+
+    def heed(self, descriptor: int | None) -> None:
+        """Let `poll` return also when there is something to read on this one; None: on none. It is let go of before it is
+        closed, or at once after."""
+        if descriptor == self._heeded:
+            return
+        if self._heeded is not None:
+            with suppress(OSError):  # it was closed
+                self._epoll.unregister(self._heeded)
+        if descriptor is not None:
+            self._epoll.register(descriptor, select.EPOLLIN)
+        self._heeded = descriptor
 
     def wake(self) -> None:
         """Let a running or the next `poll` return at once. From any thread; after `close` it does nothing."""
