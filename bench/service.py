@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,14 +23,15 @@ from marzhook.cli.sink import Sink
 class Service:
     """A running service on `folder`/marzhook.db that sends to `urls`."""
 
-    def __init__(self, folder: Path, *urls: str, **settings: str) -> None:
+    def __init__(self, folder: Path, *urls: str, arguments: Sequence[str] = (), **settings: str) -> None:
+        """`arguments`: what follows `marzhook run`."""
         self.database = folder / "marzhook.db"
         environment = {"PATH": os.environ["PATH"], **environment_for(folder, *urls, **settings)}
         if "PYTHONPATH" in os.environ:
             environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
         with (folder / "service.log").open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "marzhook", "run"], cwd=folder, env=environment, stdout=subprocess.PIPE,
+                [sys.executable, "-m", "marzhook", "run", *arguments], cwd=folder, env=environment, stdout=subprocess.PIPE,
                 stderr=log, stdin=subprocess.DEVNULL, text=True,
             )  # fmt: skip
         assert self.process.stdout

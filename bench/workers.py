@@ -138,14 +138,14 @@ class Shared:
         sink.report()
         with ExitStack() as ending, psycopg.connect(self._server.url(name), autocommit=True) as looking:
             before = _written(looking)
-            pids = [ending.enter_context(_worker(self._folder, environment)) for _ in range(workers)]
+            pids = [ending.enter_context(worker(self._folder, environment)) for _ in range(workers)]
             with self._opened(name) as database:
-                _shared(database, workers)
+                shared(database, workers)
                 then = [*self._processors(pids), sink.report()["cpu"]]
                 with database.write() as tx:
                     endpoints.enable(tx, 1)
                     tx.announce()
-            end = _drained(looking)
+            end = drained(looking)
             if spent is not None:
                 report = sink.report()
                 ended = [*self._processors(pids), report["cpu"]]
@@ -171,7 +171,7 @@ def _seconds(pid: int) -> float:
 
 
 @contextmanager
-def _worker(folder: Path, environment: dict[str, str]) -> Iterator[int]:
+def worker(folder: Path, environment: dict[str, str]) -> Iterator[int]:
     """Its pid."""
     process = subprocess.Popen(
         [sys.executable, "-m", "marzhook", "worker"], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
@@ -184,7 +184,7 @@ def _worker(folder: Path, environment: dict[str, str]) -> Iterator[int]:
         process.wait(30)
 
 
-def _shared(database: Database, workers: int) -> None:
+def shared(database: Database, workers: int) -> None:
     """Wait until each of the workers has its share."""
     deadline = time.monotonic() + PATIENCE
     while sorted(len(worker.shards) for worker in database.workers()) != [SHARDS // workers] * workers:
@@ -193,7 +193,7 @@ def _shared(database: Database, workers: int) -> None:
         time.sleep(0.05)
 
 
-def _drained(looking: psycopg.Connection[Any]) -> float:
+def drained(looking: psycopg.Connection[Any]) -> float:
     deadline = time.monotonic() + PATIENCE
     # From the end, where the rows are that go last: from the beginning each look would pass all that were deleted.
     last = "SELECT event_id FROM pending ORDER BY endpoint_id DESC, event_id DESC LIMIT 1"
