@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from typing import Any
 
 import httpx2
@@ -24,6 +25,47 @@ from marzhook.testing import FakeClock
 
 PASSWORD = "correct horse"
 _TOKEN = re.compile(r'name="form_token" value="([0-9a-f]{64})"')
+
+
+class Form(HTMLParser):
+    """What the page's form that sends a field of this name holds, and would send: lines end in two characters, as browsers
+    end them."""
+
+    def __init__(self, page: str, name: str) -> None:
+        super().__init__()
+        self.fields: dict[str, Any] = {}
+        self._name, self._select, self._area, self._done = name, "", "", False
+        self.feed(page)
+        assert self._done, f"no form sends {name}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        has = dict(attrs)
+        name, value = has.get("name") or "", has.get("value") or ""
+        match tag:
+            case "form" if not self._done:
+                self.fields = {}
+            case _ if self._done:
+                pass
+            case "textarea":
+                self._area = name
+                self.fields[name] = ""
+            case "select":
+                self._select = name
+            case "option" if "selected" in has or self._select not in self.fields:
+                self.fields[self._select] = value
+            case "input" if has.get("type") not in ("checkbox", "radio") or "checked" in has:
+                self.fields[name] = value
+
+    def handle_data(self, data: str) -> None:
+        if self._area and not self._done:
+            self.fields[self._area] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "textarea" and not self._done:
+            # Right behind the start of the element a line's end is not part of what it holds.
+            self.fields[self._area] = self.fields[self._area].removeprefix("\n").replace("\n", "\r\n")
+            self._area = ""
+        self._done = self._done or (tag == "form" and self._name in self.fields)
 
 
 @dataclass

@@ -81,11 +81,12 @@ def test_every_page_in_every_language(browser: Browser, paths: list[str], code: 
 
 
 def test_names_are_shown_harmless(browser: Browser, paths: list[str]) -> None:
-    """Markup in a name is text, and a character that turns the direction round is shown by its number."""
+    """Markup in a name is text, and a character that turns the direction round is shown by its number; only a field, which is
+    sent again, holds the character itself."""
     for path in paths:
         page = browser.page(path)
         assert EVIL not in page, path
-        assert "\u202e" not in page, path
+        assert "\u202e" not in re.sub(' value="[^"]*"', "", page), path
     page = browser.page("/events")
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "alice⟨U+202E⟩gnp.exe" in page

@@ -224,11 +224,9 @@ def _as_written(visit: Visit) -> dict[str, Any]:
     """The form as it was sent, to be shown again. A secret does not come back."""
     names = (
         "kind", "url", "name", "format", "secret_mode", "signatures", "detail", "rate_limit", "concurrency", "admins",
-        "usernames", "condition",
+        "usernames", "condition", "template",
     )  # fmt: skip
     return {name: visit.given(name) for name in names} | {
-        # Browsers end lines in two characters.
-        "template": visit.given("template").replace("\r\n", "\n"),
         "all_actions": visit.given("which") != "some",
         "actions": visit.given_all("actions"),
         "ordered": visit.given("ordered") == "yes",

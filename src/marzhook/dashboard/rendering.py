@@ -36,6 +36,12 @@ def harmless(value: Any) -> Any:
     )
 
 
+def field(value: Any) -> Markup:
+    """What a form's field holds. It comes back when the form is sent, so no character is exchanged for another one."""
+    text = escape("" if value is None else value)
+    return Markup(text.encode("utf-8", "xmlcharrefreplace").decode())  # noqa: S704 - it is escaped
+
+
 def isolated(text: str) -> Markup:
     """A text in which U+2068 and U+2069 stand around values, as who gets it sees it."""
     parts = [escape(harmless(part)) for part in _ISOLATED.split(text)]
@@ -89,7 +95,7 @@ def environment(language: Language) -> Environment:
         finalize=harmless,
     )
     env.install_gettext_callables(language.gettext, language.ngettext, newstyle=True)  # type: ignore[attr-defined]
-    env.filters |= {"time": time_tag, "harmless": harmless, "isolated": isolated}
+    env.filters |= {"time": time_tag, "harmless": harmless, "field": field, "isolated": isolated}
     spoken: dict[str, Callable[..., object]] = {
         "number": language.number,
         "percent": language.percent,

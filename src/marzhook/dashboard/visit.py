@@ -82,9 +82,9 @@ class Visit:
         return self.request.query_params.get(name, "").strip()
 
     def given(self, name: str) -> str:
-        """A field of the form; "" where it is missing."""
+        """A field of the form; "" where it is missing. Browsers end lines in two characters; here it is one."""
         value = self.form.get(name)
-        return value.strip() if isinstance(value, str) else ""
+        return value.replace("\r\n", "\n").strip() if isinstance(value, str) else ""
 
     def given_all(self, name: str) -> list[str]:
         return [value for value in self.form.getlist(name) if isinstance(value, str)]

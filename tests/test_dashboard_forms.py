@@ -1,0 +1,117 @@
+"""What the dashboard's forms hold: what is saved comes back as it was, and saving it once more changes nothing."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import pytest
+
+from dashboard_client import Form
+from marzhook.dashboard import rendering
+from marzhook.delivery import DEAD
+from marzhook.store import endpoints
+from marzhook.testing import eventually
+
+if TYPE_CHECKING:
+    from dashboard_client import Browser
+
+pytest_plugins = ["api_client", "dashboard_client"]
+
+ODD = "\u2068سلام\u2069\r\n\u200fmore"
+"""What Persian text is written with, in two lines, as a browser sends them."""
+BOT = {"kind": "telegram", "url": "123456:" + "A" * 35, "chat": "-1001234567890", "language": "en"}
+WEBHOOK = {"kind": "webhook", "url": "https://shop.example/hook", "name": "shop", "which": "all", "concurrency": "2"}
+SQL = {"kind": "sql", "url": "sqlite:////srv/users.db"}
+FORMS = {
+    "/endpoints/new": [
+        (WEBHOOK, ("url", "name", "admins", "usernames", "condition", "template", "concurrency", "rate_limit")),
+        (BOT, ("chat", "chats", "timezone", "message")),
+        (SQL, ("prefix",)),
+    ],
+    "/users/new": [({"username": "alice"}, ("username", "data_limit", "expire", "note"))],
+}
+SPECIAL = {
+    "template": '{"text":\r\n"\u2068{{ username }}\u2069\u200f"}',
+    "condition": "username ==\r\n'\u2068a\u200f'",
+    "chats": "shop1=12\r\nshop\u20682\u200f=34",
+    "message": "{username}\r\n" + ODD,
+    "name": "\u2068فروشگاه\u2069\u200f",
+    "admins": "a\u200fb\u2068",
+}
+"""Where the field wants a certain form."""
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "name"),
+    [(path, fields, name) for path, kinds in FORMS.items() for fields, names in kinds for name in names],
+)
+def test_a_field_comes_back_as_it_was_written(browser: Browser, path: str, fields: dict[str, Any], name: str) -> None:
+    """Saved, opened and saved again it is the same; refused, it is still there to be corrected."""
+    written = SPECIAL.get(name, ODD)
+    made = browser.post(path, fields | {name: written}, on=path)
+    if made.status_code == 422:
+        assert lines(Form(made.text, name).fields[name]) == lines(written)
+        return
+    assert made.status_code in (200, 303), made.text
+    edit = "/endpoints/1/edit" if path == "/endpoints/new" else "/user/alice/edit"
+    first = Form(browser.page(edit), name).fields
+    assert lines(first[name]) == lines(written)
+    kept = stored(browser)
+    assert r"\r" not in repr(kept)
+    assert browser.post(edit, first, on=edit).status_code == 303
+    assert stored(browser) == kept
+    assert Form(browser.page(edit), name).fields == first
+
+
+def lines(text: str) -> list[str]:
+    return text.split("\r\n") if "\r" in text else text.split("\n")
+
+
+def stored(browser: Browser) -> tuple[Any, ...]:
+    with browser.services.database.read() as conn:
+        users = conn.exec_driver_sql("SELECT note, data_limit, expire FROM users").all()
+        return *(
+            (one.options, one.name, one.template, one.condition, one.admins) for one in endpoints.all_endpoints(conn)
+        ), *users
+
+
+def test_every_field_of_the_forms_is_tried(browser: Browser) -> None:
+    """A text field that is new is among them, or it is a password."""
+    for path, kinds in FORMS.items():
+        tried = {name for _, names in kinds for name in names}
+        page = browser.page(path)
+        texts = re.findall(
+            r"<textarea name=\"(\w+)\"|<input name=\"(\w+)\"(?! type=\"(?:checkbox|radio|password))", page
+        )
+        assert {one or other for one, other in texts} == tried
+
+
+@pytest.mark.parametrize("template", sorted(rendering.TEMPLATES.glob("*.html")), ids=lambda path: path.stem)
+def test_what_a_field_holds_is_escaped_and_no_more(template: Any) -> None:
+    """What is shown is made harmless; what is sent again is not, or the form would change it."""
+    text = template.read_text()
+    held = re.findall(r'value="\{\{ (.*?) \}\}"', text) + re.findall(r"\{\{ ([^{}]*) \}\}</textarea>", text)
+    assert [one for one in held if not one.endswith("|field")] == []
+    assert "<option>" not in text
+
+
+def test_a_search_keeps_what_is_searched_for(browser: Browser) -> None:
+    """Searching once more, or replaying what was counted, is about the same user, whatever his name is made of."""
+    name = "alice\u202e\u200f&<"
+    endpoint, event = browser.api.endpoint(), browser.api.publish(username=name)
+    browser.api.settle(endpoint, event, DEAD)
+    browser.api.clock.advance(1)
+    for path, asked in (("/events", "username"), ("/events", "action"), ("/dead", "username"), ("/users", "search")):
+        assert Form(browser.page(f"{path}?{urlencode({asked: name})}"), asked).fields[asked] == name
+    counted = browser.page(f"/dead?{urlencode({'username': name, 'count': 'yes'})}")
+    assert "1 delivery matches." in counted
+    browser.post("/dead/replay", Form(counted.partition("1 delivery matches.")[2], "states").fields)
+    eventually(lambda: "1 delivery is owed again." in browser.page("/dead"))
+
+
+def test_a_character_that_no_page_can_hold_breaks_none() -> None:
+    """Half of a pair of surrogates, as a stored JSON text may have it."""
+    assert rendering.field('a\ud800"') == "a&#55296;&#34;"
+    assert rendering.field(None) == ""
