@@ -207,7 +207,7 @@ def test_the_first_view_is_light(person: Person) -> None:
     person.page.execute_cdp_cmd("Network.clearBrowserCache", {})
     person.page.get_log("performance")
     person.opens("/")
-    person.sees("delivered in 24 hours")
+    person.sees("of the events of the last 24 hours")
     messages = [json.loads(entry["message"])["message"] for entry in person.page.get_log("performance")]
     asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     files = [url for url in asked if "/static/" in url]
@@ -260,7 +260,7 @@ def test_a_service_that_moves_ends_at_once_and_takes_its_inbox_along(tmp_path: P
         person.signs_in()
         person.clicks("Use the inbox")
         person.opens("/")
-        person.sees("delivered in 24 hours")
+        person.sees("of the events of the last 24 hours")
         before = service.port
         assert service.stop(timeout=8) == 0
     # So that it cannot be the same port again.
