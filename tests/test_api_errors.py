@@ -43,6 +43,7 @@ def test_every_error_has_its_status(kind: type[errors.MarzhookError]) -> None:
         "conflict": 409,
         "unauthorized": 401,
         "forbidden": 403,
+        "throttled": 429,
         "store_busy": 503,
         "outcome_unknown": 503,
         "database_unusable": 503,

@@ -18,7 +18,8 @@
     ├── RenderError             a template makes nothing of this event
     ├── ConditionError          a filter's condition cannot be evaluated for this event
     ├── UnauthorizedError       who are you?                                  (HTTP 401)
-    └── ForbiddenError          you may not                                   (HTTP 403)
+    ├── ForbiddenError          you may not                                   (HTTP 403)
+    └── ThrottledError          not now, but in some seconds                  (HTTP 429)
 
 Each has a machine-readable `code`; its message says what is wrong and what to do. HTTP statuses are mapped
 here, for all faces that speak HTTP, exit codes in `marzhook.cli.main`.
@@ -126,18 +127,29 @@ class ForbiddenError(MarzhookError):
     code = "forbidden"
 
 
+class ThrottledError(MarzhookError):
+    """`seconds`: after so many it may be tried again."""
+
+    code = "throttled"
+
+    def __init__(self, message: str, *, code: str | None = None, seconds: int = 1) -> None:
+        super().__init__(message, code=code)
+        self.seconds = seconds
+
+
 _STATUS: Final[dict[type[MarzhookError], int]] = {
     InvalidError: 422,
     NotFoundError: 404,
     ConflictError: 409,
     UnauthorizedError: 401,
     ForbiddenError: 403,
+    ThrottledError: 429,
     StoreBusyError: 503,
     # The database became unusable while the service runs: nothing that the caller could mend, perhaps later.
     DatabaseError: 503,
 }
 # Codes whose status is not that of their class.
-_CODE_STATUS: Final = {"malformed_json": 400, "invalid_sort": 400, "body_too_large": 413, "too_many_sign_ins": 429}
+_CODE_STATUS: Final = {"malformed_json": 400, "invalid_sort": 400, "body_too_large": 413}
 
 
 def http_status(error: MarzhookError) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
+from math import ceil
 from typing import Any, Final, Protocol
 
 from marzhook.clock import Clock
@@ -25,12 +26,12 @@ from marzhook.endpoint import (
     check_choice,
     masked_url,
 )
-from marzhook.errors import ConflictError, ForbiddenError, InvalidError
+from marzhook.errors import ConflictError, ForbiddenError, InvalidError, ThrottledError, UnauthorizedError
 from marzhook.event import TEST_ACTION, Event, NewEvent, check_action, check_username
 from marzhook.filter import check_actions, check_admins, check_usernames
 from marzhook.runtime import Services, programs
 from marzhook.settings import Settings
-from marzhook.store import endpoints, history, search
+from marzhook.store import admins, endpoints, history, search
 from marzhook.store.database import Database, Transaction
 from marzhook.store.outbox import DeliveryFilter, Outbox
 from marzhook.store.search import Counted
@@ -70,6 +71,29 @@ class Works(Protocol):
     def database(self) -> Database: ...
     @property
     def outbox(self) -> Outbox: ...
+
+
+# -- admins
+
+
+def sign_in(services: Services, username: str, password: str, *, address: str) -> str:
+    """A token for who comes from `address`. Slow on purpose: keep it off the event loop.
+
+    Raises UnauthorizedError; ThrottledError after too many failures; StoreBusyError."""
+    if wait := services.throttle.wait(address, username):
+        seconds = ceil(wait)
+        raise ThrottledError(
+            f"too many failed sign-ins; try again in {seconds} seconds", code="too_many_sign_ins", seconds=seconds
+        )
+    admin = admins.authenticate(services.database, username, password)
+    if admin is None:
+        services.throttle.failed(address, username)
+        raise UnauthorizedError("Incorrect username or password", code="wrong_password")
+    services.throttle.succeeded(address, username)
+    with services.database.read() as conn:
+        key = services.database.meta(conn, "token_key")
+    assert key is not None
+    return admins.issue_token(admin, key, now=services.clock.now(), minutes=services.settings.token_minutes)
 
 
 # -- endpoints

@@ -33,6 +33,7 @@ from marzhook.store.database import Database, Transaction
 from marzhook.store.outbox import Outbox
 from marzhook.store.retention import Ages
 from marzhook.telemetry import Metrics
+from marzhook.throttle import Throttle
 from marzhook.transport.carriers import Carriers
 from marzhook.user import Thresholds
 
@@ -54,6 +55,7 @@ class Services:
     ingest: Ingest
     snapshots: Snapshots
     metrics: Metrics
+    throttle: Throttle
     not_ready: Callable[[], list[str]]
     """Reasons, in words, why the service should get no traffic just now; empty: it is ready."""
     spans: Spans | None = None
@@ -157,7 +159,8 @@ def build_services(
         detail=settings.webhook_detail,
         metrics=metrics,
     )
-    return Services(settings, clock, database, outbox, registry, ingest, snapshots, metrics, not_ready, spans)
+    throttle = Throttle(clock.monotonic)
+    return Services(settings, clock, database, outbox, registry, ingest, snapshots, metrics, throttle, not_ready, spans)
 
 
 class Runtime:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Query, Response
+from fastapi import APIRouter, Form, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, Field
 
+from marzhook import operations
 from marzhook.api.auth import CurrentAdmin, SudoAdmin
 from marzhook.api.context import MAX_ID, ServicesDep, answer, example
 from marzhook.endpoint import check_url
-from marzhook.errors import UnauthorizedError
 from marzhook.store import admins
 
 router = APIRouter(prefix="/api", tags=["Admins"])
@@ -51,21 +51,17 @@ class AdminChange(BaseModel):
     responses=example({"access_token": "eyJhbGciOi…", "token_type": "bearer"}),
 )
 def log_in(
+    request: Request,
     services: ServicesDep,
     username: Annotated[str, Form()],
     password: Annotated[str, Form()],
     grant_type: Annotated[str | None, Form(description="`password`, empty or missing")] = None,
     scope: Annotated[str | None, Form(description="ignored")] = None,
 ) -> Response:
-    """A bearer token for an admin's name and password."""
-    admin = admins.authenticate(services.database, username, password)
-    if admin is None:
-        raise UnauthorizedError("Incorrect username or password", code="wrong_password")
-    with services.database.read() as conn:
-        key = services.database.meta(conn, "token_key")
-    assert key is not None
-    minutes = services.settings.token_minutes
-    token = admins.issue_token(admin, key, now=services.clock.now(), minutes=minutes)
+    """A bearer token for an admin's name and password. After 5 wrong ones in 5 minutes from one address, or 20 with several
+    names, the answer is 429 for as long as its Retry-After says."""
+    address = request.client.host if request.client else ""
+    token = operations.sign_in(services, username, password, address=address)
     return answer({"access_token": token, "token_type": "bearer"})
 
 

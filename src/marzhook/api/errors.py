@@ -53,7 +53,9 @@ def install(app: FastAPI) -> None:
 async def _ours(_request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.MarzhookError)
     status = errors.http_status(error)
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(status)
+    seconds = error.seconds if isinstance(error, errors.ThrottledError) else 1
+    retry = {"Retry-After": str(seconds)}
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: retry, 503: retry}.get(status)
     if status >= 500:
         log.error("%s: %s", error.code, error)
     detail = error.fields if isinstance(error, errors.InvalidUserError) else str(error)

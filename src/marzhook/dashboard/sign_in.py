@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from marzhook import operations
 from marzhook.dashboard import session
 from marzhook.dashboard.languages import NAMES
 from marzhook.dashboard.visit import ANYONE, SIGNED_IN, THEMES, Pages, Visit, local_path
-from marzhook.errors import StoreBusyError, UnauthorizedError, http_status
+from marzhook.errors import StoreBusyError, ThrottledError, UnauthorizedError, http_status
 from marzhook.store import admins
 
 pages = Pages()
@@ -24,9 +25,16 @@ def form(visit: Visit) -> Response:
 @pages.post("/sign-in", who=ANYONE)
 def sign_in(visit: Visit) -> Response:
     going, username = local_path(visit.given("next") or "/"), visit.given("username")
+    # Not stripped: spaces may be part of a password.
+    password = visit.form.get("password")
     try:
-        token = _token(visit, username)
-    except (UnauthorizedError, StoreBusyError) as error:
+        token = operations.sign_in(
+            visit.services,
+            username,
+            password if isinstance(password, str) else "",
+            address=visit.request.client.host if visit.request.client else "",
+        )
+    except (UnauthorizedError, ThrottledError, StoreBusyError) as error:
         return visit.page(
             "sign_in.html", http_status(error), next=going, username=username, problem=visit.problem(error)[0]
         )
@@ -34,25 +42,6 @@ def sign_in(visit: Visit) -> Response:
     minutes = visit.services.settings.token_minutes
     session.set_cookie(response, visit.request, session.SESSION, token, seconds=minutes * 60 if minutes else None)
     return response
-
-
-def _token(visit: Visit, username: str) -> str:
-    """A new session. Raises UnauthorizedError, StoreBusyError."""
-    services, throttle = visit.services, visit.site.throttle
-    address = visit.request.client.host if visit.request.client else ""
-    if not throttle.allows(address):
-        raise StoreBusyError("too many failed sign-ins from this address", code="too_many_sign_ins")
-    # Not stripped: spaces may be part of a password.
-    password = visit.form.get("password")
-    admin = admins.authenticate(services.database, username, password if isinstance(password, str) else "")
-    if admin is None:
-        throttle.failed(address)
-        raise UnauthorizedError("wrong name or password", code="wrong_password")
-    throttle.succeeded(address)
-    with services.database.read() as conn:
-        key = services.database.meta(conn, "token_key")
-    assert key is not None
-    return admins.issue_token(admin, key, now=services.clock.now(), minutes=services.settings.token_minutes)
 
 
 @pages.post("/sign-out", who=SIGNED_IN)

@@ -28,7 +28,6 @@ from marzhook.dashboard import (
 )
 from marzhook.dashboard.languages import NAMES, Language, load
 from marzhook.dashboard.rendering import environment
-from marzhook.dashboard.session import Throttle
 from marzhook.dashboard.visit import not_there, routes
 from marzhook.runtime import Services
 
@@ -40,7 +39,6 @@ class Site:
         self.services = services
         self.languages, self.assets, self.templates = _furniture()
         self.names = NAMES
-        self.throttle = Throttle(services.clock.monotonic)
         self.inbox = inbox.Inbox(services.clock)
         self.pulse = live.Pulse(services.database, also=lambda: self.inbox.count)
         self.figures = overview.Figures(services)
