@@ -91,6 +91,14 @@ def test_the_image_has_every_extra_that_a_service_can_use() -> None:
     assert set(installed.split(",")) == set(extras) - {"dev", "docs"}
 
 
+def test_the_image_can_be_built_upon_another_base() -> None:
+    """The documented argument is the one that the container file takes, before anything else."""
+    lines = [line for line in (DEPLOY / "Dockerfile").read_text().splitlines() if line and not line.startswith("#")]
+    assert re.fullmatch(r"ARG BASE=[a-z.]+/\S+:\S+", lines[0])
+    assert lines[1] == "FROM ${BASE}"
+    assert "--build-arg BASE=" in (ROOT / "docs/operating.md").read_text()
+
+
 def test_compose_gives_the_service_all_of_env() -> None:
     """Beside it stands only what has to be, and what is the container's own: no default that would hide a line of `.env`."""
     assert compose()["env_file"] == [{"path": "../.env", "required": False}]
