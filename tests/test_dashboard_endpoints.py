@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from marzhook.api.shown import endpoint_shown
+from marzhook.dashboard.session import ONCE, SESSION, is_once
 from marzhook.endpoint import KINDS
 from marzhook.store import endpoints
 
@@ -28,7 +29,7 @@ def test_an_endpoint_is_made_changed_paused_and_deleted(browser: Browser) -> Non
         "ordered": "yes", "concurrency": "8", "rate_limit": "2,5",
     }  # fmt: skip
     made = browser.post("/endpoints/new", fields, on="/endpoints/new")
-    secret = re.search(r"whsec_[\w+/=]+", made.text)
+    secret = re.search(r"whsec_[\w+/=]+", browser.page(made.headers["location"]))
     assert secret
     with browser.services.database.read() as conn:
         [endpoint] = endpoints.all_endpoints(conn)
@@ -54,11 +55,46 @@ def test_an_endpoint_is_made_changed_paused_and_deleted(browser: Browser) -> Non
     assert browser.post(f"{path}/test").headers["location"] == "/events/1"
     assert "Test event" in browser.page("/events/1")
 
-    rotated = browser.post(f"{path}/rotate")
-    assert secret[0] not in rotated.text
-    assert "whsec_" in rotated.text
+    assert browser.post(f"{path}/rotate").headers["location"] == path
+    rotated = browser.page(path)
+    assert secret[0] not in rotated
+    assert "whsec_" in rotated
     assert browser.post(f"{path}/delete").headers["location"] == "/endpoints"
     assert browser.get(path).status_code == 404
+
+
+def test_a_new_secret_is_shown_to_its_session_once(browser: Browser) -> None:
+    """On the endpoint's page, by whichever process; not in its address, not in a cookie, not again, and to nobody else."""
+    fields = {"kind": "webhook", "url": "https://shop.example/hook", "which": "all"}
+    browser.post("/endpoints/new", fields, on="/endpoints/new")
+    assert "whsec_" in browser.page("/endpoints/1")
+    assert "whsec_" not in browser.page("/endpoints/1")
+    rotated = browser.post("/endpoints/1/rotate")
+    assert rotated.headers["location"] == "/endpoints/1"
+    assert "whsec_" not in str(rotated.headers)
+    cookie = rotated.headers["set-cookie"]
+    value = cookie.partition("=")[2].partition(";")[0]
+    assert "Path=/endpoints/1;" in cookie
+    assert "HttpOnly" in cookie
+    browser.client.cookies.delete(ONCE)
+    another = browser.another()
+    another.admin("second", is_sudo=True)
+    another.sign_in("second")
+    later = f"{int(value.partition('.')[0]) + 1}.{value.partition('.')[2]}"
+    for one, given in (
+        (another, value),
+        (browser, later),
+        (browser, "9"),
+        (browser, "9" * 12 + ".x"),
+        (browser, "x.y"),
+    ):
+        session = one.client.cookies[SESSION]
+        assert "whsec_" not in one.page("/endpoints/1", cookie=f"{SESSION}={session}; {ONCE}={given}")
+    mine = f"{SESSION}={browser.client.cookies[SESSION]}; {ONCE}={value}"
+    assert "whsec_" in browser.page("/endpoints/1", cookie=mine)
+    assert not is_once("9" * 12 + ".\xe9", "secret", "session", 0)
+    browser.api.clock.advance(61)
+    assert "whsec_" not in browser.page("/endpoints/1", cookie=mine)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +146,7 @@ def test_a_filter_and_a_template_are_written_into_the_form(browser: Browser) -> 
         "kind": "webhook", "url": "https://shop.example/hook", "name": "shop", "admins": "alice, bob",
         "usernames": "vip_*,!vip_2", "condition": " user.status == 'active' ", "template": '{\r\n"who": "{{ username }}"}',
     }  # fmt: skip
-    assert browser.post("/endpoints/new", fields, on="/endpoints/new").status_code == 200
+    assert browser.post("/endpoints/new", fields, on="/endpoints/new").headers["location"] == "/endpoints/1"
     with browser.services.database.read() as conn:
         [endpoint] = endpoints.all_endpoints(conn)
     assert (endpoint.admins, endpoint.usernames) == ({"alice", "bob"}, ("vip_*", "!vip_2"))
@@ -213,13 +249,12 @@ def test_an_endpoint_is_shown_with_what_its_kind_knows(browser: Browser) -> None
     fields = BOT | {
         "name": "bot", "language": "fa", "timezone": "Asia/Tehran", "message": "{username}", "chats": "*=telegram_id",
     }  # fmt: skip
-    made = browser.post("/endpoints/new", fields, on="/endpoints/new")
-    assert made.status_code == 200
+    assert browser.post("/endpoints/new", fields, on="/endpoints/new").status_code == 303
     page = browser.page("/endpoints/1")
     for shown in ("<dd>Telegram</dd>", ">-1001234567890<", ">Asia/Tehran<", ">*=telegram_id<", "<dd>فارسی</dd>"):
         assert shown in page
     assert "<dt>Format</dt>" not in page
-    assert "signing secret" not in made.text + page
+    assert "signing secret" not in page
     assert "AAAA" not in page
     form = browser.page("/endpoints/1/edit")
     assert 'value="-1001234567890"' in form

@@ -192,6 +192,28 @@ def test_the_choice_of_language_and_colours_is_kept(browser: Browser) -> None:
     assert '<html lang="fa" dir="rtl" data-theme="dark">' in browser.page("/users")
 
 
+def test_the_answer_to_a_form_leads_to_pages_that_can_be_opened(browser: Browser) -> None:
+    """Whatever a form's address, the languages and colours of what it answers lead back to the nearest page, and a page that
+    follows along fetches that one."""
+    endpoint, event = browser.api.endpoint(enabled=False), browser.api.publish()
+    browser.post("/users/new", {"username": "alice"})
+    refused = {
+        "/user/alice/charge": "/user/alice",
+        "/users/new": "/users/new",
+        f"/endpoints/{endpoint}/test": f"/endpoints/{endpoint}",
+        f"/endpoints/{endpoint}/edit": f"/endpoints/{endpoint}/edit",
+        f"/events/{event}/99/cancel": f"/events/{event}",
+    }
+    for path, above in refused.items():
+        got = browser.post(path, {"amount": "-1"})
+        assert got.status_code in (404, 409, 422), path
+        assert set(re.findall(r'next=([^"]*)"', got.text)) == {above}
+        assert re.findall(r'data-here="([^"]*)"', got.text) == [above]
+        assert browser.get(above).status_code == 200
+    assert 'data-here="/events?username=a&amp;state=dead"' in browser.page("/events?username=a&state=dead")
+    assert browser.site.page_above("/sign-out") == "/"
+
+
 def test_the_api_stays_as_it_was(browser: Browser) -> None:
     """Its paths and its errors are not the dashboard's."""
     assert browser.get("/api/nothing").json()["code"] == "not_found"

@@ -231,7 +231,10 @@ def test_dead_letters_are_counted_and_replayed(browser: Browser) -> None:
     assert browser.post("/dead/replay", fields).headers["location"] == "/dead"
     eventually(lambda: "2 deliveries are owed again." in browser.page("/dead"))
     assert [state(browser, endpoint, event) for event in events] == [PENDING, PENDING, DEAD]
-    assert browser.post("/dead/replay", {"since": "x"}).status_code == 422
+    refused = browser.post("/dead/replay", {"since": "x", "username": "bob", "states": ["dead", "cancelled"]})
+    page = browser.page(refused.headers["location"], 422)
+    assert "A date is expected here." in page
+    assert 'name="username" value="bob"' in page
 
 
 def test_a_replay_is_stopped_and_runs_alone(browser: Browser) -> None:

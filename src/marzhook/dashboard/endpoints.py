@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from marzhook import operations
-from marzhook.dashboard import options, words
+from marzhook.dashboard import options, session, words
 from marzhook.dashboard.chart import AGAIN
 from marzhook.dashboard.overview import percentile
 from marzhook.dashboard.preview import Shown, preview
@@ -56,7 +56,11 @@ def list_(visit: Visit) -> Response:
 
 @pages.get("/endpoints/{endpoint_id:int}")
 def show(visit: Visit) -> Response:
-    return _page(visit, visit.id("endpoint_id"))
+    given = visit.request.cookies.get(session.ONCE, "")
+    response = _page(visit, visit.id("endpoint_id"), given)
+    if given:
+        response.delete_cookie(session.ONCE, path=visit.request.url.path, httponly=True, samesite="lax")
+    return response
 
 
 @pages.get("/endpoints/new")
@@ -72,8 +76,7 @@ def create(visit: Visit) -> Response:
         )
     except (InvalidError, ForbiddenError) as error:
         return _form(visit, None, _as_written(visit), error)
-    # In the answer itself: after going on to another page nobody could show it any more.
-    return _page(visit, made.id, secret=made.signing_secret)
+    return _with_secret(visit, made)
 
 
 @pages.get("/endpoints/{endpoint_id:int}/edit")
@@ -116,8 +119,7 @@ def resume(visit: Visit) -> Response:
 
 @pages.post("/endpoints/{endpoint_id:int}/rotate")
 def rotate(visit: Visit) -> Response:
-    after = operations.rotate_secret(visit.services, visit.id("endpoint_id"))
-    return _page(visit, after.id, secret=after.signing_secret)
+    return _with_secret(visit, operations.rotate_secret(visit.services, visit.id("endpoint_id")))
 
 
 @pages.post("/endpoints/{endpoint_id:int}/test")
@@ -147,8 +149,18 @@ def _get(visit: Visit) -> Endpoint:
         return endpoints.get(conn, visit.id("endpoint_id"))
 
 
-def _page(visit: Visit, endpoint_id: int, *, secret: str | None = None) -> Response:
-    database = visit.services.database
+def _with_secret(visit: Visit, endpoint: Endpoint) -> Response:
+    """Go on to the endpoint's page, which shows its signing secret once; sent again, the form would make another one."""
+    path = f"/endpoints/{endpoint.id}"
+    response = visit.to(path)
+    until = int(visit.services.clock.now().timestamp()) + session.ONCE_SECONDS
+    value = session.once(endpoint.signing_secret, visit.bound_to, until)
+    session.set_cookie(response, visit.request, session.ONCE, value, seconds=session.ONCE_SECONDS, path=path)
+    return response
+
+
+def _page(visit: Visit, endpoint_id: int, once: str) -> Response:
+    database, now = visit.services.database, visit.services.clock.now().timestamp()
     with database.read() as conn:
         endpoint = endpoints.get(conn, endpoint_id)
         tries = outcomes.last_tries(conn, endpoint_id)
@@ -168,7 +180,7 @@ def _page(visit: Visit, endpoint_id: int, *, secret: str | None = None) -> Respo
         tries=tries[:100],
         owed=owed,
         rows=rows,
-        secret=secret,
+        secret=endpoint.signing_secret if session.is_once(once, endpoint.signing_secret, visit.bound_to, now) else None,
         is_inbox=is_inbox,
         public_key=public_part(endpoint.signing_key) if endpoint.signing_key else None,
         shown=preview(visit, endpoint),

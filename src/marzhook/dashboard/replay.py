@@ -89,38 +89,12 @@ class Replays:
 @pages.get("/dead")
 def show(visit: Visit) -> Response:
     """Dead letters; with `count` also how many deliveries a replay with this filter would take."""
-    return _shown(visit, visit.asked, visit.request.query_params.getlist("states"), counted=bool(visit.asked("count")))
-
-
-@pages.post("/dead/replay")
-def start(visit: Visit) -> Response:
-    try:
-        which = _filter(visit.given, visit.given_all("states"))
-        matched = operations.replayable_within(visit.services, which, SECONDS)
-    except InvalidError as error:
-        return _shown(visit, visit.given, visit.given_all("states"), error=error)
-    visit.site.replays.start(which, matched)
-    return visit.to("/dead")
-
-
-@pages.post("/dead/stop")
-def stop(visit: Visit) -> Response:
-    visit.site.replays.stop()
-    return visit.to("/dead")
-
-
-def _shown(
-    visit: Visit,
-    field: Callable[[str], str],
-    states: list[str],
-    *,
-    counted: bool = False,
-    error: InvalidError | None = None,
-) -> Response:
+    counted = bool(visit.asked("count"))
     which = DeliveryFilter(states=(DEAD,))
     matched: Counted | None = None
+    error: InvalidError | None = None
     try:
-        which = _filter(field, states)
+        which = _filter(visit.asked, visit.request.query_params.getlist("states"))
         if counted:
             # Count and list share the time that a page may take.
             matched = operations.replayable_within(visit.services, which, SECONDS / 2)
@@ -138,11 +112,31 @@ def _shown(
         actions=PANEL_ACTIONS,
         choices=CHOICES,
         states=which.states or (DEAD,),
-        field=field,
+        field=visit.asked,
         matched=matched,
         replay=visit.site.replays.last,
         problem=visit.problem(error) if error else None,
     )
+
+
+@pages.post("/dead/replay")
+def start(visit: Visit) -> Response:
+    states = visit.given_all("states")
+    try:
+        which = _filter(visit.given, states)
+        matched = operations.replayable_within(visit.services, which, SECONDS)
+    except InvalidError:
+        # The page itself says what is wrong with this filter.
+        names = ("endpoint", "action", "username", "since", "until")
+        return visit.to("/dead", states=states, **{name: visit.given(name) for name in names})
+    visit.site.replays.start(which, matched)
+    return visit.to("/dead")
+
+
+@pages.post("/dead/stop")
+def stop(visit: Visit) -> Response:
+    visit.site.replays.stop()
+    return visit.to("/dead")
 
 
 def _filter(field: Callable[[str], str], states: list[str]) -> DeliveryFilter:

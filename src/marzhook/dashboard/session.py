@@ -16,14 +16,32 @@ from starlette.responses import Response
 SESSION: Final = "marzhook_session"
 FORM: Final = "marzhook_form"
 """Before anybody is signed in, what the token of a form is bound to."""
+ONCE: Final = "marzhook_once"
+"""That the next page shows a secret which was just made, for so many seconds at the most."""
+ONCE_SECONDS: Final = 60
 YEAR: Final = 365 * 86_400
 
 
-def set_cookie(response: Response, request: Request, name: str, value: str, *, seconds: int | None) -> None:
+def set_cookie(
+    response: Response, request: Request, name: str, value: str, *, seconds: int | None, path: str = "/"
+) -> None:
     """`seconds` None: until the browser is closed."""
     response.set_cookie(
-        name, value, max_age=seconds, path="/", httponly=True, samesite="lax", secure=request.url.scheme == "https"
+        name, value, max_age=seconds, path=path, httponly=True, samesite="lax", secure=request.url.scheme == "https"
     )
+
+
+def once(secret: str, bound_to: str, until: int) -> str:
+    """What lets this session see the secret on the next page, until a Unix time. The secret is not in it, and only who knows
+    it can make one, so every process that shows the page tells it from a forged one."""
+    return f"{until}.{hmac.new(secret.encode(), f'{bound_to} {until}'.encode(), hashlib.sha256).hexdigest()}"
+
+
+def is_once(given: str, secret: str, bound_to: str, now: float) -> bool:
+    until = given.partition(".")[0]
+    if not (until.isascii() and until.isdigit() and len(until) < 20 and int(until) >= now):
+        return False
+    return hmac.compare_digest(once(secret, bound_to, int(until)).encode(), given.encode())
 
 
 def form_token(bound_to: str) -> str:

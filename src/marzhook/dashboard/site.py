@@ -44,17 +44,24 @@ class Site:
         self.figures = overview.Figures(services)
         self.histories = chart.Histories(services)
         self.replays = replay.Replays(services)
+        self._pages: list[Route] = []
         self._prepared = False
 
     def routes(self) -> list[Route]:
         modules = (sign_in, overview, endpoints, events, replay, users, config, inbox)
-        found = routes(self, [page for module in modules for page in module.pages.all])
+        self._pages = routes(self, [page for module in modules for page in module.pages.all])
         return [
-            *found,
+            *self._pages,
             Route("/inbox/{token}", inbox.receiver(self), methods=["POST"]),
             Route("/live", live.stream(self)),
             Route("/static/{name}", self.assets.serve),
         ]
+
+    def page_above(self, path: str) -> str:
+        """The nearest page above this path, or at it, that can be opened, and not only be sent a form."""
+        while path and not any("GET" in (page.methods or ()) and page.path_regex.match(path) for page in self._pages):
+            path = path.rpartition("/")[0]
+        return path or "/"
 
     def prepare(self) -> None:
         """Compile the templates of the pages that come next while somebody looks at the first one. Who never looks at any

@@ -101,7 +101,7 @@ class Visit:
 
     def to(self, path: str, **query: Any) -> Response:
         """Go on there (after a form: with GET)."""
-        return RedirectResponse(path + (f"?{urlencode(query)}" if query else ""), HTTPStatus.SEE_OTHER)
+        return RedirectResponse(path + (f"?{urlencode(query, doseq=True)}" if query else ""), HTTPStatus.SEE_OTHER)
 
     @property
     def form_token(self) -> str:
@@ -109,7 +109,9 @@ class Visit:
 
     @property
     def here(self) -> str:
-        """This page with its query, to come back to."""
+        """This page with its query, to come back to; in the answer to a form, the nearest page that is one to come back to."""
+        if self.request.method == "POST":
+            return self.site.page_above(self.request.url.path)
         return self.request.url.path + (f"?{self.request.url.query}" if self.request.url.query else "")
 
     def query(self, **changed: Any) -> str:

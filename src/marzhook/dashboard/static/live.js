@@ -12,7 +12,8 @@ async function refresh(ready) {
   busy = true;
   again = false;
   try {
-    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    // Where the page answers a form, its own address is not one to open.
+    const answer = await fetch(document.body.dataset.here, { headers: { Accept: "text/html" } });
     if (answer.ok && !answer.redirected) exchange(new DOMParser().parseFromString(await answer.text(), "text/html"), ready);
   } catch {
     // The service restarts, or the line is down: the stream tells when it is back.
