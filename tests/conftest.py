@@ -151,8 +151,8 @@ def start(tmp_path: Path, database_settings: dict[str, str]) -> Iterator[Start]:
     """Starts a worker on the test's database, or on another one."""
     with ExitStack() as stack:
 
-        def start(through: Sequence[str] = (), **settings: str) -> WorkerProcess:
-            worker = WorkerProcess(tmp_path, database_settings | settings, through=through)
+        def start(*arguments: str, through: Sequence[str] = (), **settings: str) -> WorkerProcess:
+            worker = WorkerProcess(tmp_path, database_settings | settings, *arguments, through=through)
             stack.callback(worker.log.close)
             stack.callback(worker.end)
             return worker

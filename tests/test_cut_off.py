@@ -64,7 +64,7 @@ def test_a_worker_is_cut_off_for_a_minute(
         # So slow that something is on its way at any moment.
         receiver.do(brief=True, delay=0.3)
         house = House(database, Outbox(database))
-        worker, other = start(lost.through), start(kept.through)
+        worker, other = start(through=lost.through), start(through=kept.through)
         eventually(lambda: shares(database) == [SHARDS // 2] * 2, timeout=60)
         with Load(service, users=200, every=4.0) as load:
             eventually(

@@ -103,6 +103,18 @@ def test_concurrency_is_bounded(house: House, receiver: Receiver) -> None:
     assert receiver.most_in_flight() == 3
 
 
+def test_few_connections_are_shared_by_all_endpoints(house: House, receiver: Receiver) -> None:
+    """No more requests are in flight than the process may have, and endpoints take turns whichever has how much."""
+    for path in "abc":
+        house.endpoint(receiver.url + path)
+    receiver.do(delay=0.01)
+    house.publish([f"user{i}" for i in range(30)])
+    with house.dispatching(in_flight=2):
+        eventually(lambda: house.count("pending") == 0)
+    assert receiver.most_in_flight() == 2
+    assert {record["path"] for record in receiver.seen()[:8]} == {"/a", "/b", "/c"}
+
+
 def test_list_batches_what_is_due(house: House, receiver: Receiver) -> None:
     """`list`: up to 100 events a request, a user's in order; a failed batch is tried again whole."""
     house.endpoint(receiver.url, format="list")

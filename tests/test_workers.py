@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from dispatching import CLOCK, House
+from marzhook.dispatch import ownership
 from marzhook.event import SHARDS, shard_of
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
+from marzhook.store.shards import ShardSession
 from marzhook.testing import eventually
+from marzhook.transport.http import HttpTransport
 from receivers import Receiver, events_of
 from workers import Start, WorkerProcess, shards_of, shares
 
@@ -58,6 +61,36 @@ def test_workers_share_and_pass_on(house: House, start: Start, receiver: Receive
     in_order(receiver)
     assert first.end() == 0
     eventually(lambda: house.database.workers() == [])
+
+
+def test_a_worker_sends_no_more_at_once_than_it_was_told(house: House, start: Start, receiver: Receiver) -> None:
+    """`marzhook worker --concurrency 2`."""
+    house.endpoint(receiver.url)
+    receiver.do(hold=True)
+    publish(house, 20, range(1))
+    start("worker", "--concurrency", "2")
+    receiver.wait(2)
+    receiver.do(delay=0.01)
+    eventually(lambda: house.count("pending") == 0, timeout=60)
+    assert receiver.most_in_flight() == 2
+
+
+def test_who_is_cut_off_for_long_gives_up_what_is_on_its_way(
+    house: House, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However patient its requests are: soon others have its shards. It begins anew when the database answers."""
+    house.endpoint(receiver.url)
+    receiver.do(mode="hang")
+    transport = HttpTransport(house.clock)
+    with house.dispatching(shared="one", timeout=600.0, transport=transport):
+        house.publish(["anna"])
+        receiver.wait(1)
+        with monkeypatch.context() as cut_off:
+            cut_off.setattr(ShardSession, "silent_for", lambda _: ownership.GIVEN_UP + 1)
+            eventually(lambda: transport.in_flight == 0)
+        receiver.do(status=200)
+        receiver.wait(2)
+        eventually(lambda: house.count("pending") == 0)
 
 
 def test_who_lost_its_session_cannot_settle(house: House, receiver: Receiver, reopen: Callable[..., Database]) -> None:

@@ -170,9 +170,16 @@ class Runtime:
     """
 
     def __init__(
-        self, settings: Settings, *, clock: Clock | None = None, serves: bool = True, dispatches: bool = True
+        self,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        serves: bool = True,
+        dispatches: bool = True,
+        concurrency: int | None = None,
     ) -> None:
-        """`serves`: it has faces, and the settings' endpoints and admin are its to write down. `dispatches`: it sends."""
+        """`serves`: it has faces, and the settings' endpoints and admin are its to write down. `dispatches`: it sends.
+        `concurrency`: requests of all endpoints together that may be on their way."""
         self._started = False
         self._serves, self._dispatches = serves, dispatches
         self.address: str | None = None
@@ -213,6 +220,7 @@ class Runtime:
                 RetryPolicy(settings.rejected_schedule),
                 settings.connect_timeout,
                 settings.request_timeout,
+                in_flight=concurrency,
             ),
             interval=settings.send_interval,
             shared=name if shared else "",

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from marzhook.store.workers import Seen
 
 
-def worker() -> None:
+def worker(
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Requests on their way at the same time, to all endpoints together.")
+    ] = None,
+) -> None:
     """Send a fair share of what is owed, and look after users and old rows where nobody else does, until Ctrl-C or SIGTERM.
 
     Start as many as you want, on as many machines as you want, with the same settings. Each takes shards of the users, and
@@ -28,7 +32,7 @@ def worker() -> None:
     configure_logging(settings.log_format, settings.log_level)
     hold_signals()
     tune_interpreter()
-    runtime = Runtime(settings, serves=False)
+    runtime = Runtime(settings, serves=False, concurrency=concurrency)
     try:
         runtime.start()
         print(f"This worker delivers from {runtime.services.database.name}. Ctrl-C ends it.", flush=True)

@@ -13,7 +13,7 @@ from marzhook import signals
 from marzhook.clock import Clock
 from marzhook.delivery import Settlement, Verdict
 from marzhook.dispatch import health
-from marzhook.dispatch.limits import DRAIN_SECONDS, IN_A_TURN, MAX_UNSETTLED, SPARE_DESCRIPTORS, Limits, descriptors
+from marzhook.dispatch.limits import DRAIN_SECONDS, IN_A_TURN, MAX_UNSETTLED, SETTLER_LOOK, Limits
 from marzhook.dispatch.notices import Notices
 from marzhook.dispatch.outages import Outages
 from marzhook.dispatch.ownership import Ownership
@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 
 HEALTH_EVERY = 1.0
 """Seconds between two looks at how endpoints fare."""
-SETTLER_LOOK = 0.2
-"""Seconds between two looks whether the settler is still worth waiting for."""
 
 
 class Dispatcher:
@@ -104,7 +102,7 @@ class Dispatcher:
     def start(self) -> None:
         with self._database.read() as conn:
             self._instance = self._database.meta(conn, "instance") or ""
-        self._max_in_flight = descriptors() - SPARE_DESCRIPTORS
+        self._max_in_flight = self._limits.at_once()
         self._outbox.on_publish(self.wake)
         self._settler.start()
         self._thread.start()
@@ -137,11 +135,15 @@ class Dispatcher:
             reasons.append(f"dispatcher: {self.trouble}")
         if self._thread.ident is not None and not self._thread.is_alive() and self._stop_at is None:
             reasons.append("dispatcher: its thread has ended")
-        elif self._thread.is_alive() and self._ownership is not None and self._ownership.silent:
+        elif self._thread.is_alive() and self._silent:
             reasons.append("dispatcher: the database that says what is ours to send does not answer")
         if self._thread.ident is not None and not self._settler.alive and self._stop_at is None:
             reasons.append("settling: its thread has ended")
         return reasons
+
+    @property
+    def _silent(self) -> bool:
+        return self._ownership is not None and self._ownership.silent
 
     def resting(self) -> set[int]:
         """Endpoints that are left alone on purpose just now: disabled, not understood, paused, or with an open breaker."""
@@ -164,8 +166,8 @@ class Dispatcher:
                 # All that matters is on disk: begin anew from there, as after a restart.
                 self.trouble = str(error)
                 log.exception("the dispatcher starts anew")
+                self._transport.reset()  # first: by now it may be another process's to send
                 self._await_settler()
-                self._transport.reset()
                 if self._stop_at is None:
                     self._transport.poll(1.0)
 
@@ -197,7 +199,7 @@ class Dispatcher:
                     self._awaken(self._turns.keep(now, self._senders))
                 if watching.changed(now):
                     self._woken = True
-                if self._woken and self._may_look(now):
+                if self._woken and not self._silent and self._may_look(now):
                     self._look()
                 if now >= self._next_health:
                     self._next_health = now + HEALTH_EVERY
@@ -220,14 +222,9 @@ class Dispatcher:
         return True
 
     def _until(self, next_watch: float) -> float:
-        moments = [next_watch]
-        if self._settler.due is not None:
-            moments.append(self._settler.due)
-        if self._timers.next is not None:
-            moments.append(self._timers.next)
-        if self._woken and self._interval is not None:
-            moments.append(self._last_look + self._interval)
-        return max(0.0, min(moments) - self._clock.monotonic())
+        look = self._last_look + self._interval if self._woken and self._interval is not None else None
+        moments = (next_watch, self._settler.due, self._timers.next, look)
+        return max(0.0, min(moment for moment in moments if moment is not None) - self._clock.monotonic())
 
     def _drained(self) -> bool:
         if self._stop_at is None:
@@ -279,7 +276,7 @@ class Dispatcher:
 
     def _fill(self) -> None:
         """Start requests, one endpoint after the other, until each has what it may have."""
-        if self._stop_at is not None or (self._ownership is not None and self._ownership.silent):
+        if self._stop_at is not None or self._silent:
             return
         now = self._clock.monotonic()
         for endpoint_id, sender in list(self._active.items()):
@@ -288,15 +285,17 @@ class Dispatcher:
                 self._ask_for(endpoint_id, sender, now)
             if not sender.room(now) and not sender.wants_reading:
                 self._rest(endpoint_id, sender, now)
-        turn = list(self._active.values())
+        turn, last = list(self._active.values()), None
         while turn:
             again = []
             for sender in turn:
                 room = sender.room(now)
                 for _ in range(min(room, IN_A_TURN)):
                     if self._transport.in_flight >= self._max_in_flight or self._unsettled >= MAX_UNSETTLED:
+                        self._begin_behind(last)
                         return
                     self._ship(sender)
+                    last = sender.endpoint.id
                 if room:
                     again.append(sender)
             turn = again
@@ -305,6 +304,13 @@ class Dispatcher:
             if not sender.room(now) and not sender.wants_reading:
                 # Now, and not at the next turn: a rate limit or a retry may be due long before anything else happens.
                 self._rest(endpoint_id, sender, now)
+
+    def _begin_behind(self, last: int | None) -> None:
+        """The next turn is of those that had none in this one, where there was room for a few only."""
+        if last in self._active:
+            order = list(self._active)
+            place = order.index(last) + 1
+            self._active = {id_: self._active[id_] for id_ in order[place:] + order[:place]}
 
     def _ask_for(self, endpoint_id: int, sender: Sender, now: float) -> None:
         """What of all processes only one may have."""
@@ -349,7 +355,7 @@ class Dispatcher:
 
     def _answered(self, shipment: Shipment, response: Response) -> None:
         sender = shipment.sender
-        if response.error is None:
+        if response.error is None and not self._silent:
             request = sender.resend(shipment, response)
             if request is not None:
                 self._transport.send(request, shipment)

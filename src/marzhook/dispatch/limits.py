@@ -15,6 +15,8 @@ MAX_UNSETTLED = 5000
 IN_A_TURN = 8
 """Requests that one endpoint starts before the next one's turn."""
 DRAIN_SECONDS = 10.0
+SETTLER_LOOK = 0.2
+"""Seconds between two looks whether the settler is still worth waiting for."""
 
 
 @dataclass(slots=True)
@@ -27,6 +29,13 @@ class Limits:
     connect_timeout: float = 5.0
     timeout: float = 15.0
     first_probe: float = FIRST_PROBE
+    in_flight: int | None = None
+    """Requests of all endpoints together that may be on their way; None: as many as files can be open."""
+
+    def at_once(self) -> int:
+        """How many that comes to in this process."""
+        files = descriptors() - SPARE_DESCRIPTORS
+        return files if self.in_flight is None else min(files, self.in_flight)
 
 
 def descriptors() -> int:

@@ -26,6 +26,9 @@ SWEEP_EVERY = 1.0
 SILENT = 10.0
 """Seconds without a word from the database after which nothing more is sent: others may have the shards soon."""
 
+GIVEN_UP = 20.0
+"""The same after which what is on its way is given up, whatever its timeout: after 25 others have the shards."""
+
 
 class Ownership:
     """Belongs to the dispatcher's thread."""
@@ -111,6 +114,8 @@ class Ownership:
             raise OwnershipLostError("no session holds any shards")
         if holder.lost is not None:
             raise OwnershipLostError(holder.lost)
+        if holder.silent_for() > GIVEN_UP:
+            raise OwnershipLostError(f"the database has not answered for {GIVEN_UP:g} s")
         held, surplus = holder.held, holder.surplus
         if not self.asking and now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY
