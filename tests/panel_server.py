@@ -89,3 +89,17 @@ def panel_server(folder: Path, clock: FakeClock) -> Iterator[PanelServer]:
         yield server
     finally:
         server.close()
+
+
+def deleting(panel: PanelServer, *names: str, then: str = "") -> Callable[[str], None]:
+    """For `before`: delete these users between the first page and the second, and make one anew."""
+    pages = iter((False, True))
+
+    def between(path: str) -> None:
+        if path == "/api/users" and next(pages, False):
+            for name in names:
+                panel.registry.delete(name, panel.root)
+            if then:
+                panel.add(then)
+
+    return between

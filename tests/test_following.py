@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from command_line import as_json, made, marzhook
 from marzhook.endpoint import EACH, OWN_CHAT
+from marzhook.errors import PanelError
 from marzhook.event import PANEL_ACTIONS
 from marzhook.sources import marzban_api
 from marzhook.sources.ingest import Ingest
@@ -18,13 +20,13 @@ from marzhook.sources.marzban_api import PanelApi
 from marzhook.sources.marzban_poll import Following
 from marzhook.sources.panels import PANELS
 from marzhook.sources.snapshot import Snapshots, shown
-from marzhook.store import admins, endpoints, schema, sources
+from marzhook.store import admins, endpoints, schema, source_users, sources
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
 from marzhook.telemetry import Metrics
 from marzhook.testing import FakeClock
 from marzhook.user import Thresholds
-from panel_server import PASSWORD, PanelServer, panel_server
+from panel_server import PASSWORD, PanelServer, deleting, panel_server
 
 DAY = 86_400
 
@@ -243,6 +245,63 @@ def test_pages_that_shift_delete_nobody(follow: Follow) -> None:
     panel.before = lambda path: None
     panel.registry.delete("gil", panel.root)
     assert sorted(follow.polled()) == [("user_deleted", "ann"), ("user_deleted", "gil")]
+
+
+SHIFTS = pytest.mark.parametrize(
+    ("deleted", "then"),
+    [("a", ""), ("c", ""), ("b", "user_z"), ("bcdef", ""), ("abcdefghij", "user_z"), ("jklm", "")],
+)
+
+
+@SHIFTS
+def test_a_first_snapshot_leaves_nobody_out(
+    deleted: str, then: str, panel: PanelServer, tmp_path: Path, clock: FakeClock
+) -> None:
+    """Whoever is deleted while its pages are read, and whoever comes meanwhile: of the others all are in it, so the first pass
+    takes nobody for new."""
+    names = [f"user_{letter}" for letter in "abcdefghijklm"]
+    panel.add(*names)
+    gone = [f"user_{letter}" for letter in deleted]
+    panel.before = deleting(panel, *gone, then=then)
+    arguments = ("source", "add", "marzban", panel.url, "--username", "root")
+    (tmp_path / "here").mkdir()
+    made(tmp_path / "here")
+    marzhook(tmp_path / "here", *arguments, PANEL_PASSWORD=PASSWORD)
+    database = Database.open(f"sqlite:///{tmp_path}/here/marzhook.db")
+    with database.read() as conn:
+        [source] = sources.all_sources(conn)
+        found = set(source_users.names(conn, source.id))
+    database.close()
+    assert found >= {*names, *([then] if then else [])} - {*gone}
+
+
+@SHIFTS
+def test_an_import_leaves_nobody_out(
+    deleted: str, then: str, panel: PanelServer, tmp_path: Path, clock: FakeClock
+) -> None:
+    """The same; each user is counted once."""
+    names = [f"user_{letter}" for letter in "abcdefghijklm"]
+    panel.add(*names)
+    gone = [f"user_{letter}" for letter in deleted]
+    panel.before = deleting(panel, *gone, then=then)
+    (tmp_path / "here").mkdir()
+    made(tmp_path / "here")
+    arguments = ("import", "marzban", panel.url, "--username", "root")
+    first = as_json(tmp_path / "here", *arguments, PANEL_PASSWORD=PASSWORD)
+    assert (first["different"], first["same"]) == (0, 0)
+    again = as_json(tmp_path / "here", *arguments, PANEL_PASSWORD=PASSWORD)
+    assert (again["new"], again["same"]) == (0, len(names) - len(gone) + bool(then))
+
+
+def test_a_panel_that_never_shows_everybody_is_an_error(panel: PanelServer) -> None:
+    """Instead of a snapshot that lacks some; after a few tries."""
+    panel.add("ann", "bob", "cid", "dan")
+    api = PanelApi(panel.url, "root", PASSWORD)
+    page = api.page
+    api.page = lambda offset: (*page(offset)[:2], 5)  # type: ignore[method-assign]
+    with pytest.raises(PanelError, match="only 4 of its 5 users"):
+        list(api.users())
+    assert panel.asked.count("/api/users") < 100
 
 
 def test_users_who_come_meanwhile_are_told_once(follow: Follow) -> None:

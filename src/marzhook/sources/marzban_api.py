@@ -21,6 +21,10 @@ PAGE: Final = 500
 TIMEOUT: Final = 60.0
 """Seconds without a byte; a panel with many users takes its time for a page."""
 MAX_PAGE: Final = 64 * 2**20
+MAX_BACK: Final = 2**12
+"""Pages to go back at once, where they shift: two million users."""
+MAX_WALKS: Final = 5
+"""How often to go through all pages, where there are fewer users on them than there are."""
 
 
 @cache
@@ -75,18 +79,43 @@ class PanelApi:
         return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
 
     def users(self) -> Iterator[tuple[list[dict[str, JSON]], int]]:
-        """Pages of users as the panel shows them, and how many there are in all, the oldest users first. Raises PanelError."""
-        offset = 0
+        """Pages of users as the panel shows them, each user once, and how many there are in all, the oldest users first.
+
+        Nobody is left out who is there from the first page to the last, whoever else is deleted or comes meanwhile: a page
+        begins with the last user of the one before, and where all its users are new, others may have moved past it. Raises
+        PanelError.
+        """
+        found: set[str] = set()
+        offset, back, walks = 0, 1, 1
         while True:
-            page, seen, total = self.page(offset)
-            yield page, total
-            offset += seen
-            if not seen or offset >= total:
+            page, places, total = self.page(offset)
+            new = {key: user for user in page if (key := _key(user)) not in found}
+            if offset and len(new) == len(page):
+                # As far back again each time: many may have been deleted at once.
+                if back > MAX_BACK:
+                    raise self._incomplete(len(found), total)
+                offset, back = max(0, offset - back * PAGE), 2 * back
+                continue
+            found |= new.keys()
+            yield [*new.values()], total
+            back = 1 if new else back
+            if places and offset + places < total:
+                offset += max(1, places - 1)
+            elif len(found) >= total:
                 return
+            elif walks == MAX_WALKS:
+                raise self._incomplete(len(found), total)
+            else:
+                offset, walks = 0, walks + 1
+
+    def _incomplete(self, found: int, total: int) -> PanelError:
+        return PanelError(
+            f"{self._shown} showed only {found} of its {total} users, who change while they are read; try again"
+        )
 
     def page(self, offset: int) -> tuple[list[dict[str, JSON]], int, int]:
         """Users from there on, the oldest first; how many places they take; how many there are in all. Raises PanelError."""
-        query = urlencode({"offset": offset, "limit": PAGE, "sort": "created_at"})
+        query = urlencode({"offset": offset, "limit": PAGE, "sort": "created_at,username"})
         answer = self._call(f"/api/users?{query}")
         users = answer.get("users") if isinstance(answer, dict) else None
         total = answer.get("total") if isinstance(answer, dict) else None
@@ -160,6 +189,11 @@ class PanelApi:
         if shown != path and error.code == 404 and detail not in ("", "Not Found"):
             return _NoUserError(f"{self._shown} has no such user")
         return PanelError(f"{self._shown} answered {error.code} to {shown}")
+
+
+def _key(user: dict[str, JSON]) -> str:
+    name = user.get("username")
+    return name if isinstance(name, str) else json.dumps(user)
 
 
 class _NoUserError(PanelError):
