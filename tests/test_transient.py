@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from fastapi.testclient import TestClient
 
+from api_client import Api
+from command_line import marzhook
 from conftest import SECRET_KEY
 from marzhook.admin import SCOPES
+from marzhook.api.app import create_app
 from marzhook.api.auth import Caller
 from marzhook.api.once import once
 from marzhook.errors import OutcomeUnknownError, StoreBusyError
@@ -17,7 +23,7 @@ from marzhook.runtime import Services, build_services
 from marzhook.settings import load
 from marzhook.store import schema
 from marzhook.store.database import Database, Transaction
-from marzhook.testing import eventually
+from marzhook.testing import FakeClock, eventually
 from postgresql import Server
 from severing import Severed
 
@@ -26,11 +32,12 @@ CALLER = Caller("admin:1", frozenset(SCOPES))
 
 
 @pytest.fixture
-def severed(postgresql: Server) -> Iterator[tuple[Severed, Services]]:
+def severed(postgresql: Server, clock: FakeClock) -> Iterator[tuple[Severed, Services]]:
     """Services whose way to the database can be cut."""
     with postgresql.database() as name, Severed(postgresql.port) as way:
         url = postgresql.tcp_url(name).replace(f":{postgresql.port}/", f":{way.port}/")
-        services = build_services(load({"MARZHOOK_DATABASE_URL": url, "MARZHOOK_SECRET_KEY": SECRET_KEY}, None))
+        settings = load({"MARZHOOK_DATABASE_URL": url, "MARZHOOK_SECRET_KEY": SECRET_KEY}, None)
+        services = build_services(settings, clock=clock)
         services.database.upgrade()
         try:
             yield way, services
@@ -162,3 +169,99 @@ def test_a_database_that_stays_away_is_told_in_time(
     way.__exit__(None, None, None)
     with pytest.raises(StoreBusyError):
         publish(services, "k")
+
+
+# -- what operators do
+
+_STUMBLING = """
+    CREATE SEQUENCE stumbles;
+    CREATE FUNCTION stumble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        -- What was taken from a sequence stays taken, whatever becomes of the transaction.
+        IF nextval('stumbles') = 1 THEN RAISE EXCEPTION 'deadlock detected' USING ERRCODE = '40P01'; END IF;
+        RETURN NULL;
+    END $$;
+    DO $$ DECLARE name text; BEGIN
+        FOR name IN SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace LOOP
+            EXECUTE 'CREATE TRIGGER stumble AFTER INSERT OR UPDATE OR DELETE ON ' || name || ' EXECUTE FUNCTION stumble()';
+        END LOOP;
+    END $$"""
+
+
+@pytest.fixture
+def stumbling(severed: tuple[Severed, Services], clock: FakeClock) -> Iterator[Api]:
+    """A client of services whose database can be told to meet its next change with a deadlock."""
+    _, services = severed
+    with TestClient(create_app(services)) as client:
+        api = Api(client, services, clock)
+        client.headers.update(api.admin("boss", is_sudo=True))
+        with services.database.write() as tx:
+            tx.conn.exec_driver_sql(_STUMBLING)
+            tx.conn.exec_driver_sql("SELECT nextval('stumbles')")
+        yield api
+
+
+def stumble(api: Api) -> None:
+    with api.services.database.write() as tx:
+        tx.conn.exec_driver_sql("SELECT setval('stumbles', 1, false)")
+
+
+def stumbled(api: Api) -> bool:
+    """And has gone on."""
+    with api.services.database.read() as conn:
+        return int(conn.exec_driver_sql("SELECT last_value FROM stumbles").scalar_one()) > 1
+
+
+def test_an_operators_change_that_meets_a_deadlock_is_made_all_the_same(stumbling: Api) -> None:
+    """Once, and nobody is told; whatever it is."""
+    api = stumbling
+    one, event = api.endpoint(), api.publish()
+    key = api.post("/api/v1/keys", json={"name": "shop", "scopes": ["read"]}).json()["id"]
+    endpoint, delivery = f"/api/v1/endpoints/{one}", f"/api/v1/deliveries/{one}/{event}"
+    for method, path, body in (
+        ("POST", "/api/v1/endpoints", {"kind": "webhook", "url": "https://two.example/"}),
+        ("PATCH", endpoint, {"name": "changed"}),
+        ("POST", f"{endpoint}/rotate-secret", None),
+        ("POST", f"{endpoint}/test", None),
+        ("POST", f"{endpoint}/disable", None),
+        ("POST", f"{endpoint}/enable", None),
+        ("POST", f"{delivery}/cancel", None),
+        ("POST", f"{delivery}/retry", None),
+        ("DELETE", endpoint, None),
+        ("POST", "/api/admin", {"username": "seller", "password": "correct horse", "is_sudo": False}),
+        ("PUT", "/api/admin/seller", {"telegram_id": 1, "is_sudo": False}),
+        ("POST", "/api/admin/usage/reset/seller", None),
+        ("DELETE", "/api/admin/seller", None),
+        ("POST", "/api/v1/keys", {"name": "node", "scopes": ["read"]}),
+        ("DELETE", f"/api/v1/keys/{key}", None),
+    ):
+        stumble(api)
+        answered = api.call(method, path, json=body)
+        assert answered.status_code < 300, (method, path, answered.text)
+        assert stumbled(api), path
+    assert len(api.get("/api/v1/endpoints").json()["endpoints"]) == 1
+    assert len(api.get("/api/v1/keys").json()["keys"]) == 2
+    assert events(api.services.database) == 2
+
+
+def test_a_command_that_meets_a_deadlock_does_its_work_all_the_same(stumbling: Api, tmp_path: Path) -> None:
+    """Once; it ends well."""
+    settings = {
+        "MARZHOOK_DATABASE_URL": stumbling.services.settings.database_url,
+        "MARZHOOK_SECRET_KEY": SECRET_KEY,
+        "WEBHOOK_ADDRESS": "https://shop.example/hook",
+    }
+
+    def run(*command: str) -> str:
+        stumble(stumbling)
+        ended = marzhook(tmp_path, *command, **settings)
+        assert stumbled(stumbling), command
+        return ended.stdout
+
+    run("send", "user_created", "ann")  # which takes the settings' endpoint in, and stumbles there
+    sent = json.loads(run("send", "user_updated", "ann", "--json"))
+    [endpoint], event = map(str, sent["endpoints"]), str(sent["event_id"])
+    run("deliveries", "cancel", endpoint, event)
+    run("deliveries", "retry", endpoint, event)
+    run("endpoints", "disable", endpoint)
+    run("endpoints", "enable", endpoint)
+    assert events(stumbling.services.database) == 2

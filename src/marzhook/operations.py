@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from math import ceil
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from marzhook.clock import Clock
 from marzhook.condition import check_condition
@@ -36,6 +36,8 @@ from marzhook.store.database import Database, Transaction
 from marzhook.store.outbox import DeliveryFilter, Outbox
 from marzhook.store.search import Counted
 from marzhook.transport.commands import Programs
+
+T = TypeVar("T")
 
 MAX_NAME: Final = 200
 MAX_SECRET: Final = 1024
@@ -165,10 +167,20 @@ def create_endpoint(
     columns.setdefault("concurrency", services.settings.endpoint_concurrency)
     if not enabled:
         columns["disabled_reason"] = "made disabled"
-    with services.database.write() as tx:
-        made = endpoints.create(tx, now=services.clock.now(), kind=kind, url=address, **columns)
+    return _changed(
+        services, lambda tx: endpoints.create(tx, now=services.clock.now(), kind=kind, url=address, **columns)
+    )
+
+
+def _changed(services: Works, work: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
+    """What `work` returns, which changes endpoints: whoever sends to them is told. As `Database.transact`."""
+
+    def told(tx: Transaction) -> T:
+        result = work(tx)
         tx.after_commit(services.outbox.wake)
-    return made
+        return result
+
+    return services.database.transact(told, repeatable=repeatable)
 
 
 def change_endpoint(
@@ -180,7 +192,8 @@ def change_endpoint(
         kind = endpoints.get(conn, endpoint_id).kind
     columns = checked(kind, values)
     _permit(services, kind, columns, by_operator=by_operator)
-    with services.database.write() as tx:
+
+    def change(tx: Transaction) -> Endpoint:
         before = endpoints.get(tx.conn, endpoint_id)
         if before.source == "environment":
             raise ConflictError(
@@ -188,21 +201,20 @@ def change_endpoint(
                 code="endpoint_from_environment",
             )
         _check_templated(before.kind, columns)
-        after = endpoints.update(tx, endpoint_id, **columns) if columns else before
-        tx.after_commit(services.outbox.wake)
-    return after
+        return endpoints.update(tx, endpoint_id, **columns) if columns else before
+
+    return _changed(services, change)
 
 
 def delete_endpoint(services: Services, endpoint_id: int) -> None:
     """Cancel what it is owed and take it off the list. Raises as `endpoints.delete`."""
-    with services.database.write() as tx:
-        endpoints.delete(tx, endpoint_id, now=services.clock.now())
-        tx.after_commit(services.outbox.wake)
+    _changed(services, lambda tx: endpoints.delete(tx, endpoint_id, now=services.clock.now()))
 
 
 def enable_endpoint(services: Services, endpoint_id: int, *, skip_backlog: bool = False) -> Endpoint:
     """Send again, what was kept for it first; `skip_backlog` cancels that. ConflictError where the settings dropped it."""
-    with services.database.write() as tx:
+
+    def enable(tx: Transaction) -> Endpoint:
         before = endpoints.get(tx.conn, endpoint_id)
         if before.disabled_reason == REMOVED:
             setting = before.settings.split(", ")[0]
@@ -213,31 +225,32 @@ def enable_endpoint(services: Services, endpoint_id: int, *, skip_backlog: bool 
         after = before if before.enabled else endpoints.enable(tx, endpoint_id)
         if skip_backlog and not before.enabled:
             endpoints.cancel_all(tx, endpoint_id, now=services.clock.now())
-        tx.after_commit(services.outbox.wake)
-    return after
+        return after
+
+    # One that is enabled, or disabled, already stays as it is.
+    return _changed(services, enable, repeatable=True)
 
 
 def disable_endpoint(services: Services, endpoint_id: int, reason: str) -> Endpoint:
     """Stop sending; what is owed, and what comes meanwhile, is kept for it."""
-    with services.database.write() as tx:
+
+    def disable(tx: Transaction) -> Endpoint:
         before = endpoints.get(tx.conn, endpoint_id)
         # One that is disabled keeps its reason: "no longer in the settings" must not become "over the API".
-        after = endpoints.disable(tx, endpoint_id, reason) if before.enabled else before
-        tx.after_commit(services.outbox.wake)
-    return after
+        return endpoints.disable(tx, endpoint_id, reason) if before.enabled else before
+
+    return _changed(services, disable, repeatable=True)
 
 
 def rotate_secret(services: Services, endpoint_id: int) -> Endpoint:
     """A new signing secret; for 24 hours requests carry the signatures of both."""
-    with services.database.write() as tx:
-        after = endpoints.rotate_secret(tx, endpoint_id, now=services.clock.now())
-        tx.after_commit(services.outbox.wake)
-    return after
+    return _changed(services, lambda tx: endpoints.rotate_secret(tx, endpoint_id, now=services.clock.now()))
 
 
 def test_endpoint(services: Services, endpoint_id: int) -> Event:
     """Publish a `marzhook_test` to this endpoint alone, whatever its filter. ConflictError where it is disabled."""
-    with services.database.write() as tx:
+
+    def publish(tx: Transaction) -> Event:
         endpoint = endpoints.get(tx.conn, endpoint_id)
         if not endpoint.enabled:
             raise ConflictError(
@@ -247,6 +260,8 @@ def test_endpoint(services: Services, endpoint_id: int) -> Event:
         new = NewEvent(TEST_ACTION, TEST_USERNAME)
         [event_id] = services.outbox.publish(tx, [new], now=services.clock.now(), only_to=endpoint_id)
         return history.event(tx.conn, event_id)
+
+    return services.database.transact(publish)
 
 
 def name_shown(name: str) -> str:
@@ -262,7 +277,8 @@ def name_shown(name: str) -> str:
 
 def retry(services: Services, endpoint_id: int, event_id: int, *, force: bool = False) -> None:
     """Due at once, or owed again where it was settled. ConflictError where it was delivered and not `force`."""
-    with services.database.write() as tx:
+
+    def owe(tx: Transaction) -> None:
         state = history.delivery(tx.conn, endpoint_id, event_id).state
         if state == DELIVERED and not force:
             raise ConflictError(
@@ -272,6 +288,8 @@ def retry(services: Services, endpoint_id: int, event_id: int, *, force: bool = 
             raise ConflictError(
                 f"endpoint {endpoint_id} was deleted; nothing can be sent to it", code="endpoint_deleted"
             )
+
+    services.database.transact(owe)
 
 
 def _again(services: Services, tx: Transaction, endpoint_id: int, event_id: int, state: str) -> int:
@@ -283,11 +301,14 @@ def _again(services: Services, tx: Transaction, endpoint_id: int, event_id: int,
 
 def cancel(services: Services, endpoint_id: int, event_id: int) -> None:
     """Owe it no longer; one that is on its way may still arrive. ConflictError where it is not pending."""
-    with services.database.write() as tx:
+
+    def let_go(tx: Transaction) -> None:
         state = history.delivery(tx.conn, endpoint_id, event_id).state
         if state != PENDING:
             raise ConflictError(f"only a pending delivery can be cancelled; this one is {state}", code="not_pending")
         services.outbox.cancel(tx, DeliveryFilter(endpoint_id, event_id), now=services.clock.now())
+
+    services.database.transact(let_go)
 
 
 def replay_filter(

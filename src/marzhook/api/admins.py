@@ -89,8 +89,8 @@ def list_admins(
 def create(services: ServicesDep, _admin: SudoAdmin, new: NewAdmin) -> Response:
     """A new admin. Sudo only."""
     password_hash = admins.hash_password(new.password)
-    with services.database.write() as tx:
-        made = admins.create(
+    made = services.database.transact(
+        lambda tx: admins.create(
             tx,
             username=new.username,
             password_hash=password_hash,
@@ -99,6 +99,7 @@ def create(services: ServicesDep, _admin: SudoAdmin, new: NewAdmin) -> Response:
             discord_webhook=new.discord_webhook or None,
             now=services.clock.now(),
         )
+    )
     return answer(made.shown())
 
 
@@ -114,8 +115,7 @@ def modify(services: ServicesDep, _admin: SudoAdmin, username: str, change: Admi
         values["telegram_id"] = change.telegram_id or None
     if change.discord_webhook is not None:
         values["discord_webhook"] = change.discord_webhook or None
-    with services.database.write() as tx:
-        changed = admins.change(tx, username, values, now=services.clock.now())
+    changed = services.database.transact(lambda tx: admins.change(tx, username, values, now=services.clock.now()))
     return answer(changed.shown())
 
 
@@ -124,8 +124,7 @@ def modify(services: ServicesDep, _admin: SudoAdmin, username: str, change: Admi
 )
 def delete(services: ServicesDep, _admin: SudoAdmin, username: str) -> Response:
     """Delete an admin; his users stay, without an owner. Sudo only."""
-    with services.database.write() as tx:
-        admins.delete(tx, username)
+    services.database.transact(lambda tx: admins.delete(tx, username))
     return answer({"detail": "Admin successfully deleted"})
 
 
@@ -139,6 +138,7 @@ def usage(services: ServicesDep, _admin: SudoAdmin, username: str) -> Response:
 @router.post("/admin/usage/reset/{username}", summary="Count an admin's traffic anew", responses=example(_SHOWN))
 def reset_usage(services: ServicesDep, _admin: SudoAdmin, username: str) -> Response:
     """Begin at 0 again; his users' own traffic stays as it is. Sudo only."""
-    with services.database.write() as tx:
-        changed = admins.change(tx, username, {"users_usage": 0}, now=services.clock.now())
+    changed = services.database.transact(
+        lambda tx: admins.change(tx, username, {"users_usage": 0}, now=services.clock.now())
+    )
     return answer(changed.shown())

@@ -40,8 +40,9 @@ class NewKey(BaseModel):
 )
 def create(services: ServicesDep, _caller: Manager, new: NewKey) -> Response:
     """A new key. Its text is in this answer and nowhere else: Marzhook keeps only a hash."""
-    with services.database.write() as tx:
-        key, text = api_keys.create(tx, name=new.name, scopes=new.scopes, now=services.clock.now())
+    key, text = services.database.transact(
+        lambda tx: api_keys.create(tx, name=new.name, scopes=new.scopes, now=services.clock.now())
+    )
     return answer(_shown(key) | {"key": text}, 201)
 
 
@@ -55,8 +56,10 @@ def list_keys(services: ServicesDep, _caller: Manager) -> Response:
 @router.delete("/{key_id}", summary="Revoke an API key", responses=example(_SHOWN))
 def revoke(services: ServicesDep, _caller: Manager, key_id: Id) -> Response:
     """From now on the key opens nothing."""
-    with services.database.write() as tx:
-        return answer(_shown(api_keys.revoke(tx, key_id, now=services.clock.now())))
+    revoked = services.database.transact(
+        lambda tx: api_keys.revoke(tx, key_id, now=services.clock.now()), repeatable=True
+    )
+    return answer(_shown(revoked))
 
 
 def _shown(key: ApiKey) -> dict[str, Any]:

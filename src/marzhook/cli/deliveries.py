@@ -25,6 +25,7 @@ from marzhook.errors import ConflictError
 from marzhook.event import check_action
 
 if TYPE_CHECKING:
+    from marzhook.store.database import Transaction
     from marzhook.store.history import DeliveryRow
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Deliveries: one event owed to one endpoint.")
@@ -122,19 +123,21 @@ def retry(endpoint_id: EndpointId, event_id: EventId) -> None:
     from marzhook.store.outbox import DeliveryFilter
 
     with opened() as o:
-        with o.database.write() as tx:
+
+        def owe(tx: Transaction) -> int:
             row = history.delivery(tx.conn, endpoint_id, event_id)
             now = o.clock.now()
             one = DeliveryFilter(endpoint_id=endpoint_id, event_id=event_id)
             if row.state == PENDING:
                 # Waiting for its next try: cancelled and replayed in one transaction, it is due at once.
                 o.outbox.cancel(tx, one, now=now)
-            moved = o.outbox.replay(
+            return o.outbox.replay(
                 tx,
                 DeliveryFilter(endpoint_id=endpoint_id, event_id=event_id, states=(DEAD, CANCELLED, DELIVERED)),
                 settled_before=_just_after(now),
             )
-        _must_have_moved(moved, endpoint_id)
+
+        _must_have_moved(o.database.transact(owe), endpoint_id)
         output.line(f"Event {event_id} is owed to endpoint {endpoint_id} again.")
         warn_when_nobody_sends(o.database.holder())
 
@@ -145,12 +148,15 @@ def cancel(endpoint_id: EndpointId, event_id: EventId) -> None:
     from marzhook.store import history
     from marzhook.store.outbox import DeliveryFilter
 
-    with opened() as o, o.database.write() as tx:
-        row = history.delivery(tx.conn, endpoint_id, event_id)
-        if row.state != PENDING:
-            raise ConflictError(f"this delivery is {row.state} already; there is nothing to cancel")
-        moved = o.outbox.cancel(tx, DeliveryFilter(endpoint_id=endpoint_id, event_id=event_id), now=o.clock.now())
-        _must_have_moved(moved, endpoint_id)
+    with opened() as o:
+
+        def let_go(tx: Transaction) -> int:
+            row = history.delivery(tx.conn, endpoint_id, event_id)
+            if row.state != PENDING:
+                raise ConflictError(f"this delivery is {row.state} already; there is nothing to cancel")
+            return o.outbox.cancel(tx, DeliveryFilter(endpoint_id=endpoint_id, event_id=event_id), now=o.clock.now())
+
+        _must_have_moved(o.database.transact(let_go), endpoint_id)
     output.line(f"Event {event_id} is no longer owed to endpoint {endpoint_id}.")
 
 

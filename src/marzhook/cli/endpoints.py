@@ -17,6 +17,8 @@ from marzhook.signing import public_part
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from marzhook.store.database import Transaction
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Endpoints: where events go.")
 
 Id = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**62, help="The endpoint's number, as `list` shows it.")]
@@ -134,11 +136,15 @@ def enable(
         if backlog is None:
             # Asked before the write: nobody is to wait for an answer.
             backlog = _asked(waiting) if waiting and sys.stdin.isatty() and sys.stdout.isatty() else "send"
-        with o.database.write() as tx:
+
+        def enabled(tx: Transaction) -> int:
             endpoints.enable(tx, endpoint_id)
             waiting = owed(tx.conn, endpoint_id)
             if backlog == "skip":
                 endpoints.cancel_all(tx, endpoint_id, now=o.clock.now())
+            return waiting
+
+        waiting = o.database.transact(enabled)
         holder = o.database.holder()
     if backlog == "skip":
         output.line(f"Endpoint {endpoint_id} is enabled; {_deliveries(waiting)} cancelled.")
@@ -166,9 +172,8 @@ def disable(
     """Stop sending to it. What is published meanwhile is kept for it."""
     from marzhook.store import endpoints
 
-    with opened() as o, o.database.write() as tx:
-        endpoints.get(tx.conn, endpoint_id)
-        endpoints.disable(tx, endpoint_id, output.clean(reason)[:200])
+    with opened() as o:
+        o.database.transact(lambda tx: endpoints.disable(tx, endpoint_id, output.clean(reason)[:200]))
     output.line(
         f"Endpoint {endpoint_id} is disabled. Its events are kept; `marzhook endpoints enable {endpoint_id}` sends them."
     )

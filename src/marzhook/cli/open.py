@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from marzhook.clock import Clock
     from marzhook.settings import Settings
     from marzhook.sources.registry import Registry
-    from marzhook.store.database import Database
+    from marzhook.store.database import Database, Transaction
     from marzhook.store.outbox import Outbox
 
 
@@ -70,9 +70,12 @@ class Opened:
             return
         from marzhook.store import endpoints, inbox
 
-        with self.database.write() as tx:
+        def sync(tx: Transaction) -> None:
             wanted = environment_endpoints(settings, inbox_url=inbox.address(self.database, tx.conn))
             endpoints.sync_environment(tx, wanted, now=self.clock.now())
+
+        # A second time it finds nothing to change.
+        self.database.transact(sync, repeatable=True)
 
 
 def nowhere(place: str) -> str:

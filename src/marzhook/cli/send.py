@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from marzhook.cli.deliveries import warn_when_nobody_sends
 from marzhook.cli.open import opened
 from marzhook.errors import SettingError
 from marzhook.event import WIRE_KEYS, NewEvent, check_action, check_username
+
+if TYPE_CHECKING:
+    from marzhook.store.database import Transaction
 
 
 def send(
@@ -26,9 +29,12 @@ def send(
     event = NewEvent(check_action(action), check_username(username), parsed(data))
     with opened() as o:
         o.sync_endpoints()
-        with o.database.write() as tx:
+
+        def publish(tx: Transaction) -> tuple[int, list[int]]:
             [event_id] = o.outbox.publish(tx, [event], now=o.clock.now())
-            owed = _owed_to(tx.conn, event_id)
+            return event_id, _owed_to(tx.conn, event_id)
+
+        event_id, owed = o.database.transact(publish)
         holder = o.database.holder()
     if as_json:
         output.json_document({"event_id": event_id, "endpoints": owed, "service": holder})

@@ -28,6 +28,7 @@ from marzhook.errors import ForbiddenError, InvalidError, MarzhookError, http_st
 from marzhook.event import PANEL_ACTIONS
 from marzhook.signing import public_part
 from marzhook.store import endpoints, history, inbox, outcomes
+from marzhook.store.database import Transaction
 from marzhook.store.outbox import DeliveryFilter
 
 pages = Pages()
@@ -132,11 +133,14 @@ def send_test(visit: Visit) -> Response:
 def delete(visit: Visit) -> Response:
     services = visit.services
     endpoint = _get(visit)
-    with services.database.write() as tx:
+
+    def out_of_use(tx: Transaction) -> None:
         if endpoint.url == inbox.address(services.database, tx.conn):
             # It is no setting's: taken out of use here, it may go.
             inbox.remember(services.database, tx, "")
             endpoints.disable(tx, endpoint.id, REMOVED)
+
+    services.database.transact(out_of_use)
     operations.delete_endpoint(services, endpoint.id)
     return visit.to("/endpoints")
 

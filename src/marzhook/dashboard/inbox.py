@@ -23,6 +23,7 @@ from marzhook.dashboard.visit import Pages, Visit
 from marzhook.errors import ConflictError
 from marzhook.runtime import environment_endpoints
 from marzhook.store import endpoints, inbox
+from marzhook.store.database import Transaction
 
 if TYPE_CHECKING:
     from marzhook.dashboard.site import Site
@@ -127,7 +128,8 @@ def use(visit: Visit) -> Response:
     # The address under which this very request arrived here: the port may be any free one.
     host, port = visit.request.scope["server"]
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    with services.database.write() as tx:
+
+    def use_it(tx: Transaction) -> None:
         if inbox.address(services.database, tx.conn):
             raise ConflictError("the inbox is an endpoint already", code="inbox_in_use")
         inbox.remember(services.database, tx, base)
@@ -140,6 +142,8 @@ def use(visit: Visit) -> Response:
             tx, now=services.clock.now(), kind=wanted.kind, url=wanted.url, source="environment", **wanted.values
         )
         tx.after_commit(services.outbox.wake)
+
+    services.database.transact(use_it)
     return visit.to("/inbox")
 
 

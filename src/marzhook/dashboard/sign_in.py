@@ -48,8 +48,9 @@ def sign_in(visit: Visit) -> Response:
 def sign_out(visit: Visit) -> Response:
     services = visit.services
     # Whoever has read the cookie meanwhile cannot go on with it.
-    with services.database.write() as tx:
-        admins.void_token(tx, visit.bound_to, now=services.clock.now())
+    services.database.transact(
+        lambda tx: admins.void_token(tx, visit.bound_to, now=services.clock.now()), repeatable=True
+    )
     response = visit.to("/sign-in")
     response.delete_cookie(session.SESSION, httponly=True, samesite="lax")
     return response
