@@ -10,7 +10,9 @@ import pytest
 
 from dashboard_client import Form
 from marzhook.dashboard import rendering
+from marzhook.dashboard.visit import number
 from marzhook.delivery import DEAD
+from marzhook.errors import InvalidError
 from marzhook.store import endpoints
 from marzhook.testing import eventually
 
@@ -115,3 +117,23 @@ def test_a_character_that_no_page_can_hold_breaks_none() -> None:
     """Half of a pair of surrogates, as a stored JSON text may have it."""
     assert rendering.field('a\ud800"') == "a&#55296;&#34;"
     assert rendering.field(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("", None), ("1000", 1000), ("۱۰۰۰", 1000), ("۱٬۰۰۰", 1000), ("۱٬۲۳۴٬۵۶۷٫۵", 1234567.5), ("1 000", 1000), ("2,5", 2.5),
+        ("1\N{NO-BREAK SPACE}234,5", 1234.5), ("1\N{NARROW NO-BREAK SPACE}000.25", 1000.25), ("0,125", 0.125), ("1.000", 1),
+        ("1,0000", 1), ("1,000", "ambiguous_number"), ("12,345", "ambiguous_number"), ("1,000,000", "ambiguous_number"),
+        ("۱,۰۰۰", "ambiguous_number"), ("1,000.5", "ambiguous_number"), ("1 0", "invalid_number"), ("1٬00", "invalid_number"),
+        ("nan", "invalid_number"), ("-1", "invalid_number"), ("1e999", "invalid_number"),
+    ],
+)  # fmt: skip
+def test_a_number_is_read_as_its_writer_means_it(written: str, value: float | str | None) -> None:
+    """In the digits and with the thousands of each language; what would be a thousand to one and one to another is refused."""
+    if isinstance(value, str):
+        with pytest.raises(InvalidError) as refused:
+            number(written, field="amount")
+        assert (refused.value.code, refused.value.field) == (value, "amount")
+    else:
+        assert number(written) == value

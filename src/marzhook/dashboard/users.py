@@ -155,10 +155,11 @@ def _form(visit: Visit, user: User | None, fields: dict[str, Any], error: Marzho
 
 def _wrong(visit: Visit, error: MarzhookError) -> dict[str, str]:
     """What is wrong with which field, in the reader's language; with one that the form does not have: told above it."""
-    if error.code == "user_exists":
-        return {"username": visit.problem(error)[0]}
-    named = error.fields if isinstance(error, InvalidUserError) else [getattr(error, "field", "")]
-    return {name: text for name in named if (text := words.field(visit.language, name))}
+    named = "username" if error.code == "user_exists" else getattr(error, "field", "")
+    if named:
+        return {named: visit.problem(error)[0]}
+    fields = error.fields if isinstance(error, InvalidUserError) else ()
+    return {name: text for name in fields if (text := words.field(visit.language, name))}
 
 
 def _as_written(visit: Visit) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -244,14 +245,22 @@ def not_there(site: Site, request: Request, status: int) -> Response:
 
 # -- reading fields
 
+_THOUSANDS: Final = re.compile(r"(?<=\d)[٬\s](?=\d{3}(?!\d))")
+# In English 1,000 is a thousand, elsewhere it is one. 0,125 can be read in one way only.
+_AMBIGUOUS: Final = re.compile(r"(?![0٠۰]+,)\d+,\d{3}(?!\d)")
+
 
 def number(text: str, *, least: float = 0, field: str = "") -> float | None:
-    """A decimal number, in any script's digits, with a point or a comma; None: nothing was written. Raises InvalidError,
-    which names the `field`."""
+    """A decimal number, in any script's digits, with a point or a comma, and thousands set off by spaces or `٬`; None: nothing
+    was written. Raises InvalidError, which names the `field`."""
     if not text:
         return None
+    if _AMBIGUOUS.match(text):
+        raise errors.InvalidError(
+            f"{ascii(text)[:40]} could mean thousands or a fraction", code="ambiguous_number", field=field
+        )
     try:
-        value = float(text.replace("٫", ".").replace(",", "."))
+        value = float(_THOUSANDS.sub("", text).replace("٫", ".").replace(",", "."))
     except ValueError:
         value = float("nan")
     if not least <= value < float("inf"):
