@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -45,6 +47,14 @@ class FormatConnection:
         return Cursor()
 
 
+class MySQLConnection(FormatConnection):
+    """As mysql-connector-python's: it tells whether it is in a transaction, and only its cursors execute."""
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._real.in_transaction
+
+
 def of_sqlalchemy(path: Path) -> DBAPI:
     engine = sqlalchemy.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
     return DBAPI(engine.raw_connection, paramstyle="qmark")
@@ -57,6 +67,7 @@ DATABASES: dict[str, Callable[[Path], Dedupe]] = {
         lambda: sqlite3.connect(path, timeout=30, isolation_level=None)
     ),
     "format": lambda path: DBAPI(lambda: FormatConnection(path), paramstyle="format"),
+    "MySQL's own": lambda path: DBAPI(lambda: MySQLConnection(path), paramstyle="pyformat"),
     "SQLAlchemy's pool": of_sqlalchemy,
 }
 
@@ -252,6 +263,21 @@ def test_a_wrapper_that_hides_its_driver_is_told_of(tmp_path: Path, caplog: pyte
     message = request()
     assert receiver.receive(message.headers, message.body).status == 500
     assert "paramstyle" in caplog.text
+
+
+def test_a_driver_that_is_part_of_a_package_tells_its_paramstyle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `mysql.connector` does, whose connections are of a module below it."""
+    driver = ModuleType("package.driver")
+    driver.__dict__["paramstyle"] = "pyformat"
+    monkeypatch.setitem(sys.modules, "package", ModuleType("package"))
+    monkeypatch.setitem(sys.modules, "package.driver", driver)
+    monkeypatch.setattr(MySQLConnection, "__module__", "package.driver.connection")
+    receiver = Receiver(SECRET, dedupe=DBAPI(lambda: MySQLConnection(tmp_path / "app.db")))
+    receiver.on("*")(lambda event: None)
+    message = request()
+    assert receiver.receive(message.headers, message.body).status == 200
 
 
 def test_a_bad_table_name_is_refused() -> None:

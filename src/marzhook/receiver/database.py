@@ -90,8 +90,7 @@ class DBAPI:
     def statement(self, connection: Any, text: str) -> str:
         """`text` with {table} and {0}, {1} as this driver writes them."""
         if self._paramstyle is None:
-            driver = sys.modules.get(type(connection).__module__.partition(".")[0])
-            self._paramstyle = getattr(driver, "paramstyle", None)
+            self._paramstyle = _paramstyle(type(connection).__module__)
             if self._paramstyle is None:
                 raise RuntimeError(
                     "this connection does not tell its driver's paramstyle: give it as DBAPI(paramstyle=…)"
@@ -104,7 +103,8 @@ class DBAPI:
 
     def begin(self, connection: Any) -> None:
         """Most drivers begin by themselves; sqlite3 would begin without the lock, or not at all."""
-        if getattr(connection, "in_transaction", None) is False:
+        # MySQL's own driver has `in_transaction`, too; `executescript` is SQLite's alone, also behind a wrapper.
+        if hasattr(connection, "executescript") and getattr(connection, "in_transaction", None) is False:
             connection.execute("BEGIN IMMEDIATE")
 
     def commit(self, connection: Any) -> None:
@@ -279,6 +279,16 @@ def _autocommits(connection: Any) -> bool:
         return getattr(connection, "autocommit", None) is True
     ask = getattr(connection, "get_autocommit", None)
     return bool(ask() if callable(ask) else getattr(connection, "autocommit", False) is True)
+
+
+def _paramstyle(module: str) -> str | None:
+    """That of the driver to which the module belongs: it may be a package's part, such as `mysql.connector`."""
+    while module:
+        found = getattr(sys.modules.get(module), "paramstyle", None)
+        if isinstance(found, str):
+            return found
+        module = module.rpartition(".")[0]
+    return None
 
 
 def _is_integrity_error(error: Exception) -> bool:
