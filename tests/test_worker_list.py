@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
+
+import pytest
 
 from api_client import Api
 from command_line import as_json, marzhook
@@ -17,6 +19,7 @@ from marzhook.event import SHARDS
 from marzhook.runtime import worker_name
 from marzhook.store import workers
 from marzhook.store.database import Database
+from marzhook.store.sharing import MOST
 from marzhook.store.workers import Figures, Process
 from marzhook.testing import FakeClock, eventually
 from receivers import Receiver
@@ -112,6 +115,25 @@ def test_a_process_of_an_older_version_is_seen_without_figures(database: Databas
     assert (seen.version, seen.rate, seen.lag, len(seen.shards), seen.gone) == (version, None, None, SHARDS, False)
     assert seen.host is not None
     assert other.gone
+
+
+@pytest.mark.postgresql
+def test_one_too_many_says_that_it_waits(
+    house: House, database_settings: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In its log and in the list; and it takes over from the next one that ends."""
+    caplog.set_level("INFO", "marzhook")
+    with ExitStack() as others:
+        first, *rest = [house.database.shards(f"marzhook 1.0.0 worker, process {n} on other") for n in range(MOST)]
+        for holder in (first, *rest):
+            others.enter_context(closing(holder))
+            holder.sweep()
+        assert "waits until" not in marzhook(tmp_path, "workers", **database_settings).stderr
+        with house.dispatching(shared=NAME):
+            eventually(lambda: "32 processes send already" in caplog.text)
+            assert "who has no shards waits until" in marzhook(tmp_path, "workers", **database_settings).stderr
+            first.close()
+            eventually(lambda: len(shards_of(house.database, NAME)) == 2)
 
 
 def test_the_api_lists_them(api: Api) -> None:

@@ -25,8 +25,8 @@ def worker(
 ) -> None:
     """Send a fair share of what is owed, and look after users and old rows where nobody else does, until Ctrl-C or SIGTERM.
 
-    Start as many as you want, on as many machines as you want, with the same settings. Each takes shards of the users, and
-    gives some up when another one joins.
+    Start up to 32, on as many machines as you want, with the same settings. Each takes shards of the users, and gives some up
+    when another one joins; more than 32 wait until one of those ends.
     """
     settings = settings_module.load()
     configure_logging(settings.log_format, settings.log_level)
@@ -47,6 +47,7 @@ def workers(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
     rate: deliveries a second; lag: for how long what is sent next has been due, where that is longest.
     """
     from marzhook.store import workers as store
+    from marzhook.store.sharing import MOST
 
     with opened() as o:
         found = store.seen(o.database, o.clock.now())
@@ -60,6 +61,8 @@ def workers(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
     if found:
         columns = ("host", "process", "version", "shards", "rate", "lag", "last seen")
         output.table(columns, map(_row, found), right=("process", "shards", "rate", "lag"), fold=("host",))
+    if any(not (one.gone or one.shards) for one in found) and sum(not one.gone for one in found) > MOST:
+        output.note(f"{MOST} processes send at once; who has no shards waits until one of them ends.")
 
 
 def _row(one: Seen) -> tuple[object, ...]:

@@ -17,7 +17,7 @@ from marzhook.errors import MarzhookError, OwnershipLostError
 from marzhook.event import SHARDS, shard_of
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
-from marzhook.store.sharing import ShardHolder
+from marzhook.store.sharing import MOST, ShardHolder
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ class Ownership:
         """Deliveries of each shard that are on their way, or answered and not yet on disk."""
         self.shards: frozenset[int] = frozenset()
         """What may be read and sent."""
+        self._spare = False
+        """Whether there is nothing for this process to do, because enough others are there."""
 
     def begin(self) -> None:
         """With no shard yet. Raises MarzhookError when the database cannot be reached."""
@@ -122,6 +124,12 @@ class Ownership:
             self._ask(holder.sweep)
         elif not self.asking and (idle := {s for s in surplus - self.shards if not self._busy[s]}) and within():
             self._ask(partial(holder.release, idle))
+        if self._spare != (spare := not holder.fair):
+            self._spare = spare
+            if spare:
+                log.info(
+                    "no shards: %d processes send already, and more cannot; this one waits until one of them ends", MOST
+                )
         if held - surplus == self.shards:
             return False
         self.shards = held - surplus

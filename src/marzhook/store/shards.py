@@ -31,7 +31,7 @@ from marzhook.store.postgresql import (
     writer_engine,
 )
 from marzhook.store.sessions import dropped_when_cut_off
-from marzhook.store.sharing import Horizon, ShardHolder
+from marzhook.store.sharing import MOST, Horizon, ShardHolder
 from marzhook.store.workers import Worker
 
 _OURS: Final = (
@@ -69,7 +69,7 @@ class ShardSession(ShardHolder):
         self.lost: str | None = None
         """Why it is of no use any more."""
         self._reached_at = time.monotonic()
-        self._fair = SHARDS
+        self.fair = SHARDS
         self.processes = 1
         self.turns: frozenset[int] = frozenset()
         self.wanted: frozenset[int] = frozenset()
@@ -96,8 +96,8 @@ class ShardSession(ShardHolder):
                 taken[kind].add(number)
             self.processes, self.wanted = len(taken[WORKER]), frozenset(taken[WANTED])
             # Everybody sees the same list, and finds himself in it.
-            self._fair = fair_share(sorted(taken[WORKER]).index(self.session), len(taken[WORKER]))
-            for shard in sorted(set(range(SHARDS)) - taken[SHARD])[: max(0, self._fair - len(self.held))]:
+            self.fair = fair_share(sorted(taken[WORKER]).index(self.session), len(taken[WORKER]))
+            for shard in sorted(set(range(SHARDS)) - taken[SHARD])[: max(0, self.fair - len(self.held))]:
                 # Somebody else may have been quicker.
                 if self._row("SELECT pg_try_advisory_lock(%s, %s)", SHARD, shard)[0]:
                     self.held |= {shard}
@@ -105,7 +105,7 @@ class ShardSession(ShardHolder):
     @property
     def surplus(self) -> frozenset[int]:
         """What is to be given up, because others have less than their share."""
-        return frozenset(sorted(self.held)[self._fair :])
+        return frozenset(sorted(self.held)[self.fair :])
 
     def silent_for(self) -> float:
         return time.monotonic() - self._reached_at
@@ -169,10 +169,9 @@ class ShardSession(ShardHolder):
 def fair_share(place: int, count: int) -> int:
     """How many shards the worker at this place (from 0) among `count` is to have.
 
-    Never 1: with 2 everybody has a part of what an endpoint may get at once (`dispatch/pace.py`). Who comes when 32 are there
-    already waits until one of them goes.
+    Never 1: with 2 everybody has a part of what an endpoint may get at once (`dispatch/pace.py`).
     """
-    count = min(count, SHARDS // 2)
+    count = min(count, MOST)
     if place >= count:
         return 0
     return SHARDS // count + (place < SHARDS % count)

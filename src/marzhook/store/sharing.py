@@ -5,10 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from marzhook.event import SHARDS
 
 if TYPE_CHECKING:
     from marzhook.store.database import Transaction
+
+
+MOST: Final = SHARDS // 2
+"""Processes that have shards at once: who comes later waits until one of them goes."""
 
 
 class ChangeWatch(ABC):
@@ -35,6 +41,8 @@ class ShardHolder(ABC):
     """Why it is of no use any more."""
     processes: int
     """How many share what is owed, this one included."""
+    fair: int
+    """How many shards it is to have; 0: enough others are there already."""
     turns: frozenset[int]
     """Endpoints that of all processes this one may send to, where one at a time does."""
     wanted: frozenset[int]
