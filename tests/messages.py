@@ -1,4 +1,5 @@
-"""Every text of the dashboard that is to be translated, as its templates and modules and the settings have it.
+"""Every text of the dashboard that is to be translated, as its templates and modules, the settings and the checks of
+addresses have it.
 
 `python tests/messages.py` brings the `.po` files up to date: new texts come in, unused ones go out.
 """
@@ -14,7 +15,9 @@ from babel.messages.pofile import read_po, write_po
 
 from marzhook import dashboard
 from marzhook.dashboard.languages import FOLDER, NAMES, SOURCE
+from marzhook.endpoint import URL_PROBLEMS
 from marzhook.settings import SETTINGS
+from marzhook.transport.guard import REASONS
 
 ROOT = Path(dashboard.__file__).parent
 TRANSLATED = tuple(code for code in NAMES if code != SOURCE)
@@ -28,6 +31,8 @@ def extracted() -> Catalog:
     found = extract_from_dir(str(ROOT), METHODS, OPTIONS, keywords=KEYWORDS)
     for _file, _line, message, comments, context in found:
         catalog.add(message, auto_comments=comments, context=context)
+    for reason in (*URL_PROBLEMS, *REASONS):
+        catalog.add(reason)
     for setting in SETTINGS:
         if not setting.actions:
             catalog.add(setting.doc)

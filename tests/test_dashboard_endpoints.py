@@ -289,3 +289,39 @@ def test_an_endpoint_of_a_newer_version_says_why_it_rests(browser: Browser) -> N
     browser.post(f"{path}/pause")
     assert "what happens meanwhile is kept for it" in browser.page(path)
     assert browser.post(f"{path}/delete").headers["location"] == "/endpoints"
+
+
+@pytest.mark.parametrize(
+    ("url", "english", "persian"),
+    [
+        ("http://127.0.0.1:9000/", "it is this machine itself, and MARZHOOK_ALLOW_ADDRESSES", "خودِ همین دستگاه است"),
+        ("http://169.254.169.254/", "it is link-local", "MARZHOOK_ALLOW_ADDRESSES"),
+        ("ftp://a.example/", "it must start with http:// or https://", "باید با http:// یا https:// آغاز شود"),
+        ("http://a.example:x/", "its host or its port cannot be read", "خوانده نمی‌شود"),
+    ],
+)
+def test_an_address_that_gets_nothing_is_refused_in_words(
+    browser: Browser, url: str, english: str, persian: str
+) -> None:
+    """On the form, in the reader's language, before a try fails; and over the API, which has a code for it."""
+    fields = {"kind": "webhook", "which": "all", "url": url}
+    for path in ("/endpoints/new", f"/endpoints/{browser.api.endpoint()}/edit"):
+        got = browser.post(path, fields, on="/endpoints/new")
+        assert got.status_code == 422
+        assert english in html.unescape(got.text)
+    browser.get("/look?language=fa")
+    got = browser.post("/endpoints/new", fields, on="/endpoints/new")
+    assert persian in html.unescape(got.text)
+    assert english not in html.unescape(got.text)
+    told = browser.api.post("/api/v1/endpoints", json={"url": url})
+    assert told.status_code == 422
+    assert english in told.json()["detail"]
+    assert told.json()["code"] == ("invalid_url" if "a.example" in url else "address_not_allowed")
+
+
+def test_an_endpoint_that_may_no_longer_be_reached_can_be_changed(browser: Browser) -> None:
+    """The operator has taken a network back: all but its address can still be set."""
+    made = browser.api.endpoint("http://10.0.0.1/hook")
+    fields = {"which": "all", "url": "http://10.0.0.1/hook", "name": "renamed"}
+    assert browser.post(f"/endpoints/{made}/edit", fields, on="/endpoints/new").status_code == 303
+    assert "renamed" in browser.page(f"/endpoints/{made}")

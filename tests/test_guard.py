@@ -10,7 +10,7 @@ import pytest
 
 from marzhook.clock import SystemClock
 from marzhook.request import Request, Response
-from marzhook.transport.guard import Guard
+from marzhook.transport.guard import REASONS, Guard
 from marzhook.transport.http import HttpTransport
 from receivers import Receiver
 
@@ -50,6 +50,33 @@ def test_the_operator_can_allow_networks() -> None:
         assert guard.permits(address), address
     for address in ("10.2.0.1", "::ffff:10.2.0.1", "fd00:2::5", "127.0.0.2", "::1", "169.254.169.254"):
         assert not guard.permits(address), address
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        *((host, "this machine itself") for host in ("127.0.0.1", "::1", "127.1", "2130706433", "0x7f000001", "0.0.0.0")),
+        *((host, "this machine itself") for host in ("localhost", "a.localhost", "::ffff:127.0.0.1", "64:ff9b::7f00:1")),
+        *((host, "link-local") for host in ("169.254.169.254", "fe80::1%eth0", "::ffff:169.254.169.254")),
+        *((host, "a private network") for host in ("10.0.0.1", "192.168.1.1", "100.64.0.1", "fd00::1", "2002:a00:1::1")),
+        *((host, "not a public address") for host in ("240.0.0.1", "224.0.0.1", "2001:db8::1", "fec0::1")),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_network_and_the_setting(host: str, words: str) -> None:
+    """Also in the spellings that only libcurl takes for an address; what is public, or a name, is asked about later."""
+    reason = Guard().refusal(host)
+    assert reason in REASONS
+    assert words in reason
+    assert "MARZHOOK_ALLOW_ADDRESSES" in reason
+    assert Guard([ip_network("0.0.0.0/0"), ip_network("::/0")]).refusal(host) is None
+    for fine in ("8.8.8.8", "2606:4700:4700::1111", "shop.example", "localhost.example", ""):
+        assert Guard().refusal(fine) is None
+
+
+@pytest.mark.parametrize("network", ["127.0.0.0/8", "::1/128"])
+def test_one_address_of_localhost_is_enough(network: str) -> None:
+    """libcurl tries both, and connects to the one that it may."""
+    assert Guard([ip_network(network)]).refusal("localhost") is None
 
 
 def test_an_allowed_address_does_not_vouch_for_another() -> None:

@@ -149,33 +149,46 @@ def masked_url(url: str) -> str:
 def check_url(url: object) -> str:
     """Return an absolute http(s) URL, or raise InvalidError with what is expected."""
     if not isinstance(url, str) or not url:
-        raise InvalidError("url is missing; expected http://… or https://…", code="invalid_url")
+        raise InvalidError("url is missing; expected http://… or https://…", code="invalid_url", reason=MISSING)
     problem = _problem(url)
     if problem:
-        raise InvalidError(f"{_safe(url)} is not a usable URL: {problem}", code="invalid_url")
+        raise InvalidError(f"{_safe(url)} is not a usable URL: {problem}", code="invalid_url", reason=problem)
     return url
+
+
+MISSING, TOO_LONG, SPACES, NOT_ASCII, UNREADABLE, NO_HTTP, NO_HOST, PORT_0, FRAGMENT = URL_PROBLEMS = (
+    "it is missing",
+    "it is longer than 2048 characters",
+    "it contains spaces or control characters",
+    "it contains characters outside ASCII; write the host in punycode (xn--…) and percent-encode the path",
+    "its host or its port cannot be read",
+    "it must start with http:// or https://",
+    "it has no host",
+    "port 0 cannot be connected to",
+    "it has a #fragment, which is never sent",
+)
 
 
 def _problem(url: str) -> str | None:
     if len(url) > 2048:
-        return "it is longer than 2048 characters"
+        return TOO_LONG
     if any(ord(c) <= 32 or ord(c) == 127 for c in url):
-        return "it contains spaces or control characters"
+        return SPACES
     if not url.isascii():
-        return "it contains characters outside ASCII; write the host in punycode (xn--…) and percent-encode the path"
+        return NOT_ASCII
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        return str(error)
+    except ValueError:
+        return UNREADABLE
     if parts.scheme.lower() not in ("http", "https"):
-        return "it must start with http:// or https://"
+        return NO_HTTP
     if not parts.hostname:
-        return "it has no host"
+        return NO_HOST
     if port == 0:
-        return "port 0 cannot be connected to"
+        return PORT_0
     if parts.fragment:
-        return "it has a #fragment, which is never sent"
+        return FRAGMENT
     return None
 
 

@@ -80,13 +80,15 @@ class OutcomeUnknownError(StoreBusyError):
 
 
 class InvalidError(MarzhookError):
-    """`field`: the one that is wrong, as a form calls it; empty where the code says enough."""
+    """`field`: the one that is wrong, as a form calls it; empty where the code says enough. `reason`: what exactly is wrong
+    with an address, as the end of a sentence that a face can translate; empty where there are no words for it."""
 
     code = "invalid"
 
-    def __init__(self, message: str, *, code: str | None = None, field: str = "") -> None:
+    def __init__(self, message: str, *, code: str | None = None, field: str = "", reason: str = "") -> None:
         super().__init__(message, code=code)
         self.field = field
+        self.reason = reason
 
 
 class InvalidUserError(InvalidError):

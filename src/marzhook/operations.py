@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from math import ceil
 from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from marzhook.clock import Clock
 from marzhook.condition import check_condition
@@ -36,6 +37,7 @@ from marzhook.store.database import Database, Transaction
 from marzhook.store.outbox import DeliveryFilter, Outbox
 from marzhook.store.search import Counted
 from marzhook.transport.commands import Programs
+from marzhook.transport.guard import Guard
 
 T = TypeVar("T")
 
@@ -154,6 +156,13 @@ def _permit(services: Works, kind: str, values: Mapping[str, Any], *, by_operato
             )
 
 
+def _permit_address(services: Works, kind: str, url: str) -> None:
+    """What the guard would never let a request out to is not taken either: a failed try is late to hear of it."""
+    host = "" if kind in LOCAL_KINDS else urlsplit(url).hostname or ""
+    if reason := Guard(services.settings.allow_addresses).refusal(host):
+        raise InvalidError(f"nothing is sent to {host}: {reason}", code="address_not_allowed", reason=reason)
+
+
 def create_endpoint(
     services: Works, *, kind: str, url: str | None, enabled: bool, values: Mapping[str, Any], by_operator: bool = False
 ) -> Endpoint:
@@ -162,6 +171,7 @@ def create_endpoint(
     columns = checked(kind, {"options": {}, **values, "url": url or ""}) | {"enabled": enabled}
     _permit(services, kind, columns, by_operator=by_operator)
     address = columns.pop("url")
+    _permit_address(services, kind, address)
     _check_templated(kind, columns)
     columns.setdefault("name", masked_url(address))
     columns.setdefault("concurrency", services.settings.endpoint_concurrency)
@@ -188,10 +198,12 @@ def change_endpoint(
 ) -> Endpoint:
     """Change columns. Raises as `create_endpoint`, and NotFoundError; ConflictError for an endpoint of the settings."""
     with services.database.read() as conn:
-        # A kind never changes.
-        kind = endpoints.get(conn, endpoint_id).kind
+        before = endpoints.get(conn, endpoint_id)
+    kind = before.kind  # it never changes
     columns = checked(kind, values)
     _permit(services, kind, columns, by_operator=by_operator)
+    if before.guarded and columns.get("url", before.url) != before.url:
+        _permit_address(services, kind, columns["url"])
 
     def change(tx: Transaction) -> Endpoint:
         before = endpoints.get(tx.conn, endpoint_id)

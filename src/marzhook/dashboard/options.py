@@ -17,6 +17,7 @@ NAMES: Final = tuple(dict.fromkeys(name for fields in FIELDS.values() for name i
 
 PLACES: Final = {
     "invalid_url": "url",
+    "address_not_allowed": "url",
     "program_not_allowed": "url",
     "kind_not_allowed": "kind",
     "invalid_name": "name",

@@ -117,6 +117,10 @@ def action(language: Language, name: str) -> str:
 
 def problem(language: Language, error: errors.MarzhookError) -> tuple[str, str]:
     """What is wrong, in the reader's language, and what the program itself says about it, in English, or nothing."""
+    if isinstance(error, errors.InvalidError) and error.reason:
+        return language.gettext("This address cannot be used: %(reason)s.") % {
+            "reason": language.gettext(error.reason)
+        }, ""
     if error.code in _PROBLEMS:
         return language.gettext(_PROBLEMS[error.code]), str(error) if error.code in _DETAILED else ""
     return language.gettext("This was refused."), str(error)
