@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from threading import Event
+from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from marzhook import operations
 from marzhook.dashboard.replay import Replay
 from marzhook.delivery import DEAD, PENDING
+from marzhook.errors import DatabaseError
 from marzhook.store import history
-from marzhook.store.outbox import DeliveryFilter
-from marzhook.store.search import Counted
 from marzhook.testing import eventually
 
 if TYPE_CHECKING:
@@ -45,17 +49,82 @@ def test_dead_letters_are_counted_and_replayed(browser: Browser) -> None:
     assert 'name="username" value="bob"' in page
 
 
-def test_a_replay_is_stopped_and_runs_alone(browser: Browser) -> None:
-    """What it has moved stays moved, and a second one waits its turn."""
-    replays = browser.site.replays
-    replays.last = Replay(10, moved=5)
+def test_replays_run_one_at_a_time(browser: Browser) -> None:
+    """A second one waits its turn."""
+    browser.site.replays.last = Replay(10, moved=5)
     assert "Replaying: 5 of 10" in browser.page("/dead")
     refused = browser.post("/dead/replay")
     assert refused.status_code == 409
     assert "A replay is running" in refused.text
-    replays.last = None
-    replays.stop()
-    replays.start(DeliveryFilter(states=(DEAD,)), Counted(0, complete=True))
-    replays.close()
-    assert replays.last is not None
-    assert not replays.last.running
+
+
+def dead_letters(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, moved: Callable[[int], None]
+) -> Callable[[], list[str]]:
+    """Six of them, which are replayed in chunks of two; before each is committed, `moved` is called with its number. Returns
+    what tells their states."""
+    endpoint = browser.api.endpoint()
+    events = [browser.api.publish(username=f"user{i}") for i in range(6)]
+    for event in events:
+        browser.api.settle(endpoint, event, DEAD)
+    browser.api.clock.advance(1)
+    real, calls = browser.services.outbox.replay, iter(range(1, 9))
+
+    def replay(*args: Any, **named: Any) -> int:
+        count: int = real(*args, **named)
+        moved(next(calls))
+        return count
+
+    monkeypatch.setattr(operations, "REPLAY_CHUNK", 2)
+    monkeypatch.setattr(browser.services.outbox, "replay", replay)
+    return lambda: [state(browser, endpoint, event) for event in events]
+
+
+def test_a_replay_is_stopped(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the chunk that it is at: what it has moved stays moved, the rest stays dead, and another one takes the rest."""
+    at_first, stopped = Event(), Event()
+
+    def waits(_number: int) -> None:
+        at_first.set()
+        assert stopped.wait(20)
+
+    states = dead_letters(browser, monkeypatch, waits)
+    browser.post("/dead/replay")
+    assert at_first.wait(20)
+    running = browser.page("/dead")
+    assert "Replaying: 0 of 6" in running
+    assert 'action="/dead/stop"' in running
+    assert browser.post("/dead/stop").headers["location"] == "/dead"
+    stopped.set()
+    eventually(lambda: "Stopped; 2 are owed again." in browser.page("/dead"))
+    assert sorted(states()) == [DEAD] * 4 + [PENDING] * 2
+    last = browser.site.replays.last
+    assert last is not None
+    assert (last.moved, last.total, last.stopped, last.running) == (2, 6, True, False)
+    browser.api.clock.advance(1)
+    browser.post("/dead/replay")
+    eventually(lambda: "4 deliveries are owed again." in browser.page("/dead"))
+    assert states() == [PENDING] * 6
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(DatabaseError("the disk is full"), "the disk is full"), (ZeroDivisionError("a bug"), "internal")],
+    ids=["told", "bug"],
+)
+def test_a_replay_that_fails_says_how_far_it_came(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    """With the reason, or with nothing of the inside where nobody expected it."""
+
+    def breaks(number: int) -> None:
+        if number == 2:
+            raise error
+
+    states = dead_letters(browser, monkeypatch, breaks)
+    browser.post("/dead/replay")
+    ended = "The replay ended early; 2 are owed again."
+    eventually(lambda: ended in browser.page("/dead"))
+    assert f">{said}</span>" in browser.page("/dead")
+    assert "a bug" not in browser.page("/dead")
+    assert sorted(states()) == [DEAD] * 4 + [PENDING] * 2
