@@ -52,6 +52,7 @@ def test_numbers_and_directions_are_those_of_the_language() -> None:
     assert LANGUAGES["en"].seconds(0.0124) == "12 ms"
     assert LANGUAGES["fa"].seconds(3.44) == "۳٫۴ ثانیه"
     assert "۲" in LANGUAGES["fa"].seconds(7200)
+    assert [LANGUAGES[code].percent(0.5) for code in NAMES] == ["50%", "۵۰٪", "50\N{NO-BREAK SPACE}%", "50%"]
     assert LANGUAGES["en"].size(5 * 1024**3) == "5 GiB"
 
 
@@ -60,6 +61,29 @@ def test_russian_counts_in_its_three_forms() -> None:
     one, many = "%(number)s delivery is owed again.", "%(number)s deliveries are owed again."
     forms = [LANGUAGES["ru"].ngettext(one, many, count).split()[1] for count in (1, 2, 5, 11, 21)]
     assert forms == ["доставка", "доставки", "доставок", "доставок", "доставка"]
+    one, many = "after %(number)s try", "after %(number)s tries"
+    forms = [LANGUAGES["ru"].ngettext(one, many, count) % {"number": count} for count in (21, 3, 5)]
+    assert forms == ["за 21 попытку", "за 3 попытки", "за 5 попыток"]
+
+
+@pytest.mark.parametrize(("code", "panel", "ours"), [("ru", "панел", "веб-интерфейс"), ("zh", "面板", "控制台")])
+def test_the_dashboard_is_not_called_like_the_panel(code: str, panel: str, ours: str) -> None:
+    """Its users have a panel already, and know it by that word."""
+    for message in catalog_of(code):
+        if "dashboard" in str(message.id):
+            assert ours in str(message.string)
+            assert panel not in str(message.string)
+
+
+def test_one_word_of_english_is_told_apart_where_others_have_two() -> None:
+    """Who signs in has a user's name; a thing has another kind of name. A filter is cleared, not what it finds."""
+    said = {code: [LANGUAGES[code].gettext(text) for text in ("Name", "Username")] for code in TRANSLATED}
+    assert said["zh"] == ["名称", "用户名"]
+    assert said["fa"] == ["نام", "نام کاربری"]
+    assert all(
+        "филь" in text or "فیلتر" in text or "筛选" in text
+        for text in (LANGUAGES[code].gettext("Clear the filter") for code in TRANSLATED)
+    )
 
 
 @pytest.mark.parametrize(

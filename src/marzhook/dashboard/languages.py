@@ -52,7 +52,8 @@ class Language:
         return self._digits(format_decimal(value, pattern, self.locale, numbering_system="default"))
 
     def percent(self, share: float) -> str:
-        return self._digits(format_percent(share, locale=self.locale, numbering_system="default"))
+        sign = self.locale.number_symbols[self.locale.default_numbering_system]["percentSign"]
+        return self._digits(format_percent(share, locale=self.locale, numbering_system="default")).replace("%", sign)
 
     def seconds(self, value: float) -> str:
         """A short time with the unit that suits it: 12 ms, 3.4 s, 2 hr."""
