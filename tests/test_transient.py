@@ -23,6 +23,7 @@ from marzhook.runtime import Services, build_services
 from marzhook.settings import load
 from marzhook.store import schema
 from marzhook.store.database import Database, Transaction
+from marzhook.store.postgresql import PostgreSQLDatabase
 from marzhook.testing import FakeClock, eventually
 from postgresql import Server
 from severing import Severed
@@ -60,8 +61,10 @@ def events(database: Database) -> int:
 
 
 def connected(database: Database, pid: int) -> bool:
-    with database.read() as conn:
-        return bool(conn.exec_driver_sql(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}").scalar_one())
+    assert isinstance(database, PostgreSQLDatabase)
+    # Through a connection of its own: the pool's may be the one that is just being ended.
+    with database.connect() as conn:
+        return conn.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone() is not None
 
 
 def test_a_commit_whose_answer_is_lost_is_done_once(severed: tuple[Severed, Services]) -> None:
