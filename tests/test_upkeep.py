@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from histories import AGES, DAY, World
 from holding import held
 from marzhook import settings, signals
-from marzhook.dispatch.upkeep import Upkeep
+from marzhook.dispatch.upkeep import PAUSE, Upkeep
 from marzhook.runtime import Runtime
 from marzhook.store import retention
 from marzhook.store.database import Database
@@ -191,6 +192,23 @@ def test_a_pass_that_was_broken_off_is_made_anew_at_once(world: World, monkeypat
         done.wait(2)
         upkeep.stop(10)
     assert world.counts() == [0, 0, 0]
+
+
+def test_writers_who_had_to_wait_have_their_turn(world: World, upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a step kept them out (on SQLite), the next one is three times as long in coming; on PostgreSQL nobody waits."""
+    world.live(300)
+    world.clock.advance(31 * DAY)
+    pauses: list[float] = []
+
+    class Impatient(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout or 0.0)
+            return False
+
+    monkeypatch.setattr(upkeep, "_stopping", Impatient())
+    assert upkeep.pass_once()
+    assert world.counts() == [0, 0, 0]
+    assert (max(pauses) > PAUSE) == world.database.one_writer
 
 
 def test_the_service_prunes_by_its_settings(world: World, database_settings: dict[str, str]) -> None:
