@@ -28,7 +28,7 @@ lint: .venv/dev.stamp ## Check style, types and layers
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
 
-bench: .venv/dev.stamp ## Measure, at most 15 minutes (ARGS="--quick": 3; ARGS="throughput --rounds 5")
+bench: .venv/peers.stamp ## Measure, at most 15 minutes (ARGS="--quick": 3; ARGS="throughput --rounds 5")
 	$(BIN)/python -m bench $(ARGS)
 
 docs: .venv/docs.stamp ## Build the guide into build/site
@@ -53,6 +53,11 @@ clean: ## Remove .venv and all caches; .env and databases stay
 	@echo "Installing what Marzhook's development needs into .venv (once; it takes a minute or two) …"
 	@$(PIP) -e '.[server,postgres,otel,docs,dev]'
 	@touch $@ .venv/server.stamp .venv/docs.stamp
+
+# What Marzhook is measured beside. (Celery also wants a redis-server.)
+.venv/peers.stamp: .venv/dev.stamp
+	@$(PIP) -e '.[peers]'
+	@touch $@
 
 .venv/docs.stamp: $(DEPENDS) | .venv/bin/pip
 	@echo "Installing what the guide is built with into .venv (once) …"

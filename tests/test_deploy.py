@@ -88,7 +88,7 @@ def test_the_image_has_every_extra_that_a_service_can_use() -> None:
     """Alerts need Apprise, a table or database on PostgreSQL its driver: nothing is to be installed in a container."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     [installed] = re.findall(r"/src\[([a-z,]+)\]", (DEPLOY / "Dockerfile").read_text())
-    assert set(installed.split(",")) == set(extras) - {"dev", "docs"}
+    assert set(installed.split(",")) == set(extras) - {"dev", "docs", "peers"}
 
 
 def test_the_image_can_be_built_upon_another_base() -> None:
