@@ -10,21 +10,25 @@ import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
-from api_client import Api
+from api_client import PASSWORD, Api
 from command_line import marzhook
 from conftest import SECRET_KEY
 from marzhook.admin import SCOPES
 from marzhook.api.app import create_app
 from marzhook.api.auth import Caller
 from marzhook.api.once import once
+from marzhook.dashboard.session import SESSION
+from marzhook.dashboard.site import install
 from marzhook.errors import OutcomeUnknownError, StoreBusyError
 from marzhook.event import NewEvent
-from marzhook.runtime import Services, build_services
+from marzhook.runtime import Runtime, Services, build_services
 from marzhook.settings import load
-from marzhook.store import schema
+from marzhook.sources.import_users import NEW, UserImport
+from marzhook.store import admins, schema, sources
 from marzhook.store.database import Database, Transaction
 from marzhook.store.postgresql import PostgreSQLDatabase
 from marzhook.testing import FakeClock, eventually
+from marzhook.user import Thresholds
 from postgresql import Server
 from severing import Severed
 
@@ -174,6 +178,82 @@ def test_a_database_that_stays_away_is_told_in_time(
         publish(services, "k")
 
 
+# -- what is read
+
+
+@pytest.fixture
+def reading(severed: tuple[Severed, Services], clock: FakeClock) -> Iterator[tuple[Severed, Api]]:
+    """A client, in the API and in the dashboard, of services whose way to the database can be cut at a statement."""
+    way, services = severed
+    app = create_app(services)
+    site = install(app, services)
+    with TestClient(app) as client:
+        api = Api(client, services, clock)
+        client.headers.update(api.admin("boss", is_sudo=True))
+        client.cookies.set(SESSION, client.headers["Authorization"].split()[1])
+        yield way, api
+    site.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "word"),
+    [
+        ("GET", "/api/v1/endpoints", b"FROM endpoints"),
+        ("GET", "/api/v1/events/1", b"FROM events"),
+        ("GET", "/api/v1/deliveries/1/1", b"FROM attempts"),
+        ("GET", "/api/users", b"FROM users"),
+        ("GET", "/api/admins", b"FROM admins"),
+        ("GET", "/api/v1/keys", b"token_key"),
+        ("GET", "/endpoints", b"FROM endpoints"),
+        ("GET", "/users", b"token_key"),
+        # Who asks is looked up before anything is changed.
+        ("POST", "/api/v1/endpoints/1/test", b"token_key"),
+        ("PATCH", "/api/v1/endpoints/1", b"FROM endpoints"),
+        ("POST", "/api/v1/deliveries/1/1/cancel", b"FROM attempts"),
+    ],
+)
+def test_an_answer_that_is_lost_while_something_is_read_is_asked_for_again(
+    reading: tuple[Severed, Api], method: str, path: str, word: bytes
+) -> None:
+    """The connection dies in the middle, at a failover or a restart: nobody is told, whatever asks for it."""
+    way, api = reading
+    api.endpoint()
+    api.publish()
+    way.word, way.at_commit = word, 1
+    answered = api.call(method, path, **({"json": {"name": "changed"}} if method == "PATCH" else {}))
+    assert way.lost == 1
+    assert answered.status_code < 300, answered.text
+    way.word, way.at_commit = b"meta", 1
+    assert api.get(path.removesuffix("/test").removesuffix("/cancel")).status_code == 200
+    assert way.lost == 2
+
+
+def test_a_sign_in_and_a_panels_request_outlive_a_lost_connection(severed: tuple[Severed, Services]) -> None:
+    """They read, too, before they write."""
+    way, services = severed
+    with services.database.write() as tx:
+        admins.ensure_sudo(tx, "boss", PASSWORD, services.clock.now())
+    with TestClient(create_app(services), client=("127.0.0.1", 1)) as client:
+        way.word, way.at_commit = b"password_hash", 1
+        answered = client.post("/api/admin/token", data={"username": "boss", "password": PASSWORD})
+        assert (answered.status_code, way.lost) == (200, 1), answered.text
+        way.word, way.at_commit = b"FROM endpoints", 1
+        answered = client.post("/ingest/marzban", json=[{"action": "user_created", "username": "ann"}])
+        assert (answered.status_code, way.lost) == (200, 2), answered.text
+    assert events(services.database) == 1
+
+
+def test_who_looks_is_told_in_time_that_the_database_stays_away(
+    reading: tuple[Severed, Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503, after some seconds and not after many."""
+    way, api = reading
+    monkeypatch.setattr("marzhook.store.database.BUSY_TIMEOUT", 0.2)
+    way.__exit__(None, None, None)
+    for path in ("/api/v1/endpoints", "/api/users", "/endpoints"):
+        assert api.get(path).status_code == 503
+
+
 # -- what operators do
 
 _STUMBLING = """
@@ -267,4 +347,39 @@ def test_a_command_that_meets_a_deadlock_does_its_work_all_the_same(stumbling: A
     run("deliveries", "retry", endpoint, event)
     run("endpoints", "disable", endpoint)
     run("endpoints", "enable", endpoint)
+    with stumbling.services.database.write() as tx:
+        source = str(
+            sources.create(tx, kind="marzban", url="https://panel.example", now=stumbling.clock.now(), token="t")
+        )
+    run("source", "pause", source)
+    run("source", "resume", source)
+    run("source", "remove", source)
     assert events(stumbling.services.database) == 2
+
+
+def test_a_start_that_meets_a_deadlock_goes_on(stumbling: Api) -> None:
+    """What its settings say is written down all the same."""
+    url = "https://shop.example/hook"
+    settings = load(
+        {
+            "MARZHOOK_DATABASE_URL": stumbling.services.settings.database_url,
+            "MARZHOOK_SECRET_KEY": SECRET_KEY,
+            "WEBHOOK_ADDRESS": url,
+        },
+        None,
+    )
+    runtime = Runtime(settings, clock=stumbling.clock, dispatches=False)
+    stumble(stumbling)
+    runtime.start()
+    runtime.stop()
+    assert stumbled(stumbling)
+    assert [one["url"] for one in stumbling.get("/api/v1/endpoints").json()["endpoints"]] == [url]
+
+
+def test_an_import_that_meets_a_deadlock_goes_on(stumbling: Api) -> None:
+    """With all of a page that can be looked through only once; each user is there once."""
+    services = stumbling.services
+    stumble(stumbling)
+    work = UserImport(services.database, services.clock, Thresholds())
+    assert [one.outcome for one in work.take(iter([{"username": "ann"}]), update=False)] == [NEW]
+    assert stumbled(stumbling)

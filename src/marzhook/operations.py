@@ -94,8 +94,7 @@ def sign_in(services: Services, username: str, password: str, *, address: str) -
         services.throttle.failed(address, username)
         raise UnauthorizedError("Incorrect username or password", code="wrong_password")
     services.throttle.succeeded(address, username)
-    with services.database.read() as conn:
-        key = services.database.meta(conn, "token_key")
+    key = services.database.look(lambda conn: services.database.meta(conn, "token_key"))
     assert key is not None
     return admins.issue_token(admin, key, now=services.clock.now(), minutes=services.settings.token_minutes)
 
@@ -197,8 +196,7 @@ def change_endpoint(
     services: Works, endpoint_id: int, values: Mapping[str, Any], *, by_operator: bool = False
 ) -> Endpoint:
     """Change columns. Raises as `create_endpoint`, and NotFoundError; ConflictError for an endpoint of the settings."""
-    with services.database.read() as conn:
-        before = endpoints.get(conn, endpoint_id)
+    before = services.database.look(lambda conn: endpoints.get(conn, endpoint_id))
     kind = before.kind  # it never changes
     columns = checked(kind, values)
     _permit(services, kind, columns, by_operator=by_operator)

@@ -287,7 +287,8 @@ class Runtime:
     def _write_down(self) -> None:
         s = self.services
         now = s.clock.now()
-        with s.database.write() as tx:
+
+        def work(tx: Transaction) -> None:
             s.database.vault.rotate(tx.conn)
             if self.address:
                 inbox.move(s.database, tx, self.address)
@@ -298,8 +299,11 @@ class Runtime:
             if s.settings.sudo_password:
                 _ensure_sudo(tx, name, s.settings.sudo_password, now)
             else:
-                self.new_admin = admins.ensure_first(tx, now, username=name)
+                # Where it is repeated because nobody knows whether it was done, he may be there: with this password.
+                self.new_admin = admins.ensure_first(tx, now, username=name) or self.new_admin
             self._events_before = stats.last_event(tx.conn)
+
+        s.database.transact(work, repeatable=True)
         self.review.refresh_thresholds()
 
     def stop(self) -> None:

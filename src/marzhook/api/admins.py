@@ -9,11 +9,11 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from marzhook import operations
 from marzhook.api.auth import CurrentAdmin, SudoAdmin
-from marzhook.api.context import MAX_ID, ServicesDep, answer, example
+from marzhook.api.context import MAX_ID, Patient, ServicesDep, answer, example
 from marzhook.endpoint import check_url
 from marzhook.store import admins
 
-router = APIRouter(prefix="/api", tags=["Admins"])
+router = APIRouter(route_class=Patient, prefix="/api", tags=["Admins"])
 
 _SHOWN = {
     "username": "admin",

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial
+from typing import Annotated, TypeVar
 
 from fastapi import Depends
 from fastapi.security import OAuth2PasswordBearer
+from sqlalchemy import Connection
 
 from marzhook.admin import SCOPES, Admin
-from marzhook.api.context import ServicesDep
+from marzhook.api.context import ServicesDep, patiently
 from marzhook.errors import ForbiddenError, UnauthorizedError
+from marzhook.runtime import Services
 from marzhook.store import admins, api_keys
+
+T = TypeVar("T")
 
 REFUSED = "Could not validate credentials"
 """Clients of the panel ask for a new token on exactly this text."""
@@ -48,7 +53,7 @@ async def current_admin(services: ServicesDep, token: Token) -> Admin:
             "API keys open /api/v1 only; the panel's routes need an admin's token from POST /api/admin/token",
             code="api_key_not_accepted",
         )
-    return _admin(services, token)
+    return await _admin(services, token)
 
 
 CurrentAdmin = Annotated[Admin, Depends(current_admin)]
@@ -70,14 +75,14 @@ def require(scope: str) -> Callable[..., Awaitable[Caller]]:
 
     async def caller(services: ServicesDep, token: Token) -> Caller:
         if token is not None and token.startswith(api_keys.PREFIX):
-            found = _key(services, token)
+            found = await _key(services, token)
             if not found.may(scope):
                 raise ForbiddenError(
                     f"this API key has the scopes {', '.join(sorted(found.scopes))}; this call needs {scope}",
                     code="missing_scope",
                 )
             return found
-        admin = _admin(services, token)
+        admin = await _admin(services, token)
         if not admin.is_sudo:
             raise ForbiddenError(
                 f"{admin.username} is not a sudo admin; /api/v1 needs a sudo admin's token"
@@ -95,18 +100,24 @@ EventWriter = Annotated[Caller, Depends(require("events:write"))]
 UsageWriter = Annotated[Caller, Depends(require("usage:write"))]
 
 
-def _admin(services: ServicesDep, token: str | None) -> Admin:
+async def _admin(services: Services, token: str | None) -> Admin:
     if token is not None:
-        with services.database.read() as conn:
-            admin = admins.admin_of_token(conn, token, now=services.clock.now())
+        admin = await _found(services, partial(admins.admin_of_token, token=token, now=services.clock.now()))
         if admin is not None:
             return admin
     raise UnauthorizedError(REFUSED)
 
 
-def _key(services: ServicesDep, token: str) -> Caller:
-    with services.database.read() as conn:
-        key = api_keys.lookup(conn, token)
+async def _key(services: Services, token: str) -> Caller:
+    key = await _found(services, partial(api_keys.lookup, text=token))
     if key is None:
         raise UnauthorizedError("this API key is unknown or was revoked; make one with POST /api/v1/keys")
     return Caller(f"key:{key.id}", key.scopes)
+
+
+async def _found(services: Services, look: Callable[[Connection], T]) -> T:
+    async def found() -> T:
+        with services.database.read() as conn:
+            return look(conn)
+
+    return await patiently(found)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Path, Query, Request, Response
+from fastapi.routing import APIRoute
 from pydantic import AfterValidator
 
-from marzhook.errors import InvalidError
+from marzhook.errors import InvalidError, TransientError
 from marzhook.runtime import Services
+from marzhook.store.database import Tries
+
+T = TypeVar("T")
 
 MAX_ID = 2**63 - 1
 """The largest id that the databases can hold; a larger one is the caller's mistake, not a crash."""
@@ -29,6 +35,33 @@ ServicesDep = Annotated[Services, Depends(_services)]
 
 def _aware(time: datetime) -> datetime:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+
+
+async def patiently(look: Callable[[], Awaitable[T]]) -> T:
+    """What `look` returns, which changes nothing, and is done again while the database is away for a moment: it restarts,
+    fails over, has ended the session. Raises TransientError when it stays away."""
+    tries = Tries()
+    while True:
+        try:
+            return await look()
+        except TransientError as error:
+            wait = tries.after(error)
+        await asyncio.sleep(wait)
+
+
+class Patient(APIRoute):
+    """A route whose GET is answered again where the database was away for a moment. What changes something tries again by
+    itself, each transaction for its own sake."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+        if self.methods != {"GET"}:
+            return handler
+
+        async def patient(request: Request) -> Response:
+            return await patiently(partial(handler, request))
+
+        return patient
 
 
 Id = Annotated[int, Path(ge=1, le=MAX_ID)]

@@ -8,10 +8,11 @@ import struct
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
+from sqlalchemy import Connection
 
 from marzhook import operations
 from marzhook.api.auth import Manager, Reader
-from marzhook.api.context import MAX_ID, Id, Limit, ServicesDep, Since, Until, answer, example
+from marzhook.api.context import MAX_ID, Id, Limit, Patient, ServicesDep, Since, Until, answer, example
 from marzhook.api.shown import attempt_shown, delivery_shown, detail_level, instance_of
 from marzhook.delivery import STATES
 from marzhook.endpoint import check_choice
@@ -20,7 +21,7 @@ from marzhook.runtime import Services
 from marzhook.store import history
 from marzhook.store.outbox import DeliveryFilter
 
-router = APIRouter(prefix="/api/v1/deliveries", tags=["Deliveries"])
+router = APIRouter(route_class=Patient, prefix="/api/v1/deliveries", tags=["Deliveries"])
 
 _ATTEMPT = {
     "number": 1, "at": "2026-01-01T00:00:00Z", "duration": 0.012, "status": 503, "error": None,
@@ -90,11 +91,13 @@ def cancel(services: ServicesDep, caller: Manager, endpoint_id: Id, event_id: Id
 
 
 def _whole(services: Services, endpoint_id: int, event_id: int, level: str) -> dict[str, Any]:
-    with services.database.read() as conn:
-        row = history.delivery(conn, endpoint_id, event_id)
+    def shown(conn: Connection) -> dict[str, Any]:
         tries = history.attempts(conn, endpoint_id, event_id)
-        instance = instance_of(services, conn)
-    return delivery_shown(row, instance, level=level) | {"attempt_log": [attempt_shown(one) for one in tries]}
+        row = delivery_shown(history.delivery(conn, endpoint_id, event_id), instance_of(services, conn), level=level)
+        return row | {"attempt_log": [attempt_shown(one) for one in tries]}
+
+    # Also after a change that was made: that its answer cannot be read at once must not look as if it were not.
+    return services.database.look(shown)
 
 
 def _cursor(key: tuple[int, int]) -> str:

@@ -6,6 +6,7 @@ answer to the call that made it. Whole URLs and templates, which may hold tokens
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
@@ -13,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from marzhook import operations
 from marzhook.api.auth import Manager, Reader
-from marzhook.api.context import Id, ServicesDep, answer, example
+from marzhook.api.context import Id, Patient, ServicesDep, answer, example
 from marzhook.api.shown import endpoint_shown, event_shown, instance_of
 from marzhook.endpoint import DETAILS, FORMATS, KINDS, SECRET_MODES, SIGNATURES
 from marzhook.store import endpoints
 
-router = APIRouter(prefix="/api/v1/endpoints", tags=["Endpoints"])
+router = APIRouter(route_class=Patient, prefix="/api/v1/endpoints", tags=["Endpoints"])
 
 Backlog = Literal["send", "skip"]
 
@@ -160,8 +161,7 @@ def rotate_secret(services: ServicesDep, _caller: Manager, endpoint_id: Id) -> R
 def test(services: ServicesDep, _caller: Manager, endpoint_id: Id) -> Response:
     """Publish a `marzhook_test` to this endpoint alone, whatever its filter; GET the delivery to see what came of it."""
     event = operations.test_endpoint(services, endpoint_id)
-    with services.database.read() as conn:
-        instance = instance_of(services, conn)
+    instance = services.database.look(partial(instance_of, services))
     delivery = {"endpoint_id": endpoint_id, "event_id": event.id, "state": "pending"}
     return answer({"event": event_shown(event, instance), "delivery": delivery}, 202)
 

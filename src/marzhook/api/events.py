@@ -17,6 +17,7 @@ from marzhook.api.context import (
     MAX_ID,
     Id,
     Limit,
+    Patient,
     ServicesDep,
     Since,
     Until,
@@ -34,7 +35,7 @@ from marzhook.store import history
 from marzhook.store.database import Transaction
 from marzhook.store.outbox import DeliveryFilter
 
-router = APIRouter(prefix="/api/v1/events", tags=["Events"])
+router = APIRouter(route_class=Patient, prefix="/api/v1/events", tags=["Events"])
 
 MAX_EVENTS: Final = 1000
 DROPPED: Final = WIRE_KEYS | {"id"}

@@ -9,14 +9,14 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from marzhook.api.auth import Reader
-from marzhook.api.context import MAX_ID, Limit, ServicesDep, answer, example, iso
+from marzhook.api.context import MAX_ID, Limit, Patient, ServicesDep, answer, example, iso
 from marzhook.runtime import Services
 from marzhook.sources.panels import PANELS
 from marzhook.sources.panels.base import Panel
 from marzhook.store import rejected
 from marzhook.store.rejected import Rejected
 
-router = APIRouter(tags=["Panels"])
+router = APIRouter(route_class=Patient, tags=["Panels"])
 
 ON_BEHALF: Final = frozenset(
     {

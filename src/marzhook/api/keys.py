@@ -8,11 +8,11 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict
 
 from marzhook.api.auth import Manager
-from marzhook.api.context import Id, ServicesDep, answer, example, iso
+from marzhook.api.context import Id, Patient, ServicesDep, answer, example, iso
 from marzhook.store import api_keys
 from marzhook.store.api_keys import ApiKey
 
-router = APIRouter(prefix="/api/v1/keys", tags=["API keys"])
+router = APIRouter(route_class=Patient, prefix="/api/v1/keys", tags=["API keys"])
 
 _SHOWN = {
     "id": 1,

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Body, HTTPException, Query, Response
 
 from marzhook.api.auth import CurrentAdmin, SudoAdmin
-from marzhook.api.context import ServicesDep, answer, example
+from marzhook.api.context import Patient, ServicesDep, answer, example
 from marzhook.sources.user_fields import read_time
 from marzhook.store.user_lists import UserQuery
 from marzhook.user import User
 
-router = APIRouter(prefix="/api", tags=["Users, as Marzban has them"])
+router = APIRouter(route_class=Patient, prefix="/api", tags=["Users, as Marzban has them"])
 
 USAGE_PERIOD: Final = timedelta(days=30)
 """What `usage` covers where no start is given."""

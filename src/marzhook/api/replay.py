@@ -7,10 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from marzhook import operations
 from marzhook.api.auth import Manager
-from marzhook.api.context import MAX_ID, ServicesDep, Time, answer, example
+from marzhook.api.context import MAX_ID, Patient, ServicesDep, Time, answer, example
 from marzhook.delivery import CANCELLED, DEAD, SETTLED_STATES
 
-router = APIRouter(prefix="/api/v1/replay", tags=["Deliveries"])
+router = APIRouter(route_class=Patient, prefix="/api/v1/replay", tags=["Deliveries"])
 
 
 class Which(BaseModel):

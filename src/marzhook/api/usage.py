@@ -9,14 +9,14 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from marzhook.api.auth import Caller, UsageWriter
-from marzhook.api.context import ServicesDep, answer_text, example, parse_json
+from marzhook.api.context import Patient, ServicesDep, answer_text, example, parse_json
 from marzhook.api.once import IdempotencyKey, once
 from marzhook.errors import InvalidError
 from marzhook.event import check_username
 from marzhook.runtime import Services
 from marzhook.store.database import Transaction
 
-router = APIRouter(prefix="/api/v1/usage", tags=["Usage"])
+router = APIRouter(route_class=Patient, prefix="/api/v1/usage", tags=["Usage"])
 
 MAX_ROWS: Final = 10_000
 MAX_BYTES: Final = 2**60

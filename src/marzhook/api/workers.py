@@ -7,10 +7,10 @@ from dataclasses import asdict
 from fastapi import APIRouter, Response
 
 from marzhook.api.auth import Reader
-from marzhook.api.context import ServicesDep, answer, example, iso
+from marzhook.api.context import Patient, ServicesDep, answer, example, iso
 from marzhook.store import workers
 
-router = APIRouter(prefix="/api/v1/workers", tags=["Workers"])
+router = APIRouter(route_class=Patient, prefix="/api/v1/workers", tags=["Workers"])
 
 _SHOWN = {
     "name": "marzhook 1.0.0 worker, process 4711 on server-1", "host": "server-1", "process": 4711, "version": "1.0.0",

@@ -19,7 +19,9 @@ from marzhook.errors import MarzhookError, SettingError
 
 if TYPE_CHECKING:
     from marzhook.cli.inbox import Checks, Inbox, Received
+    from marzhook.endpoint import Endpoint
     from marzhook.receiver import ReceivedEvent
+    from marzhook.store.database import Transaction
     from marzhook.transport.stop import Stop
 
 STAY = 0.5
@@ -135,22 +137,24 @@ def attached(inbox: Inbox, secret: str | None) -> Iterator[Checks]:
 
     url = inbox.url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     with opened() as o:
-        with o.database.write() as tx:
+
+        def join(tx: Transaction) -> tuple[Endpoint, bool]:
             known = next((e for e in endpoints.all_endpoints(tx.conn) if e.url == url), None)
             ours = known is None or known.disabled_reason == REMOVED
-            secret = secret or o.settings.webhook_secret
+            asked = secret or o.settings.webhook_secret
             if known is None:
                 known = endpoints.create(
-                    tx,
-                    now=o.clock.now(),
-                    kind="webhook",
-                    url=url,
-                    source="environment",
-                    name=ATTACHED,
-                    secret=secret,
+                    tx, now=o.clock.now(), kind="webhook", url=url, source="environment", name=ATTACHED, secret=asked
                 )
             elif ours:
-                known = endpoints.update(tx, known.id, enabled=True, disabled_reason=None, secret=secret)
+                known = endpoints.update(tx, known.id, enabled=True, disabled_reason=None, secret=asked)
+            return known, ours
+
+        def leave(tx: Transaction) -> None:
+            endpoints.disable(tx, known.id, REMOVED)
+            endpoints.delete(tx, known.id, now=o.clock.now())
+
+        known, ours = o.database.transact(join)
         endpoint_id, looked_at = known.id, [time.monotonic()]
 
         def stay() -> None:
@@ -170,9 +174,7 @@ def attached(inbox: Inbox, secret: str | None) -> Iterator[Checks]:
             yield Checks(known.secret, known.signing_secret)
         finally:
             if ours:
-                with o.database.write() as tx:
-                    endpoints.disable(tx, known.id, REMOVED)
-                    endpoints.delete(tx, known.id, now=o.clock.now())
+                o.database.transact(leave)
 
 
 class Plan:

@@ -15,6 +15,7 @@ from marzhook.errors import SettingError
 if TYPE_CHECKING:
     from marzhook.sources.marzban_api import PanelApi
     from marzhook.sources.snapshot import Shown, Snapshots
+    from marzhook.store.database import Transaction
     from marzhook.store.sources import Source
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Follow panels over their API.")
@@ -57,11 +58,11 @@ def add(
         )  # fmt: skip
         snapshots = _snapshots(o)
         users = _snapshot(api)
-        with o.database.write() as tx:
-            source_id = sources.create(tx, kind=kind, url=address, now=o.clock.now(), **login)
+        source_id = o.database.transact(
+            lambda tx: sources.create(tx, kind=kind, url=address, now=o.clock.now(), **login)
+        )
         snapshots.begin(source_id, _anew(o, api, users, before))
-        with o.database.write() as tx:
-            sources.note(tx, source_id, snapshot_at=o.clock.now())
+        o.database.transact(lambda tx: sources.note(tx, source_id, snapshot_at=o.clock.now()), repeatable=True)
     output.line(
         f"Source {source_id} is followed from now on: {output.counted(len(users), 'user')} in its first snapshot."
     )
@@ -124,17 +125,20 @@ def remove(source_id: SourceId) -> None:
     """Stop following a panel, and forget its users and how to log in there."""
     from marzhook.store import sources
 
-    with opened() as o, o.database.write() as tx:
-        sources.remove(tx, source_id)
+    with opened() as o:
+        o.database.transact(lambda tx: sources.remove(tx, source_id))
     output.line(f"Source {source_id} is removed.")
 
 
 def _set_paused(source_id: int, *, paused: bool) -> None:
     from marzhook.store import sources
 
-    with opened() as o, o.database.write() as tx:
+    def work(tx: Transaction) -> None:
         sources.get(tx.conn, source_id)
         sources.note(tx, source_id, paused=paused)
+
+    with opened() as o:
+        o.database.transact(work, repeatable=True)
 
 
 def _state(source: Source) -> str:

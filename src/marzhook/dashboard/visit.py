@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
@@ -24,6 +25,7 @@ from marzhook.dashboard import session, words
 from marzhook.dashboard.languages import Language, choose
 from marzhook.runtime import Services
 from marzhook.store import admins
+from marzhook.store.database import patiently
 
 if TYPE_CHECKING:
     from marzhook.dashboard.site import Site
@@ -203,7 +205,8 @@ def _handled(visit: Visit, page: Page) -> Response:
         if visit.request.url.path == "/":
             return visit.to("/users")
         raise errors.ForbiddenError("only sudo admins may see this page")
-    return page.handler(visit)
+    # What a form has changed must not be changed a second time because its answer could not be made.
+    return page.handler(visit) if page.method == "POST" else patiently(partial(page.handler, visit))
 
 
 def begin(site: Site, request: Request, form: FormData) -> Visit:
@@ -212,8 +215,8 @@ def begin(site: Site, request: Request, form: FormData) -> Visit:
     token = cookies.get(session.SESSION, "")
     admin = None
     if token:
-        with site.services.database.read() as conn:
-            admin = admins.admin_of_token(conn, token, now=site.services.clock.now())
+        look = partial(admins.admin_of_token, token=token, now=site.services.clock.now())
+        admin = site.services.database.look(look)
     code = choose(cookies.get("marzhook_language"), request.headers.get("accept-language", ""))
     theme = cookies.get("marzhook_theme", "")
     return Visit(

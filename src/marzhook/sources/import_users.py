@@ -16,7 +16,7 @@ from marzhook.errors import InvalidUserError
 from marzhook.event import JSON
 from marzhook.sources import user_fields
 from marzhook.store import admins, user_lists, users
-from marzhook.store.database import Database
+from marzhook.store.database import Database, Transaction
 from marzhook.store.user_lists import UserQuery
 from marzhook.user import EXPIRED, STATUSES, Thresholds, User
 
@@ -64,7 +64,9 @@ class UserImport:
 
         The same again changes nothing. Raises StoreBusyError.
         """
-        with self._database.write() as tx:
+        shown = list(shown)
+
+        def work(tx: Transaction) -> list[Found]:
             results = []
             changed = []
             for found, before, after in self._each(tx.conn, shown):
@@ -74,7 +76,9 @@ class UserImport:
                 elif found.outcome == DIFFERENT and update and before is not None and after is not None:
                     changed.append((before, after))
             users.update(tx, changed, self._thresholds)
-        return results
+            return results
+
+        return self._database.transact(work)
 
     def _each(self, conn: Any, shown: Iterable[Mapping[str, JSON]]) -> Iterator[tuple[Found, User | None, User | None]]:
         """Each user once, also where pages overlap or names differ by case."""

@@ -233,8 +233,7 @@ class Registry:
         by: Admin | None,
     ) -> int:
         _sudo_only(by)
-        with self._database.read() as conn:
-            admin = admins.get(conn, admin_username)
+        admin = self._database.look(lambda conn: admins.get(conn, admin_username))
         return self._in_chunks(partial(users.after, statuses=statuses, admin_id=admin.id), step, by)
 
     def _in_chunks(

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -88,8 +89,8 @@ class Snapshots:
         }
         names = sorted(rows)
         for start in range(0, len(names), CHUNK):
-            with self._database.write() as tx:
-                source_users.put(tx, source_id, {name: rows[name] for name in names[start : start + CHUNK]})
+            piece = {name: rows[name] for name in names[start : start + CHUNK]}
+            self._database.transact(partial(source_users.put, source_id=source_id, rows=piece), repeatable=True)
 
     def look(self, source_id: int, users: Mapping[str, Shown | None], *, asked_at: datetime) -> int:
         """Tell what happened to these users since they were seen last, and remember them; return how many events that made.

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
 from typing import Any
@@ -74,8 +75,7 @@ def authenticate(database: Database, username: str, password: str) -> Admin | No
     if not _logins.acquire(blocking=False):
         raise StoreBusyError("too many logins at once; try again in a second", code="too_many_logins")
     try:
-        with database.read() as conn:
-            row = driver.first(conn, _BY_NAME, (username,))
+        row = database.look(lambda conn: driver.first(conn, _BY_NAME, (username,)))
         # Outside the transaction: nobody's checkpoint has to wait for a hash.
         right = _verifies(_nobody() if row is None else row["password_hash"], password)
         if row is None or not right:
@@ -267,7 +267,8 @@ def _renew(database: Database, row: driver.Row, password: str) -> None:
     with _hashing:
         renewed = _hasher.hash(_bytes(password))
     same = (_t.c.id == row["id"], _t.c.password_hash == row["password_hash"])
-    with database.write() as tx:
+    # Where the database is busy just now, the next sign-in does it: this one need not wait for it.
+    with suppress(StoreBusyError), database.write() as tx:
         tx.conn.execute(sa.update(_t).where(*same).values(password_hash=renewed))
 
 

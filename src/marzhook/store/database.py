@@ -15,7 +15,7 @@ from typing import Final, Self, TypeVar
 import sqlalchemy as sa
 
 from marzhook import signals
-from marzhook.errors import DatabaseError, DatabaseNewerError, OutcomeUnknownError, TransientError
+from marzhook.errors import DatabaseError, DatabaseNewerError, OutcomeUnknownError, StoreBusyError, TransientError
 from marzhook.event import SHARDS
 from marzhook.store import driver, migrations, schema
 from marzhook.store.sharing import Caretaker, ChangeWatch, Horizon, ShardHolder
@@ -32,6 +32,36 @@ log = logging.getLogger(__name__)
 
 MOVING: Final = "moving"
 """The fact that a database has while it is copied, and its source ever after: see `store/copying.py`."""
+
+
+class Tries:
+    """How often, and for how long, something is tried again that a passing trouble of the database has stopped."""
+
+    def __init__(self, *, repeatable: bool = False) -> None:
+        """`repeatable`: also where nobody knows whether it was done."""
+        self._repeatable = repeatable
+        self._wait, self._until = FIRST_WAIT, time.monotonic() + BUSY_TIMEOUT
+
+    def after(self, error: StoreBusyError) -> float:
+        """Seconds until the next try. Raises the error where there is to be none."""
+        again = isinstance(error, TransientError) or (self._repeatable and isinstance(error, OutcomeUnknownError))
+        if not again or time.monotonic() + self._wait > self._until:
+            raise error
+        log.warning("a transaction is tried again: %s", error)
+        wait, self._wait = self._wait, min(2 * self._wait, LONGEST_WAIT)
+        # By chance, so that two who met do not meet again.
+        return wait * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+def patiently(work: Callable[[], T], *, repeatable: bool = False) -> T:
+    """What `work` returns, which is done again where that changes nothing, for BUSY_TIMEOUT seconds. Raises StoreBusyError."""
+    tries = Tries(repeatable=repeatable)
+    while True:
+        try:
+            return work()
+        except StoreBusyError as error:
+            wait = tries.after(error)
+        time.sleep(wait)
 
 
 @dataclass(slots=True)
@@ -148,6 +178,18 @@ class Database(ABC):
         # What fails from here on is no trouble of the transaction, which must not be taken for undone.
         tx._committed()
 
+    def look(self, work: Callable[[sa.Connection], T]) -> T:
+        """What `work` reads in one consistent view, again where the connection was lost: as long as `transact` tries.
+
+        For who has somebody waiting for it, and not for an event loop or the dispatcher's thread. Raises StoreBusyError.
+        """
+
+        def once() -> T:
+            with self.read() as conn:
+                return work(conn)
+
+        return patiently(once)
+
     def transact(self, work: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
         """Do `work` in a write transaction and return its result once that is on disk.
 
@@ -155,19 +197,12 @@ class Database(ABC):
         transaction alone. `repeatable`: also where nobody knows whether it was done, because `work` recognises that.
         Raises StoreBusyError.
         """
-        wait, until = FIRST_WAIT, time.monotonic() + BUSY_TIMEOUT
-        while True:
-            try:
-                with self.write() as tx:
-                    return work(tx)
-            except (TransientError, OutcomeUnknownError) as error:
-                again = repeatable or isinstance(error, TransientError)
-                if not again or time.monotonic() + wait > until:
-                    raise
-                log.warning("a transaction is tried again: %s", error)
-            # By chance, so that two who met do not meet again.
-            time.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
-            wait = min(2 * wait, LONGEST_WAIT)
+
+        def once() -> T:
+            with self.write() as tx:
+                return work(tx)
+
+        return patiently(once, repeatable=repeatable)
 
     # -- start and stop
 
