@@ -19,6 +19,7 @@ from marzhook.event import SHARDS
 from marzhook.runtime import worker_name
 from marzhook.store import workers
 from marzhook.store.database import Database
+from marzhook.store.postgresql import WORKER, PostgreSQLDatabase
 from marzhook.store.sharing import MOST
 from marzhook.store.workers import Figures, Process
 from marzhook.testing import FakeClock, eventually
@@ -134,6 +135,27 @@ def test_one_too_many_says_that_it_waits(
             assert "who has no shards waits until" in marzhook(tmp_path, "workers", **database_settings).stderr
             first.close()
             eventually(lambda: len(shards_of(house.database, NAME)) == 2)
+
+
+@pytest.mark.postgresql
+def test_who_came_first_keeps_its_shards(house: House) -> None:
+    """Of more than can have some, whatever numbers the server gives to their sessions."""
+    database = house.database
+    assert isinstance(database, PostgreSQLDatabase)
+    with ExitStack() as ended:
+        holders = [database.shards(f"marzhook 1.0.0 worker, process {n} on other") for n in range(MOST)]
+        for holder in holders:
+            ended.enter_context(closing(holder))
+        for holder in holders:
+            holder.sweep()
+        had = [holder.held for holder in holders]
+        late = ended.enter_context(database.connect_directly())
+        # The lowest number that there is: one of a server that has come to the end of its numbers and begun anew.
+        late.execute("SELECT pg_advisory_lock(%s, 1)", (WORKER,))
+        for holder in holders:
+            holder.sweep()
+            assert (holder.fair, holder.surplus) == (2, frozenset())
+        assert [holder.held for holder in holders] == had
 
 
 def test_the_api_lists_them(api: Api) -> None:

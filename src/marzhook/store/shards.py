@@ -38,10 +38,12 @@ _OURS: Final = (
     "l.locktype = 'advisory' AND l.objsubid = 2"
     " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
-_TAKEN: Final = (
-    f"SELECT l.classid, l.objid FROM pg_locks l WHERE {_OURS} AND l.granted AND (l.classid IN ({SHARD}, {WORKER})"
-    f" OR (l.classid = {WANTED} AND l.pid <> pg_backend_pid()))"
-)
+_TAKEN: Final = f"""
+    SELECT l.classid, l.objid FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE {_OURS} AND l.granted AND (l.classid IN ({SHARD}, {WORKER})
+        OR (l.classid = {WANTED} AND l.pid <> pg_backend_pid()))
+    ORDER BY a.backend_start, l.objid"""
+"""Who came first is first: where there are more than can have shards, a new one waits, whatever its number."""
 _WORKERS: Final = f"""
     SELECT a.application_name, coalesce(host(a.client_addr), 'local'), a.backend_start,
         array_agg(l.objid::integer ORDER BY l.objid) FILTER (WHERE l.classid = {SHARD}), a.pid, a.state_change
@@ -91,13 +93,13 @@ class ShardSession(ShardHolder):
     def sweep(self) -> None:
         """Take free shards up to a fair share. Raises OwnershipLostError."""
         with self._kept():
-            taken: dict[int, set[int]] = defaultdict(set)
+            taken: dict[int, list[int]] = defaultdict(list)
             for kind, number in self._connection.execute(_TAKEN):
-                taken[kind].add(number)
+                taken[kind].append(number)
             self.processes, self.wanted = len(taken[WORKER]), frozenset(taken[WANTED])
             # Everybody sees the same list, and finds himself in it.
-            self.fair = fair_share(sorted(taken[WORKER]).index(self.session), len(taken[WORKER]))
-            for shard in sorted(set(range(SHARDS)) - taken[SHARD])[: max(0, self.fair - len(self.held))]:
+            self.fair = fair_share(taken[WORKER].index(self.session), len(taken[WORKER]))
+            for shard in sorted(set(range(SHARDS)).difference(taken[SHARD]))[: max(0, self.fair - len(self.held))]:
                 # Somebody else may have been quicker.
                 if self._row("SELECT pg_try_advisory_lock(%s, %s)", SHARD, shard)[0]:
                     self.held |= {shard}
