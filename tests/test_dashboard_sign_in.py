@@ -140,7 +140,7 @@ def test_bots_that_sign_in_rightly_are_never_throttled(stranger: Browser, monkey
         stranger.api.clock.advance(60)
 
 
-@pytest.mark.parametrize("token", [None, "", "0" * 64])
+@pytest.mark.parametrize("token", [None, "", "0" * 64, "é"])
 def test_a_forged_form_is_refused(browser: Browser, token: str | None) -> None:
     """Another site cannot make a signed-in admin's browser do anything: it does not know the form's token."""
     endpoint = browser.api.endpoint()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -22,6 +21,7 @@ from marzhook.dashboard.preview import MASKED, SECRET_HEADERS
 from marzhook.dashboard.visit import Pages, Visit
 from marzhook.errors import ConflictError
 from marzhook.runtime import environment_endpoints
+from marzhook.signing import same
 from marzhook.store import endpoints, inbox
 from marzhook.store.database import Transaction
 
@@ -92,7 +92,7 @@ def receiver(site: Site) -> Callable[[Request], Awaitable[Response]]:
             return inbox.token(site.services.database, conn)
 
     async def received(request: Request) -> Response:
-        if not hmac.compare_digest((await run_in_threadpool(token)).encode(), request.path_params["token"].encode()):
+        if not same(await run_in_threadpool(token), request.path_params["token"]):
             raise HTTPException(404)
         body = await request.body()
         shown = tuple(

@@ -13,6 +13,8 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from marzhook.signing import same
+
 SESSION: Final = "marzhook_session"
 FORM: Final = "marzhook_form"
 """Before anybody is signed in, what the token of a form is bound to."""
@@ -41,7 +43,7 @@ def is_once(given: str, secret: str, bound_to: str, now: float) -> bool:
     until = given.partition(".")[0]
     if not (until.isascii() and until.isdigit() and len(until) < 20 and int(until) >= now):
         return False
-    return hmac.compare_digest(once(secret, bound_to, int(until)).encode(), given.encode())
+    return same(once(secret, bound_to, int(until)), given)
 
 
 def form_token(bound_to: str) -> str:
@@ -50,7 +52,7 @@ def form_token(bound_to: str) -> str:
 
 
 def is_ours(bound_to: str, given: object) -> bool:
-    return bool(bound_to) and isinstance(given, str) and hmac.compare_digest(form_token(bound_to), given)
+    return bool(bound_to) and isinstance(given, str) and same(form_token(bound_to), given)
 
 
 def new_binding() -> str:
