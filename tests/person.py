@@ -66,6 +66,15 @@ class Person:
         field.clear()
         field.send_keys(text)
 
+    def sets(self, name: str, moment: str) -> None:
+        """In a field of a date and a time, which each language is typed into in another way."""
+        self.page.execute_script("document.getElementsByName(arguments[0])[0].value = arguments[1]", name, moment)
+
+    def held(self, name: str) -> str:
+        """What a field holds now."""
+        value: str = self.page.execute_script("return document.getElementsByName(arguments[0])[0].value", name)
+        return value
+
     def is_refused(self, fields: dict[str, str]) -> None:
         """Sends the page's form with these fields, of which one is wrong, and gets it back."""
         before = self.page.find_element(By.TAG_NAME, "html")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from selenium.webdriver.common.by import By
@@ -243,12 +244,65 @@ def test_it_reads_without_javascript(person: Person) -> None:
         person.opens("/events")
         person.sees("UTC")
         person.opens("/users/new")
+        person.sees("Expires (UTC)")
         person.types("username", "without_script")
         person.clicks("Save")
         person.sees("without_script")
         person.sees("UTC")
     finally:
         person.page.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+@pytest.mark.parametrize(
+    ("zone", "written", "utc"),
+    [
+        ("Asia/Tehran", "2027-01-31T10:00", "2027-01-31T06:30"),
+        # In winter and in summer; and the second of the two hours of the night in which the clocks go back.
+        ("America/New_York", "2027-01-31T10:00", "2027-01-31T15:00"),
+        ("America/New_York", "2027-07-31T10:00", "2027-07-31T14:00"),
+        ("America/New_York", None, "2027-11-07T06:30"),
+    ],
+)
+def test_a_time_is_written_as_it_is_shown_in_the_readers_zone(
+    person: Person, zone: str, written: str | None, utc: str
+) -> None:
+    """A user's end and the time of a search are the reader's local ones, and what nobody touched stays the same moment."""
+    page, name = person.page, f"until_{utc[:13].lower()}"
+    page.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": zone})
+    try:
+        if written:
+            person.opens("/users/new")
+            person.types("username", name)
+            person.sets("expire", written)
+            assert "UTC" not in person.screen()
+            person.clicks("Save")
+            person.sees(name)
+        else:
+            calls(
+                person.service, "POST", "/api/user", {"username": name, "expire": unix(utc), "proxies": {"vless": {}}}
+            )
+        assert calls(person.service, "GET", f"/api/user/{name}")["expire"] == unix(utc)
+        person.opens(f"/user/{name}/edit")
+        shown = person.held("expire")
+        assert shown == (written or "2027-11-07T01:30")
+        person.types("note", "touched")
+        person.clicks("Save")
+        person.sees("touched")
+        assert calls(person.service, "GET", f"/api/user/{name}")["expire"] == unix(utc)
+        for path, button in (("/events", "Search"), ("/dead", "Show and count")):
+            person.opens(path)
+            person.sets("since", shown)
+            person.clicks(button)
+            assert person.held("since") == shown
+            if written:
+                assert f"since={utc}:00" in unquote(page.current_url)
+        assert person.complaints() == []
+    finally:
+        page.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})
+
+
+def unix(utc: str) -> int:
+    return int(datetime.fromisoformat(utc).replace(tzinfo=UTC).timestamp())
 
 
 def test_a_service_that_moves_ends_at_once_and_takes_its_inbox_along(tmp_path: Path, page: WebDriver) -> None:

@@ -113,6 +113,20 @@ def test_a_search_keeps_what_is_searched_for(browser: Browser) -> None:
     eventually(lambda: "1 delivery is owed again." in browser.page("/dead"))
 
 
+@pytest.mark.parametrize(
+    ("came", "held"),
+    [
+        ("2027-01-31T10:00", "2027-01-31T10:00:00"), ("2027-01-31T06:30:00.000Z", "2027-01-31T06:30:00"),
+        ("2027-01-31T10:00:30+03:30", "2027-01-31T06:30:30"), ("0001-01-01T00:00+14:00", ""), ("soon", ""),
+    ],
+)  # fmt: skip
+def test_a_time_comes_back_in_utc(browser: Browser, came: str, held: str) -> None:
+    """Whatever zone it was sent in: such a field cannot say one. A time that is none is refused."""
+    for path in ("/events", "/dead"):
+        page = browser.page(f"{path}?{urlencode({'since': came})}", 200 if held else 422)
+        assert Form(page, "since").fields["since"] == (held or came)
+
+
 def test_a_character_that_no_page_can_hold_breaks_none() -> None:
     """Half of a pair of surrogates, as a stored JSON text may have it."""
     assert rendering.field('a\ud800"') == "a&#55296;&#34;"

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from marzhook.clock import from_unix
 from marzhook.dashboard import words
 from marzhook.dashboard.languages import Language
+from marzhook.dashboard.visit import for_field
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
 
@@ -95,7 +96,13 @@ def environment(language: Language) -> Environment:
         finalize=harmless,
     )
     env.install_gettext_callables(language.gettext, language.ngettext, newstyle=True)  # type: ignore[attr-defined]
-    env.filters |= {"time": time_tag, "harmless": harmless, "field": field, "isolated": isolated}
+    env.filters |= {
+        "time": time_tag,
+        "harmless": harmless,
+        "field": field,
+        "isolated": isolated,
+        "for_field": for_field,
+    }
     spoken: dict[str, Callable[..., object]] = {
         "number": language.number,
         "percent": language.percent,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from starlette.responses import Response
 
+from marzhook.clock import from_unix
 from marzhook.dashboard import words
 from marzhook.dashboard.visit import SIGNED_IN, Pages, Visit, moment, number
 from marzhook.errors import InvalidError, InvalidUserError, MarzhookError, http_status
@@ -183,12 +183,7 @@ def _fields_of(user: User) -> dict[str, Any]:
     return {
         "username": user.username,
         "data_limit": "" if user.data_limit is None else f"{user.data_limit / GIB:.10g}",
-        "expire": "" if user.expire is None else _written(user.expire),
+        "expire": "" if user.expire is None else from_unix(user.expire).isoformat(),
         "note": user.note or "",
         "data_limit_reset_strategy": user.data_limit_reset_strategy,
     }
-
-
-def _written(expire: int) -> str:
-    """As a field of the kind `datetime-local` has it."""
-    return datetime.fromtimestamp(expire, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -274,16 +274,26 @@ def number(text: str, *, least: float = 0, field: str = "") -> float | None:
 
 
 def moment(text: str, *, field: str = "") -> datetime | None:
-    """A date or a time of a date field, in UTC; None: nothing was written. Raises InvalidError, which names the `field`."""
+    """A date or a time of a date field, which is UTC unless it names its zone; None: nothing was written. Raises InvalidError,
+    which names the `field`."""
     if not text:
         return None
     try:
         at = datetime.fromisoformat(text)
-        return at if at.tzinfo else at.replace(tzinfo=UTC)
-    except ValueError:
+        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise errors.InvalidError(
             f"{ascii(text)[:40]} is not a date like 2026-01-31", code="invalid_time", field=field
         ) from None
+
+
+def for_field(text: str) -> str:
+    """A moment as a date field holds it, which knows no zone: in UTC; what is none stays as it is."""
+    try:
+        at = moment(text)
+    except errors.InvalidError:
+        return text
+    return at.replace(tzinfo=None).isoformat(timespec="seconds") if at else ""
 
 
 def local_path(text: str) -> str:

@@ -1,9 +1,10 @@
 // What a page does beyond reading. Nothing here is needed to use it.
-import { localize } from "./times.js";
+import { localize, localizeFields } from "./times.js";
 import { follow } from "./live.js";
 import { enliven } from "./forms.js";
 
 localize(document);
+localizeFields(document);
 enliven(document);
 follow((part) => {
   localize(part);

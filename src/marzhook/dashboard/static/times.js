@@ -35,3 +35,23 @@ export function localize(root) {
     }
   }
 }
+
+// A field of a date and a time knows no zone. It comes and goes in UTC; in between it is in the reader's time zone.
+export function localizeFields(root) {
+  if (!window.FormDataEvent) return; // Then it could not go in UTC.
+  for (const field of root.querySelectorAll("input[type=datetime-local]")) {
+    const came = field.value;
+    if (came) field.value = local(new Date(`${came}Z`));
+    const shown = field.value;
+    for (const label of field.labels[0].querySelectorAll("[data-local]")) label.textContent = label.dataset.local;
+    field.form.addEventListener("formdata", ({ formData }) => {
+      // Untouched, it goes as it came: an hour that the clocks have twice names two moments.
+      if (field.value !== shown) formData.set(field.name, field.value && new Date(field.value).toISOString());
+      else formData.set(field.name, came);
+    });
+  }
+}
+
+function local(at) {
+  return new Date(at - 60_000 * at.getTimezoneOffset()).toISOString().slice(0, 19);
+}
