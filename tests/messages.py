@@ -15,7 +15,7 @@ from babel.messages.pofile import read_po, write_po
 
 from marzhook import dashboard
 from marzhook.dashboard.languages import FOLDER, NAMES, SOURCE
-from marzhook.endpoint import URL_PROBLEMS
+from marzhook.endpoint import KIND_URL_PROBLEMS, OPTION_PROBLEMS, URL_PROBLEMS
 from marzhook.settings import SETTINGS
 from marzhook.transport.guard import REASONS
 
@@ -31,7 +31,7 @@ def extracted() -> Catalog:
     found = extract_from_dir(str(ROOT), METHODS, OPTIONS, keywords=KEYWORDS)
     for _file, _line, message, comments, context in found:
         catalog.add(message, auto_comments=comments, context=context)
-    for reason in (*URL_PROBLEMS, *REASONS):
+    for reason in (*URL_PROBLEMS, *KIND_URL_PROBLEMS, *OPTION_PROBLEMS, *REASONS):
         catalog.add(reason)
     for setting in SETTINGS:
         if not setting.actions:

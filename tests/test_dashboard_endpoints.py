@@ -110,15 +110,15 @@ def test_a_new_secret_is_shown_to_its_session_once(browser: Browser) -> None:
         ({"usernames": "vip_*, !"}, "usernames", "These patterns of names cannot be used."),
         ({"condition": 'user.status == "active"'}, "condition", "write a text as 'active'"),
         ({"template": "{\r\n{{ 1 + }}\r\n}"}, "template", "template, line 2: unexpected"),
-        ({"kind": "telegram"}, "url", "the address of a Telegram bot is its token"),
+        ({"kind": "telegram"}, "url", "a Telegram bot's is its token"),
         (BOT | {"chat": ""}, "chat", "a chat is a number"),
         (BOT | {"chats": "shop1"}, "chats", "one line for each admin"),
         (BOT | {"chats": "shop1=everybody"}, "chats", "a chat is a number"),
-        (BOT | {"timezone": "Tehran"}, "timezone", "write it like Asia/Tehran"),
+        (BOT | {"timezone": "Tehran"}, "timezone", "written like Asia/Tehran"),
         (BOT | {"message": "<b>{username}"}, "message", "<b> is not closed"),
-        ({"kind": "alert", "url": "nowhere"}, "url", "expected Apprise's URL"),
-        ({"kind": "sql", "url": "here"}, "url", "expected a database's URL"),
-        ({"kind": "sql", "url": "sqlite:////srv/users.db", "prefix": "1 "}, "prefix", "prefix begins with a letter"),
+        ({"kind": "alert", "url": "nowhere"}, "url", "Apprise's look like tgram"),
+        ({"kind": "sql", "url": "here"}, "url", "a database's looks like sqlite"),
+        ({"kind": "sql", "url": "sqlite:////srv/users.db", "prefix": "1 "}, "prefix", "a prefix begins with a letter"),
         ({"kind": "exec", "url": "told"}, "url", "a program's whole path"),
         ({"kind": "exec", "url": "exec:/bin/told"}, "kind", "Endpoints of this kind are made by who runs Marzhook"),
     ],
@@ -296,7 +296,7 @@ def test_an_endpoint_of_a_newer_version_says_why_it_rests(browser: Browser) -> N
     [
         ("http://127.0.0.1:9000/", "it is this machine itself, and MARZHOOK_ALLOW_ADDRESSES", "خودِ همین دستگاه است"),
         ("http://169.254.169.254/", "it is link-local", "MARZHOOK_ALLOW_ADDRESSES"),
-        ("ftp://a.example/", "it must start with http:// or https://", "باید با http:// یا https:// آغاز شود"),
+        ("ftp://a.example/", "it must start with http:// or https://", "آغاز شود."),
         ("http://a.example:x/", "its host or its port cannot be read", "خوانده نمی‌شود"),
     ],
 )
@@ -317,6 +317,30 @@ def test_an_address_that_gets_nothing_is_refused_in_words(
     assert told.status_code == 422
     assert english in told.json()["detail"]
     assert told.json()["code"] == ("invalid_url" if "a.example" in url else "address_not_allowed")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "telegram", "url": "x"}, {"kind": "telegram", "url": "https://api.telegram.org/x"},
+        {"kind": "alert", "url": "nowhere"}, {"kind": "sql", "url": "here"}, {"kind": "exec", "url": "told"},
+        {"kind": "exec", "url": "exec:/bin/told 'a"}, {"kind": "exec", "url": "exec:/" + "x" * 2048}, {"kind": "exec"},
+        {"kind": "sql", "url": "sqlite:////srv/users.db", "prefix": "1 "}, BOT | {"chat": "x"}, BOT | {"chats": "shop1"},
+        BOT | {"timezone": "Tehran"},
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_any_kinds_fields_is_said_in_the_readers_language(
+    browser: Browser, fields: dict[str, str]
+) -> None:
+    """Beside the field, in one sentence: nothing is left in English, and no mark of direction is shown as text."""
+    browser.get("/look?language=fa")
+    got = browser.post("/endpoints/new", {"which": "all"} | fields, on="/endpoints/new")
+    assert got.status_code == 422
+    said = re.search('<small class="wrong"[^>]*>(.*?)</small>', got.text)
+    assert said
+    assert "نمی‌توان استفاده کرد:" in said[1]
+    assert 'lang="en"' not in said[1]
+    assert "⟨" not in said[1]
 
 
 def test_an_endpoint_that_may_no_longer_be_reached_can_be_changed(browser: Browser) -> None:

@@ -167,6 +167,29 @@ MISSING, TOO_LONG, SPACES, NOT_ASCII, UNREADABLE, NO_HTTP, NO_HOST, PORT_0, FRAG
     "port 0 cannot be connected to",
     "it has a #fragment, which is never sent",
 )
+NO_BOT, NO_SERVICE, NO_DATABASE, NO_PROGRAM, UNENDED = KIND_URL_PROBLEMS = (
+    "a Telegram bot's is its token, or https://api.telegram.org/bot<token>",
+    "Apprise's look like tgram://token/chat or mailto://…",
+    "a database's looks like sqlite:////var/lib/users.db or postgresql://user:password@host/database",
+    "a command begins with a program's whole path: exec:/usr/local/bin/told",
+    "the command ends within quotes or behind a backslash",
+)
+NO_CHAT, NO_ZONE, NO_PREFIX, NO_LINE = OPTION_PROBLEMS = (
+    "a chat is a number (of a person, or below 0: of a group or channel), or @name of a public channel",
+    "a time zone is written like Asia/Tehran or UTC",
+    "a prefix begins with a letter: a-z, 0-9 and _, at most 31 of them",
+    "one line for each admin is expected: name=chat",
+)
+
+
+def unusable(reason: str) -> InvalidError:
+    """The error about a URL of which this is the matter, one of the above."""
+    return InvalidError(f"this address cannot be used: {reason}", code="invalid_url", reason=reason)
+
+
+def wrong_option(field: str, reason: str) -> InvalidError:
+    """The error about an option of which this is the matter, one of the above."""
+    return InvalidError(f"{field}: {reason}", code="invalid_options", field=field, reason=reason)
 
 
 def _problem(url: str) -> str | None:

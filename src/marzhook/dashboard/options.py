@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from marzhook.endpoint import NO_LINE, wrong_option
 from marzhook.errors import InvalidError, MarzhookError
 
 FIELDS: Final = {
@@ -71,6 +72,6 @@ def _chats(text: str) -> dict[str, str]:
         if not line.strip():
             continue
         if not equals or not admin.strip():
-            raise InvalidError("expected one line for each admin: name=chat", code="invalid_options", field="chats")
+            raise wrong_option("chats", NO_LINE)
         chats[admin.strip()] = chat.strip()
     return chats

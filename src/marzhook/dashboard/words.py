@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from markupsafe import escape
+
 from marzhook import errors
 from marzhook.dashboard.languages import Language
 from marzhook.delivery import DELIVERED, Attempt
@@ -118,9 +120,11 @@ def action(language: Language, name: str) -> str:
 def problem(language: Language, error: errors.MarzhookError) -> tuple[str, str]:
     """What is wrong, in the reader's language, and what the program itself says about it, in English, or nothing."""
     if isinstance(error, errors.InvalidError) and error.reason:
-        return language.gettext("This address cannot be used: %(reason)s.") % {
-            "reason": language.gettext(error.reason)
-        }, ""
+        # Ours: what turns direction in it, a translator has put there.
+        _ = language.gettext
+        option = error.code == "invalid_options"
+        told = _("This cannot be used: %(reason)s.") if option else _("This address cannot be used: %(reason)s.")
+        return escape(told % {"reason": _(error.reason)}), ""
     if error.code in _PROBLEMS:
         return language.gettext(_PROBLEMS[error.code]), str(error) if error.code in _DETAILED else ""
     return language.gettext("This was refused."), str(error)

@@ -13,8 +13,7 @@ from marzhook.delivery import Delivery, Outcome
 from marzhook.destinations import messages
 from marzhook.destinations.base import Destination, done, only
 from marzhook.destinations.messages import FACTS, Messages, visible
-from marzhook.endpoint import Endpoint
-from marzhook.errors import InvalidError
+from marzhook.endpoint import NO_SERVICE, Endpoint, unusable
 from marzhook.event import JSON
 from marzhook.request import Job, Response
 
@@ -34,7 +33,7 @@ class Alert(Destination):
     @classmethod
     def checked_url(cls, url: object) -> str:
         if not isinstance(url, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^\x00-\x20\x7f]{1,2000}", url):
-            raise InvalidError("expected Apprise's URL, such as tgram://token/chat or mailto://…", code="invalid_url")
+            raise unusable(NO_SERVICE)
         return url
 
     @classmethod

@@ -14,7 +14,7 @@ from datetime import datetime
 from marzhook.delivery import Delivery, Outcome
 from marzhook.destinations.base import Destination, done
 from marzhook.destinations.webhook import documented
-from marzhook.errors import InvalidError
+from marzhook.endpoint import MISSING, NO_PROGRAM, TOO_LONG, UNENDED, unusable
 from marzhook.request import Command, Job, Response
 
 SCHEME = "exec:"
@@ -24,11 +24,10 @@ def argv_of(url: str) -> tuple[str, ...]:
     """The program and its arguments. Raises InvalidError."""
     try:
         argv = shlex.split(url.removeprefix(SCHEME))
-    except ValueError as error:
-        raise InvalidError(f"this command line cannot be read: {error}", code="invalid_url") from None
+    except ValueError:
+        raise unusable(UNENDED) from None
     if not argv or not argv[0].startswith("/") or "\0" in url:
-        raise InvalidError("expected a command line that begins with a program's whole path: exec:/usr/local/bin/told",
-                           code="invalid_url")  # fmt: skip
+        raise unusable(NO_PROGRAM)
     return tuple(argv)
 
 
@@ -39,8 +38,10 @@ class Exec(Destination):
 
     @classmethod
     def checked_url(cls, url: object) -> str:
-        if not isinstance(url, str) or len(url) > 2048:
-            raise InvalidError("url is missing, or longer than 2048 characters", code="invalid_url")
+        if not isinstance(url, str) or not url:
+            raise unusable(MISSING)
+        if len(url) > 2048:
+            raise unusable(TOO_LONG)
         argv_of(url)
         return SCHEME + url.removeprefix(SCHEME).strip()
 

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from marzhook.destinations.discord import INVISIBLE
 from marzhook.destinations.languages import LANGUAGES
 from marzhook.destinations.template import Template
-from marzhook.endpoint import check_choice
+from marzhook.endpoint import NO_ZONE, check_choice, wrong_option
 from marzhook.errors import InvalidError, RenderError
 from marzhook.event import JSON, Event, check_action
 
@@ -143,11 +143,7 @@ def checked(
         try:
             ZoneInfo(found["timezone"])
         except (OSError, ValueError, TypeError, LookupError):
-            raise InvalidError(
-                f"timezone {ascii(found['timezone'])[:60]} is not one; write it like Asia/Tehran or UTC",
-                code="invalid_options",
-                field="timezone",
-            ) from None
+            raise wrong_option("timezone", NO_ZONE) from None
     templates = found.get("templates", {})
     if not isinstance(templates, dict) or len(templates) > 64:
         raise InvalidError('templates maps actions (or "*") to texts', code="invalid_options")

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from marzhook.delivery import Delivery, Outcome
 from marzhook.destinations.base import Destination, done, only
-from marzhook.errors import InvalidError
+from marzhook.endpoint import NO_DATABASE, NO_PREFIX, unusable, wrong_option
 from marzhook.event import JSON, PANEL_ACTIONS, USER_DELETED
 from marzhook.request import Job, Response, Rows
 
@@ -35,10 +35,7 @@ class Sql(Destination):
     @classmethod
     def checked_url(cls, url: object) -> str:
         if not isinstance(url, str) or not re.fullmatch(r"[a-z0-9]+(\+[a-z0-9_]+)?://[\x21-\x7e]{1,2000}", url):
-            raise InvalidError(
-                "expected a database's URL, such as sqlite:////var/lib/users.db or postgresql://user:password@host/database",
-                code="invalid_url",
-            )
+            raise unusable(NO_DATABASE)
         return url
 
     @classmethod
@@ -46,11 +43,7 @@ class Sql(Destination):
         only(options, ("prefix",))
         prefix = options.get("prefix") or ""
         if not isinstance(prefix, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,30}|", prefix):
-            raise InvalidError(
-                "prefix begins with a letter: a-z, 0-9 and _, at most 31 of them",
-                code="invalid_options",
-                field="prefix",
-            )
+            raise wrong_option("prefix", NO_PREFIX)
         return {"prefix": prefix} if prefix else {}
 
     def item(self, delivery: Delivery, now: datetime) -> str:

@@ -20,7 +20,7 @@ from marzhook.destinations import messages
 from marzhook.destinations.base import MAX_RETRY_AFTER, Destination, failed, json_body, only
 from marzhook.destinations.markup import check_markup, plain
 from marzhook.destinations.messages import FACTS, Messages, visible
-from marzhook.endpoint import EACH, OWN_CHAT, Endpoint, check_url
+from marzhook.endpoint import EACH, NO_BOT, NO_CHAT, OWN_CHAT, Endpoint, check_url, unusable, wrong_option
 from marzhook.errors import InvalidError
 from marzhook.event import JSON
 from marzhook.request import Request, Response
@@ -63,7 +63,7 @@ class Telegram(Destination):
         address = check_url(url).rstrip("/")
         parts = urlsplit(address)
         if parts.query or not _TOKEN.fullmatch(parts.path.rpartition("/bot")[2]):
-            raise InvalidError(f"the address of a Telegram bot is its token, or {API}/bot<token>", code="invalid_url")
+            raise unusable(NO_BOT)
         return address
 
     @classmethod
@@ -155,11 +155,7 @@ def escape(value: object) -> str:
 def _checked_chat(chat: JSON, field: str) -> int | str:
     text = str(chat).strip() if isinstance(chat, int | str) and not isinstance(chat, bool) else ""
     if not _CHAT.fullmatch(text):
-        raise InvalidError(
-            "a chat is a number (of a person, or below 0: of a group or channel), or @name of a public channel",
-            code="invalid_options",
-            field=field,
-        )
+        raise wrong_option(field, NO_CHAT)
     return text if text.startswith("@") else int(text)
 
 
