@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import json
 import re
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["api_client", "dashboard_client"]
 
+ODD = "سلام\u200f 'it''s' $(id) `id` \u202e \U000e0041 !"
 BOT = {"kind": "telegram", "url": "123456:" + "A" * 35, "chat": "-1001234567890"}
 
 
@@ -221,6 +224,38 @@ def test_a_message_is_previewed_as_people_read_it(browser: Browser, fields: dict
     assert "&lt;" not in message
     assert "\\u" not in message
     assert ("\\u2068فعال\\u2069" in request) == (fields["kind"] == "telegram")
+
+
+@pytest.mark.parametrize(
+    ("fields", "url", "sent"),
+    [
+        (
+            {
+                "kind": "webhook",
+                "url": "https://a.example/{x}[1-9]",
+                "template": '{"text": "' + ODD + '",\r\n "by": "{{ by.username }}"}',
+            },
+            "https://a.example/{x}[1-9]",
+            {"text": ODD, "by": "root"},
+        ),
+        (BOT | {"message": ODD}, "https://…", {"text": ODD}),
+    ],
+)
+def test_what_is_copied_as_curl_is_the_request(
+    browser: Browser, fields: dict[str, str], url: str, sent: dict[str, str]
+) -> None:
+    """A shell hands curl the same JSON, whatever is in it, though the page shows each character that could make it lie."""
+    got = browser.post("/endpoints/preview", fields, on="/endpoints/new").text
+    command = re.search('class="curl"[^>]*>(.*?)</pre>', got, re.DOTALL)
+    assert command, got
+    script = "curl() { printf '%s\\0' \"$@\"; }; " + html.unescape(command[1])
+    words = (
+        subprocess.run(["sh", "-c", script], capture_output=True, check=True, timeout=30).stdout.decode().split("\0")
+    )
+    assert words[:2] == ["-i", "-g"]
+    assert words[2] == url
+    assert json.loads(words[-2]).items() >= sent.items()
+    assert "\u202e" not in got
 
 
 def test_what_was_chosen_is_shown_in_the_forms_words(browser: Browser) -> None:

@@ -47,7 +47,7 @@ def test_the_story_of_an_event(browser: Browser) -> None:
     curl = re.search(r'class="curl"[^>]*>(.*?)</pre>', page, re.DOTALL)
     assert curl
     words = shlex.split(curl[1].replace("\\\n", ""))
-    assert words[:3] == ["curl", "-i", "https://shop.example/hook"]
+    assert words[:4] == ["curl", "-i", "-g", "https://shop.example/hook"]
     assert "x-webhook-secret: ***" in words
     assert words[-1].startswith('{"username": "o\'hara", "action": "user_updated"')
 

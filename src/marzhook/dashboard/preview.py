@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,6 +10,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from marzhook import trace_context
+from marzhook.dashboard.rendering import unseen
 from marzhook.dashboard.visit import Visit
 from marzhook.delivery import Delivery
 from marzhook.destinations.kinds import destination
@@ -22,8 +22,6 @@ from marzhook.signing import new_private_key, new_secret
 
 SECRET_HEADERS: Final = frozenset({"x-webhook-secret", "webhook-signature"})
 MASKED: Final = "***"
-_ISOLATES: Final = re.compile("[\u2066-\u2069]")
-"""A page shows them by their number, which is no JSON: so they are written as JSON may write them as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ def preview(
         request = request._replace(lines=(*request.lines, *trace_context.lines(text, own)))
     headers = tuple((name, MASKED if name in SECRET_HEADERS else value) for name, value in request.headers)
     url = _masked(endpoint.url, web=True)
-    body = _ISOLATES.sub(lambda found: json.dumps(found[0])[1:-1], request.body.decode())
+    body = _seen(request.body.decode())
     return Shown(message, f"POST {url}", headers, body, _curl(url, headers, body))
 
 
@@ -97,8 +95,14 @@ def _masked(url: str, *, web: bool) -> str:
         return unknown
 
 
+def _seen(body: str) -> str:
+    """The same JSON, to be copied from a page, which shows some characters by their number. They can only be in its strings,
+    where JSON has another way to write them; but for the line's end of two characters, which is one here."""
+    return "".join(json.dumps(c)[1:-1] if unseen(c) else c for c in body.replace("\r", ""))
+
+
 def _curl(url: str, headers: tuple[tuple[str, str], ...], body: str) -> str:
-    parts = ["curl -i", shlex.quote(url)]
+    parts = ["curl -i -g", shlex.quote(url)]
     parts += [f"-H {shlex.quote(f'{name}: {value}')}" for name, value in headers]
     return " \\\n  ".join([*parts, f"--data-raw {shlex.quote(body)}"])
 

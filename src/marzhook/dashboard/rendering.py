@@ -25,16 +25,18 @@ _KEPT: Final = frozenset("\n\t\u200c\u200d")
 _ISOLATED: Final = re.compile("\u2068([^\u2068\u2069]*)\u2069")
 
 
+def unseen(character: str) -> bool:
+    """Whether it is seen only by what it does to others, or not at all."""
+    return character not in _KEPT and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn")
+
+
 def harmless(value: Any) -> Any:
     """What a template puts out. Characters that are seen only by what they do to others are shown by their number."""
     if value is None:
         return ""
     if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
         return value
-    return "".join(
-        f"⟨U+{ord(c):04X}⟩" if c not in _KEPT and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") else c
-        for c in value
-    )
+    return "".join(f"⟨U+{ord(c):04X}⟩" if unseen(c) else c for c in value)
 
 
 def field(value: Any) -> Markup:
