@@ -30,7 +30,7 @@ from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
 from marzhook.testing import FakeClock
 from marzhook.transport.alerts import MISSING, alert
-from marzhook.transport.local import LocalTransport
+from marzhook.transport.local import GRACE, LocalTransport
 from receivers import Receiver
 from service import Service
 
@@ -49,10 +49,14 @@ def work(url: str, **options: Any) -> carried.Alert:
     return job.work
 
 
+def told(message: carried.Alert) -> tuple[int, str | None, str]:
+    return alert(message, 15.0, lambda seconds, pause: None)
+
+
 def test_an_alert_arrives(receiver: Receiver) -> None:
     """In the language that was chosen, with a title and the facts."""
     address = receiver.url.removeprefix("http://").rstrip("/")
-    assert alert(work(f"json://{address}/{TOKEN}", language="ru")) == (0, None, "", 0)
+    assert told(work(f"json://{address}/{TOKEN}", language="ru")) == (0, None, "")
     body = json.loads(receiver.wait(1)[0]["body"])
     assert body["title"] == "🕔 Срок пользователя истёк"
     assert "alice" in body["message"]
@@ -61,11 +65,11 @@ def test_an_alert_arrives(receiver: Receiver) -> None:
 
 def test_a_service_that_refuses_says_so_without_the_url() -> None:
     """Apprise's URLs are full of tokens."""
-    status, error, message, _ = alert(work(f"json://user:{TOKEN}@127.0.0.1:1/{TOKEN}"))
+    status, error, message = told(work(f"json://user:{TOKEN}@127.0.0.1:1/{TOKEN}"))
     assert (status, error) == (1, "other")
     assert "could not deliver" in message
     assert TOKEN not in message
-    assert alert(work(f"nosuch://{TOKEN}"))[2] == "Apprise does not understand this URL"
+    assert told(work(f"nosuch://{TOKEN}"))[2] == "Apprise does not understand this URL"
 
 
 @pytest.mark.parametrize("status", [200, 500])
@@ -103,6 +107,41 @@ def test_a_burst_keeps_to_what_the_service_wants(
     assert all(later - earlier >= 1.2 for earlier, later in pairwise(sent)), sent
 
 
+def test_each_recipient_of_a_url_has_its_time(
+    clock: FakeClock, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apprise tells one after the other: given up before the last one, it would tell all of them once more. One that hangs
+    for longer than all may take is given up, and left alone for as long as after an answer."""
+    monkeypatch.setattr("apprise.plugins.ntfy.NotifyNtfy.request_rate_per_sec", 0.01)
+    receiver.do(hold=True)
+    ended = threading.Event()
+    local = LocalTransport(clock, ended.set)
+    four = receiver.url.replace("http", "ntfy") + "one/two/three/four"
+    local.send(Job(1, work(four), 15.0), "all")
+    receiver.wait(1)
+    clock.advance(15.0 + GRACE + 1)
+    assert local.finished() == []
+    assert local.timeout() == pytest.approx(3 * 15.0 + 3 * 0.01 - 1)
+    clock.advance(local.timeout())
+    [(token, response)] = local.finished()
+    assert (token, response.error, response.pause) == ("all", "timeout", 0.01)
+    receiver.do(status=200)
+    assert ended.wait(10)
+    assert len(receiver.seen()) == 4
+
+
+def test_more_recipients_than_can_be_told_are_none(tmp_path: Path) -> None:
+    """Nobody is told again and again because of those who never are; `check` says so, too."""
+    many = "mailto://u:hush-hush@x.example?smtp=127.0.0.1&to=" + ",".join(f"{n}@x.example" for n in range(60))
+    status, error, message = told(work(many))
+    assert (status, error) == (1, "other")
+    assert message.startswith("this URL names 60 recipients, of whom its service takes one in 5.5 s; make several")
+    made(tmp_path)
+    checked = marzhook(tmp_path, "check", expect=1, MARZHOOK_ALERT_URLS=many.replace(",", "%2C")).stdout
+    assert "60 recipients" in checked
+    assert "28 recipients each" in " ".join(checked.split())
+
+
 @pytest.fixture
 def without_apprise() -> Iterator[None]:
     """As where the extra is not installed: Python itself says so of a module that is None."""
@@ -116,7 +155,7 @@ def without_apprise() -> Iterator[None]:
 @pytest.mark.usefixtures("without_apprise")
 def test_a_missing_package_is_told_with_what_to_type() -> None:
     """In one line, and no event dies of it."""
-    assert alert(work("json://127.0.0.1:1/")) == (1, "other", MISSING, None)
+    assert told(work("json://127.0.0.1:1/")) == (1, "other", MISSING)
     assert "pip install 'marzhook[destinations]'" in MISSING
 
 

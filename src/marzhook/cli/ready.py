@@ -61,15 +61,18 @@ def _interpreter(path: Path) -> str | None:
 
 def _alert(url: str) -> Reach:
     try:
-        service = alerts.service_of(url)
+        service, trouble = alerts.service_of(url)
     except ModuleNotFoundError:
         problem, _, mend = alerts.MISSING.partition("; ")
         return Reach("", problem, mend[0].upper() + mend[1:] + ".")
     if service is None:
         return Reach(
-            "", alerts.NOT_UNDERSTOOD,
+            "", trouble,
             "Compare it with the service's page in Apprise's documentation: https://github.com/caronc/apprise/wiki",
         )  # fmt: skip
+    if trouble:
+        problem, _, mend = trouble.partition("; ")
+        return Reach("", problem, mend[0].upper() + mend[1:] + ".")
     return Reach(f"Apprise is installed, and takes this for {service}")
 
 

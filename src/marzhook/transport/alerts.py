@@ -5,26 +5,41 @@ from __future__ import annotations
 import logging
 import re
 import threading
+from collections.abc import Callable
 from io import StringIO
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from marzhook.request import Alert
 
+if TYPE_CHECKING:
+    from apprise import Apprise
+
 MISSING: Final = "Apprise is not installed here; type: pip install 'marzhook[destinations]'"
 NOT_UNDERSTOOD: Final = "Apprise does not understand this URL"
+LONGEST: Final = 300.0
+"""Seconds that one alert may take, however many recipients its URL names."""
 _PART = re.compile(r"[^/:@?&=#]{4,}")
 
 
-def alert(work: Alert) -> tuple[int, str | None, str, float | None]:
-    """Status, error and its message, and how many seconds the service is to be left alone now."""
+def alert(work: Alert, timeout: float, begin: Callable[[float, float], None]) -> tuple[int, str | None, str]:
+    """Status, error and its message. `timeout`: seconds that one recipient may take.
+
+    `begin` is told, before anything is sent, how many seconds all of it may take, and how many the service is to be left
+    alone afterwards.
+    """
     try:
         import apprise
     except ModuleNotFoundError:
-        return 1, "other", MISSING, None
+        return 1, "other", MISSING
     service = apprise.Apprise()
     if not service.add(work.url):
-        return 1, "other", NOT_UNDERSTOOD, None
+        return 1, "other", NOT_UNDERSTOOD
+    recipients, pause = _recipients(service), _pause(service)
+    if problem := _too_many(recipients, pause):
+        return 1, "other", problem
+    # Apprise tells one after the other. Who gave it up before the last one would tell all of them once more, and again.
+    begin(min(LONGEST, recipients * timeout + (recipients - 1) * pause), pause)
     # The log is the process's: without the filter, what is said of one endpoint would be told of another one too.
     logger, mine = logging.getLogger("apprise"), threading.get_ident()
     logger.propagate = False
@@ -39,15 +54,32 @@ def alert(work: Alert) -> tuple[int, str | None, str, float | None]:
         said = captured.getvalue()
     finally:
         logger.removeHandler(handler)
-    # Seconds, whatever the name says. Apprise itself keeps them only within a notification, between several recipients.
-    pause = max((one.request_rate_per_sec for one in service), default=0.0)
     if told:
-        return 0, None, "", pause
-    return 1, "other", _masked("Apprise could not deliver it: " + " ".join(said.split()), work.url)[:500], pause
+        return 0, None, ""
+    return 1, "other", _masked("Apprise could not deliver it: " + " ".join(said.split()), work.url)[:500]
 
 
-def service_of(url: str) -> str | None:
-    """The name of the service to which Apprise would turn; None: it does not understand the URL.
+def _recipients(service: Apprise) -> int:
+    return max(1, sum(len(one) for one in service))
+
+
+def _pause(service: Apprise) -> float:
+    """Seconds, whatever the name says. Apprise itself keeps them only within a notification, between several recipients."""
+    return max((float(one.request_rate_per_sec) for one in service), default=0.0)
+
+
+def _too_many(recipients: int, pause: float) -> str:
+    if (recipients - 1) * pause <= LONGEST / 2:
+        return ""
+    most = int(LONGEST / 2 / pause) + 1
+    return (
+        f"this URL names {recipients} recipients, of whom its service takes one in {pause:g} s; make several endpoints of"
+        f" it, with {most} recipients each at the most"
+    )
+
+
+def service_of(url: str) -> tuple[str | None, str]:
+    """The name of the service to which Apprise would turn, and what is wrong; None: it does not understand the URL.
 
     Raises ModuleNotFoundError where Apprise is not installed.
     """
@@ -57,7 +89,9 @@ def service_of(url: str) -> str | None:
     # What it says of a URL that it does not understand is the URL.
     with apprise.LogCapture(level=logging.CRITICAL):  # type: ignore[no-untyped-call]
         understood = service.add(url)
-    return str(service[0].service_name) if understood and len(service) else None
+    if not understood or not len(service):
+        return None, NOT_UNDERSTOOD
+    return str(service[0].service_name), _too_many(_recipients(service), _pause(service))
 
 
 def _masked(text: str, url: str) -> str:

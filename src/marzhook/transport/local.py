@@ -41,6 +41,16 @@ class _Running:
     begun: bool = False
     left: bool = False
     """Nobody waits for it any more."""
+    seconds: float = field(init=False)
+    """How long it may take."""
+    pause: float | None = None
+    """How many seconds the service is to be left alone afterwards, whatever becomes of it."""
+
+    def __post_init__(self) -> None:
+        self.seconds = self.job.timeout
+
+    def begin(self, seconds: float, pause: float) -> None:
+        self.seconds, self.pause = seconds, pause
 
 
 class LocalTransport:
@@ -72,7 +82,7 @@ class LocalTransport:
         if not self._running:
             return 60.0
         now = self._clock.monotonic()
-        return min(running.t0 + running.job.timeout + GRACE for running in self._running) - now
+        return min(running.t0 + running.seconds + GRACE for running in self._running) - now
 
     def finished(self) -> list[tuple[Any, Response]]:
         """What has come to its end, or has had its time."""
@@ -90,8 +100,8 @@ class LocalTransport:
             self._running.remove(running)
             done.append((running.token, response))
         now = self._clock.monotonic()
-        for running in [r for r in self._running if now >= r.t0 + r.job.timeout + GRACE]:
-            message = f"it did not end within {running.job.timeout:g} s"
+        for running in [r for r in self._running if now >= r.t0 + r.seconds + GRACE]:
+            message = f"it did not end within {running.seconds:g} s"
             done.append((running.token, self._response(running, error="timeout", message=message)))
             self._leave(running)
         self._start()
@@ -120,19 +130,19 @@ class LocalTransport:
 
     def _do(self, running: _Running) -> None:
         job = running.job
-        status, error, message, body, pause = 0, None, "", b"", None
+        status, error, message, body = 0, None, "", b""
         try:
             if isinstance(job.work, Command):
                 status, error, message, body = run(job.work, self._programs, job.timeout, running.stop)
             elif isinstance(job.work, Alert):
-                status, error, message, pause = alert(job.work)
+                status, error, message = alert(job.work, job.timeout, running.begin)
             else:
                 status, error, message = write(job.work, job.timeout)
         except Exception as failure:
             # Whatever an extension raises: it is that endpoint's trouble alone, and may quote what is secret.
             log.debug("a job failed", exc_info=True)
             status, error, message = 1, "other", type(failure).__name__
-        self._ended.put((running, self._response(running, None if error else status, error, message, body, pause)))
+        self._ended.put((running, self._response(running, None if error else status, error, message, body)))
         self._wake()
 
     def _response(
@@ -142,8 +152,7 @@ class LocalTransport:
         error: str | None = None,
         message: str = "",
         body: bytes = b"",
-        pause: float | None = None,
     ) -> Response:
         duration = self._clock.monotonic() - running.t0
         started_at = self._clock.now() - timedelta(seconds=duration)
-        return Response(started_at, duration, status, body=body, error=error, message=message, pause=pause)
+        return Response(started_at, duration, status, body=body, error=error, message=message, pause=running.pause)
