@@ -27,6 +27,34 @@ def environment(api: Api, kind: str = "webhook", url: str = "http://127.0.0.1:90
         return endpoints.all_endpoints(tx.conn)[0].id
 
 
+TOKEN = "1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"),
+    [("webhook", "this kind has none"), ("telegram", "there are chat, chats, language, timezone, templates")],
+)
+def test_an_option_that_a_kind_does_not_have_is_refused(api: Api, kind: str, known: str) -> None:
+    """With those that it has; what a newer version has written may stay as it is, and nothing else."""
+    url, options = (TOKEN, {"chat": 5}) if kind == "telegram" else ("https://shop.example/", {})
+    made = api.post("/api/v1/endpoints", json={"kind": kind, "url": url, "options": {**options, "wings": 2}})
+    assert (made.status_code, made.json()["code"]) == (422, "invalid_options")
+    assert made.json()["detail"] == f"there is no option 'wings'; {known}"
+    with api.services.database.write() as tx:
+        one = endpoints.create(
+            tx, now=api.clock.now(), kind=kind, url="https://x.example/bot" + TOKEN, options={**options, "wings": 2}
+        )
+    path = f"/api/v1/endpoints/{one.id}"
+    assert api.call("PATCH", path, json={"name": "changed"}).json()["options"] == {**options, "wings": 2}
+    changed = api.call("PATCH", path, json={"options": {**options, "wings": 3}})
+    assert (changed.status_code, known in changed.json()["detail"]) == (422, True)
+    assert api.call("PATCH", path, json={"options": {**options, "wings": 2}}).json()["options"] == {
+        **options,
+        "wings": 2,
+    }
+    assert api.call("PATCH", path, json={"options": options}).json()["options"] == options
+
+
 def test_create_and_show(api: Api) -> None:
     """A new endpoint has the defaults, shows its signing secret once, and is guarded."""
     made = make(api, secret="hush", actions=["user_expired", "user_limited"])

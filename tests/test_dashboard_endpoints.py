@@ -302,6 +302,21 @@ def test_an_endpoint_is_shown_with_what_its_kind_knows(browser: Browser) -> None
     assert (after.url[-4:], after.options["chat"]) == ("AAAA", "@channel")
 
 
+def test_options_of_a_newer_version_stay_when_a_form_is_saved(browser: Browser) -> None:
+    """What this version does not know of them is not taken away, and not in the way."""
+    services = browser.services
+    with services.database.write() as tx:
+        made = endpoints.create(
+            tx, now=services.clock.now(), kind="telegram", url="https://api.telegram.org/bot1:" + "A" * 35,
+            options={"chat": 5, "wings": {"left": 1}},
+        )  # fmt: skip
+    path = f"/endpoints/{made.id}/edit"
+    fields = {"name": "bot", "url": "", "chat": "7", "all_actions": "yes"}
+    assert browser.post(path, fields, on=path).status_code == 303
+    with services.database.read() as conn:
+        assert endpoints.get(conn, made.id).options == {"chat": 7, "wings": {"left": 1}}
+
+
 def test_an_endpoint_of_a_newer_version_says_why_it_rests(browser: Browser) -> None:
     """One of a kind, or with options, that this version does not know: its page, the list, the API and the overview say so in
     words; it is not changed here, but paused and deleted like any other."""

@@ -240,3 +240,20 @@ def test_what_this_version_does_not_understand_waits(
             endpoints.update(tx, broken.id, kind="webhook", template=None, options={})
         eventually(lambda: house.states() == {"delivered": 62})
     assert not house.load(broken.id).failing_since
+
+
+def test_an_option_that_only_a_newer_version_knows_stops_nothing(
+    house: House, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is sent to without; the log names it, once."""
+    endpoint = house.endpoint(receiver.url, options={"wings": 2, "feathers": "many"})
+    house.publish(["ann"])
+    with house.dispatching():
+        eventually(lambda: house.states() == {"delivered": 1})
+        with house.database.write() as tx:
+            endpoints.update(tx, endpoint.id, rate_limit=1000.0)
+        house.publish(["bob"])
+        eventually(lambda: house.states() == {"delivered": 2})
+        eventually(lambda: "does not know" in caplog.text)
+    told = [record.fields for record in caplog.records if hasattr(record, "fields") and "options" in record.fields]
+    assert [(one["endpoint"], one["options"]) for one in told] == [(endpoint.id, "feathers, wings")]

@@ -102,8 +102,9 @@ def sign_in(services: Services, username: str, password: str, *, address: str) -
 # -- endpoints
 
 
-def checked(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns of an endpoint of this kind as a person gave them, to be stored. Raises InvalidError for the first wrong one.
+def checked(kind: str, values: Mapping[str, Any], *, before: Endpoint | None = None) -> dict[str, Any]:
+    """Columns of an endpoint of this kind as a person gave them, to be stored, `before` being the one that they are to change.
+    Raises InvalidError for the first wrong one.
 
     None means something as one of MAY_BE_NONE; elsewhere it is the same as missing.
     """
@@ -113,7 +114,7 @@ def checked(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     if "url" in found:
         found["url"] = spoken.checked_url(found["url"])
     if "options" in found:
-        found["options"] = spoken.checked_options(found["options"])
+        found["options"] = spoken.checked_options(found["options"], before.options if before else {})
     for name, choices in CHOICES.items():
         if name in found:
             check_choice(name, found[name], choices)
@@ -198,7 +199,7 @@ def change_endpoint(
     """Change columns. Raises as `create_endpoint`, and NotFoundError; ConflictError for an endpoint of the settings."""
     before = services.database.look(lambda conn: endpoints.get(conn, endpoint_id))
     kind = before.kind  # it never changes
-    columns = checked(kind, values)
+    columns = checked(kind, values, before=before)
     _permit(services, kind, columns, by_operator=by_operator)
     if before.guarded and columns.get("url", before.url) != before.url:
         _permit_address(services, kind, columns["url"])

@@ -11,7 +11,7 @@ from typing import Any
 from marzhook import request as carried
 from marzhook.delivery import Delivery, Outcome
 from marzhook.destinations import messages
-from marzhook.destinations.base import Destination, done, only
+from marzhook.destinations.base import Destination, done
 from marzhook.destinations.messages import FACTS, Messages, visible
 from marzhook.endpoint import NO_SERVICE, Endpoint, unusable
 from marzhook.event import JSON
@@ -23,6 +23,7 @@ _TEMPLATE = "{{ username }}\n" + FACTS
 class Alert(Destination):
     """A service that Apprise knows."""
 
+    known_options = messages.OPTIONS
     # What a service takes at once is not known; what it wants between two, each answer says.
     concurrency = 1
 
@@ -37,8 +38,7 @@ class Alert(Destination):
         return url
 
     @classmethod
-    def checked_options(cls, options: Mapping[str, JSON]) -> dict[str, JSON]:
-        only(options, messages.OPTIONS)
+    def _checked(cls, options: Mapping[str, JSON]) -> dict[str, JSON]:
         return messages.checked(options, written=visible, proof=lambda text: None)
 
     def item(self, delivery: Delivery, now: datetime) -> str:

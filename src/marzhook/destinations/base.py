@@ -5,8 +5,9 @@ from __future__ import annotations
 import email.utils
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from marzhook.delivery import ACCEPTED, Delivery, Outcome, Verdict
@@ -28,6 +29,7 @@ class Destination(ABC):
     """Bytes that the items of a request may have together (one item alone may have more)."""
     concurrency: ClassVar[int] = 1000
     """Requests in flight at the most, whatever the endpoint allows."""
+    known_options: ClassVar[tuple[str, ...]] = ()
     problem: str | None = None
     """Why nothing can be sent to the endpoint as it is stored, in words."""
     rate_limit: float | None = None
@@ -48,10 +50,30 @@ class Destination(ABC):
         return check_url(url)
 
     @classmethod
-    def checked_options(cls, options: Mapping[str, JSON]) -> dict[str, JSON]:
-        """The options of this kind as they are kept. Raises InvalidError for the first wrong one."""
-        only(options, ())
+    def checked_options(
+        cls, options: Mapping[str, JSON], before: Mapping[str, JSON] = MappingProxyType({})
+    ) -> dict[str, JSON]:
+        """The options of this kind as they are kept. Raises InvalidError for the first wrong one.
+
+        `before`: those that the endpoint has. What a newer version wrote there, and this one does not know, may stay as it is.
+        """
+        known, kept = dict(options), {}
+        for name in options.keys() - set(cls.known_options):
+            kept[name] = known.pop(name)
+            if name not in before or before[name] != kept[name]:
+                there = f"there are {', '.join(cls.known_options)}" if cls.known_options else "this kind has none"
+                raise InvalidError(f"there is no option {ascii(name)[:60]}; {there}", code="invalid_options")
+        return cls._checked(known) | kept
+
+    @classmethod
+    def _checked(cls, options: Mapping[str, JSON]) -> dict[str, JSON]:
+        """The same of `known_options`, of which each may be missing."""
         return {}
+
+    @property
+    def unknown_options(self) -> Sequence[str]:
+        """Those that a newer version wrote. Nothing is done about them, and nothing to them."""
+        return sorted(self.endpoint.options.keys() - set(self.known_options))
 
     @abstractmethod
     def item(self, delivery: Delivery, now: datetime) -> str:
@@ -107,14 +129,6 @@ class Destination(ABC):
             self._timeout,
             self._guarded,
         )
-
-
-def only(options: Mapping[str, JSON], known: Collection[str]) -> None:
-    """Raises InvalidError for an option that a kind does not have."""
-    for name in options:
-        if name not in known:
-            there = f"there are {', '.join(known)}" if known else "this kind has none"
-            raise InvalidError(f"there is no option {ascii(name)[:60]}; {there}", code="invalid_options")
 
 
 def json_body(response: Response) -> dict[str, Any]:

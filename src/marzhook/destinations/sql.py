@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from marzhook.delivery import Delivery, Outcome
-from marzhook.destinations.base import Destination, done, only
+from marzhook.destinations.base import Destination, done
 from marzhook.endpoint import NO_DATABASE, NO_PREFIX, unusable, wrong_option
 from marzhook.event import JSON, PANEL_ACTIONS, USER_DELETED
 from marzhook.request import Job, Response, Rows
@@ -27,6 +27,7 @@ MAX_WHOLE: Final = (1 << 63) - 1
 class Sql(Destination):
     """The tables of one database."""
 
+    known_options = ("prefix",)
     max_items = 200
     max_bytes = 1 << 20
     # One after the other: it is one database, and its rows are locked meanwhile.
@@ -39,8 +40,7 @@ class Sql(Destination):
         return url
 
     @classmethod
-    def checked_options(cls, options: Mapping[str, JSON]) -> dict[str, JSON]:
-        only(options, ("prefix",))
+    def _checked(cls, options: Mapping[str, JSON]) -> dict[str, JSON]:
         prefix = options.get("prefix") or ""
         if not isinstance(prefix, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,30}|", prefix):
             raise wrong_option("prefix", NO_PREFIX)

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from marzhook.delivery import ACCEPTED, Delivery, Outcome, Verdict
 from marzhook.destinations import messages
-from marzhook.destinations.base import MAX_RETRY_AFTER, Destination, failed, json_body, only
+from marzhook.destinations.base import MAX_RETRY_AFTER, Destination, failed, json_body
 from marzhook.destinations.markup import check_markup, plain
 from marzhook.destinations.messages import FACTS, Messages, visible
 from marzhook.endpoint import EACH, NO_BOT, NO_CHAT, OWN_CHAT, Endpoint, check_url, unusable, wrong_option
@@ -39,6 +39,7 @@ _ABOUT_THE_TEXT = ("can't parse entities", "message is too long", "text is empty
 class Telegram(Destination):
     """A bot, and the chats that it writes to."""
 
+    known_options = ("chat", "chats", *messages.OPTIONS)
     max_items = 10
     # Characters before entities are parsed, each two UTF-16 units at the most: always below MAX_MESSAGE.
     max_bytes = 2000
@@ -67,8 +68,7 @@ class Telegram(Destination):
         return address
 
     @classmethod
-    def checked_options(cls, options: Mapping[str, JSON]) -> dict[str, JSON]:
-        only(options, ("chat", "chats", *messages.OPTIONS))
+    def _checked(cls, options: Mapping[str, JSON]) -> dict[str, JSON]:
         found: dict[str, JSON] = {"chat": _checked_chat(options.get("chat"), "chat")}
         chats = options.get("chats") or {}
         if not isinstance(chats, dict) or len(chats) > 1000:

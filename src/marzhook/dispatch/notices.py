@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from marzhook.clock import Clock
+from marzhook.destinations.base import Destination
 from marzhook.dispatch import health
 from marzhook.dispatch.sender import Sender
 from marzhook.dispatch.settler import Settler
@@ -30,8 +31,8 @@ class Notices:
         self._clock = clock
         self._settler = settler
         self._wake = wake
-        self._problems: dict[int, str | None] = {}
-        """Why each endpoint cannot be sent to, as the log was told."""
+        self._told: dict[int, tuple[str | None, str]] = {}
+        """Why each endpoint cannot be sent to, and which options of it are unknown, as the log was told."""
 
     def change(self, endpoint: Endpoint, **values: Any) -> None:
         """Write down what was found out about an endpoint's address or receiver; noticed everywhere by its revision."""
@@ -51,7 +52,7 @@ class Notices:
         cannot be sent to as they are stored."""
         now = self._clock.now()
         for sender in senders:
-            self._tell_log(sender.endpoint, sender.destination.problem)
+            self._tell_log(sender.destination)
             if sender.failing_since is None or not sender.endpoint.enabled:
                 continue
             notice = health.notice(sender.failing_since, sender.failing_stage, now)
@@ -63,12 +64,20 @@ class Notices:
             else:
                 self._tell(sender, notice.action)
 
-    def _tell_log(self, endpoint: Endpoint, problem: str | None) -> None:
+    def _tell_log(self, destination: Destination) -> None:
         """Once, until it is another one."""
-        if problem is not None and problem != self._problems.get(endpoint.id):
-            fields = {"endpoint": endpoint.id, "name": endpoint.name, "why": problem}
+        endpoint, problem = destination.endpoint, destination.problem
+        unknown = "" if problem else ", ".join(destination.unknown_options)
+        told, self._told[endpoint.id] = self._told.get(endpoint.id), (problem, unknown)
+        if told == (problem, unknown):
+            return
+        fields: dict[str, Any] = {"endpoint": endpoint.id, "name": endpoint.name}
+        if problem is not None:
+            fields["why"] = problem
             log.warning("endpoint cannot be sent to as it is stored; its deliveries wait", extra={"fields": fields})
-        self._problems[endpoint.id] = problem
+        if unknown:
+            fields["options"] = unknown
+            log.warning("endpoint has options that this version does not know", extra={"fields": fields})
 
     def disable(self, sender: Sender, why: str) -> None:
         """Send nothing more there until somebody enables it, and tell all other endpoints, once."""
