@@ -173,6 +173,7 @@ def _page(visit: Visit, endpoint_id: int, once: str) -> Response:
         is_inbox = endpoint.url == inbox.address(database, conn)
         chart = visit.site.histories.get(conn, endpoint_id)
         latencies = outcomes.latencies(conn, endpoint_id)
+    is_new = session.is_once(once, endpoint.signing_secret, visit.bound_to, now)
     return visit.page(
         "endpoint.html",
         chart=chart,
@@ -184,7 +185,7 @@ def _page(visit: Visit, endpoint_id: int, once: str) -> Response:
         tries=tries[:100],
         owed=owed,
         rows=rows,
-        secret=endpoint.signing_secret if session.is_once(once, endpoint.signing_secret, visit.bound_to, now) else None,
+        secret=endpoint.signing_secret if is_new and endpoint.kind == "webhook" else None,
         is_inbox=is_inbox,
         public_key=public_part(endpoint.signing_key) if endpoint.signing_key else None,
         shown=preview(visit, endpoint),
