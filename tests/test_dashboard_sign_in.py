@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
-from dashboard_client import PASSWORD
+from dashboard_client import PASSWORD, Form
 from marzhook import operations
 from marzhook.dashboard.session import SESSION
 from marzhook.errors import ThrottledError, UnauthorizedError
@@ -31,6 +31,26 @@ def test_a_stranger_is_asked_who_he_is_and_then_goes_on(stranger: Browser) -> No
     signed = stranger.post("/sign-in", fields, on="/sign-in")
     assert (signed.status_code, signed.headers["location"]) == (303, "/events?username=alice")
     assert stranger.get("/events").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "page"),
+    [
+        ("/users/new", "/users/new"), ("/user/alice/charge", "/user/alice"), ("/events/1/2/retry", "/events/1"),
+        ("/endpoints/1/edit", "/endpoints/1/edit"), ("/dead/replay", "/dead"), ("/sign-out", "/"),
+    ],
+)  # fmt: skip
+def test_a_form_sent_after_the_sessions_end_leads_back_to_its_page(stranger: Browser, path: str, page: str) -> None:
+    """After the sign-in, which says that what was sent was not done."""
+    sent = stranger.client.post(path, data={"username": "bob"})
+    assert sent.status_code == 303
+    form = stranger.page(sent.headers["location"])
+    assert "what you sent was not done" in form
+    assert "what you sent was not done" not in stranger.page("/sign-in?next=/users")
+    fields = Form(form, "username").fields
+    assert "bob" not in form
+    fields |= {"username": "root", "password": PASSWORD}
+    assert stranger.client.post("/sign-in", data=fields).headers["location"] == page
 
 
 @pytest.mark.parametrize(

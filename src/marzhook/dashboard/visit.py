@@ -197,8 +197,9 @@ def _answer(site: Site, page: Page, request: Request, form: FormData) -> Respons
 
 def _handled(visit: Visit, page: Page) -> Response:
     if page.who != ANYONE and visit.admin is None:
-        path = visit.here if visit.request.method in ("GET", "HEAD") else "/"
-        return visit.to("/sign-in", **({"next": path} if path != "/" else {}))
+        # Whoever has sent a form comes back to its page, but not to what was typed: that may be anything, and of anybody.
+        unsent = {"unsent": "yes"} if page.method == "POST" else {}
+        return visit.to("/sign-in", **({"next": visit.here} if visit.here != "/" else {}), **unsent)
     if page.method == "POST" and not session.is_ours(visit.bound_to, visit.form.get("form_token")):
         raise errors.ForbiddenError("the form's token is missing or out of date", code="form_expired")
     if page.who == SUDO and not visit.who.is_sudo:

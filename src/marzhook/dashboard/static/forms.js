@@ -23,7 +23,7 @@ function previews(form) {
     timer = setTimeout(async () => {
       const answer = await fetch(form.dataset.preview, { method: "POST", body: new URLSearchParams(new FormData(form)) });
       const place = document.getElementById("preview");
-      if (!answer.ok || !place) return;
+      if (!answer.ok || answer.redirected || !place) return;
       const shown = new DOMParser().parseFromString(await answer.text(), "text/html");
       place.replaceChildren(...shown.body.childNodes);
       enliven(place);
