@@ -97,7 +97,7 @@ def test_guessing_is_slowed_down(stranger: Browser) -> None:
 
 
 def test_the_throttle_counts_networks_and_forgets(clock: FakeClock) -> None:
-    """One who has a /64 is one guesser; others are not stopped by him; memory is bounded."""
+    """One who has a /64 is one guesser, not so all who have IPv4; others are not stopped by him; memory is bounded."""
     throttle = Throttle(clock.monotonic)
     for i in range(FAILURES):
         throttle.failed(f"2001:db8::{i:x}", "root")
@@ -114,6 +114,10 @@ def test_the_throttle_counts_networks_and_forgets(clock: FakeClock) -> None:
     assert throttle.wait("192.0.2.1", "anybody") == WITHIN
     clock.advance(WITHIN)
     assert throttle.wait("192.0.2.1", "anybody") == 0
+    for i in range(ADDRESS_FAILURES):
+        throttle.failed("::ffff:192.0.2.2", f"name{i}")
+    assert throttle.wait("192.0.2.2", "anybody") == WITHIN
+    assert throttle.wait("::ffff:192.0.2.3", "anybody") == throttle.wait("::1", "anybody") == 0
     for i in range(12_000):
         throttle.failed(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}", "root")
     assert len(throttle._failed) == 10_000

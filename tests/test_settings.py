@@ -48,6 +48,7 @@ def test_defaults() -> None:
     assert settings.published_actions == set(PANEL_ACTIONS)
     assert (settings.usage_percents, settings.days_left) == ((80,), (3,))
     assert (settings.host, settings.port) == ("127.0.0.1", 8787)
+    assert settings.proxies == (ip_network("127.0.0.1"), ip_network("::1"))
     assert settings.database_url == "sqlite:///marzhook.db"
     assert (settings.connect_timeout, settings.request_timeout, settings.endpoint_concurrency) == (5.0, 15.0, 32)
     assert (settings.allow_addresses, settings.ca_file) == ((), None)
@@ -302,6 +303,7 @@ def test_values_that_are_taken(tmp_path: Path) -> None:
     assert settings.allow_addresses == (ip_network("10.0.0.0/8"), ip_network("192.168.1.7/32"), ip_network("fd00::/8"))
     assert (settings.ca_file, settings.send_interval) == (ca, 0.5)
     assert settings.database_url == "sqlite:////var/lib/m.db"
+    assert load({"FORWARDED_ALLOW_IPS": "*"}, None).proxies == (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
 
 @pytest.mark.parametrize(

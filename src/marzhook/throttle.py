@@ -57,9 +57,11 @@ class Throttle:
 
 
 def _network(address: str) -> str:
-    """One person has a whole /64 of IPv6 addresses."""
+    """One person has a whole /64 of IPv6 addresses; a socket for both shows IPv4 addresses in the form of IPv6."""
     try:
         ip = ip_address(address)
     except ValueError:
         return address
-    return ip.exploded[:19] if isinstance(ip, IPv6Address) else address
+    if not isinstance(ip, IPv6Address):
+        return address
+    return ip.exploded[:19] if ip.ipv4_mapped is None else str(ip.ipv4_mapped)

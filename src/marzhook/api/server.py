@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 import uvicorn
@@ -20,11 +22,12 @@ GRACE = 10
 class Server:
     """Binds at once (so that a port in use is noticed before anything starts), serves between `start` and `stop`."""
 
-    def __init__(self, app: Any, host: str, port: int) -> None:
+    def __init__(self, app: Any, host: str, port: int, *, proxies: Iterable[IPv4Network | IPv6Network] = ()) -> None:
+        """`proxies`: who is believed about where a request comes from."""
         self._socket = _bind(host, port)
         config = uvicorn.Config(
             app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE, server_header=False, lifespan="off",
-            ws="none",
+            ws="none", forwarded_allow_ips=list(_believed(proxies)),
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="api", daemon=True)
@@ -52,6 +55,14 @@ class Server:
 
     def _serve(self) -> None:
         self._server.run(sockets=[self._socket])
+
+
+def _believed(proxies: Iterable[IPv4Network | IPv6Network]) -> Iterator[str]:
+    """As uvicorn takes them; a socket for both shows IPv4 addresses in the form of IPv6."""
+    for network in proxies:
+        yield str(network)
+        if isinstance(network, IPv4Network):
+            yield f"::ffff:{network.network_address}/{96 + network.prefixlen}"
 
 
 def _bind(host: str, port: int) -> socket.socket:

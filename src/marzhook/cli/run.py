@@ -38,7 +38,7 @@ def run(
     try:
         app = create_app(runtime.services)
         dashboard = install(app, runtime.services)
-        server = Server(app, settings.host, settings.port)
+        server = Server(app, settings.host, settings.port, proxies=settings.proxies)
         runtime.address = server.own_address
         runtime.start()
         server.start()

@@ -105,6 +105,7 @@ class Settings:
     host: str
     port: int
     """0: any free one."""
+    proxies: tuple[Network, ...]
     token_minutes: int
     """0: a token never expires, as in the panel."""
     ingest_secret: str | None
@@ -193,6 +194,8 @@ SETTINGS: Final = (
             "the first admin's password; unset: one is made and shown", True),
     Setting("UVICORN_HOST", "host", "127.0.0.1", parsers.host, "the address on which Marzhook listens"),
     Setting("UVICORN_PORT", "port", "8787", partial(parsers.whole, 0, 65_535), "the port there; 0: any free one"),
+    Setting("FORWARDED_ALLOW_IPS", "proxies", "127.0.0.1,::1", parsers.proxies,
+            "proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: networks (CIDR), comma-separated; *: all"),
     Setting("JWT_ACCESS_TOKEN_EXPIRE_MINUTES", "token_minutes", "1440", partial(parsers.whole, 0, 5_256_000),
             "how long an admin's token is valid; 0: for ever"),
     Setting("MARZHOOK_INGEST_SECRET", "ingest_secret", None, parsers.secret,

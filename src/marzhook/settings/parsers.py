@@ -235,6 +235,10 @@ def networks(value: str) -> tuple[Network, ...]:
         raise ValueError("networks such as 10.0.0.0/8,fd00::/8, no bits set after the prefix") from None
 
 
+def proxies(value: str) -> tuple[Network, ...]:
+    return networks("0.0.0.0/0,::/0" if value == "*" else value)
+
+
 def readable_file(value: str) -> Path:
     if not os.path.isfile(value) or not os.access(value, os.R_OK):
         raise ValueError("the path of a file that exists and can be read")
