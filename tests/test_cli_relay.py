@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -85,7 +88,7 @@ def test_a_command_that_is_none(tmp_path: Path) -> None:
 def ran(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
     """What becomes of an event for which this script is run, with a second to end in."""
     monkeypatch.setattr(relay, "EXEC_TIMEOUT", 1.0)
-    return relay.runner(str(script(folder, text)), set())(relay.Incoming(1.0, "/", {}, b"{}"))
+    return relay.runner(str(script(folder, text)), relay.Commands())(relay.Incoming(1.0, "/", {}, b"{}"))
 
 
 def test_a_command_that_leaves_somebody_behind_has_ended_all_the_same(
@@ -118,6 +121,46 @@ def test_a_command_that_runs_ends_with_the_listener(tmp_path: Path) -> None:
         eventually((tmp_path / "pid").exists)
         assert own.stop() == 0
     eventually(lambda: gone(int((tmp_path / "pid").read_text())))
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_runs_ends_with_a_replay(tmp_path: Path, by: signal.Signals) -> None:
+    """Whatever ends it; how far it came is told."""
+    program = script(tmp_path, f"echo $$ > {tmp_path}/me; mv {tmp_path}/me {tmp_path}/pid; sleep 600")
+    (tmp_path / "saved").write_text(json.dumps({"at": 1, "path": "/", "headers": {}, "body": "{}"}) + "\n")
+    with Running(tmp_path, "listen", "--replay", "saved", "--exec", str(program)) as own:
+        eventually((tmp_path / "pid").exists)
+        own.process.send_signal(by)
+        own.line("Stopped after 0 of 1.")
+        assert own.process.wait(10) == 1
+    eventually(lambda: gone(int((tmp_path / "pid").read_text())))
+
+
+def test_a_command_that_is_just_being_started_ends_with_the_listener(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process is there, and nobody knows of it yet: that is waited for. After that none is started."""
+    start, commands, ended = subprocess.Popen, relay.Commands(), threading.Event()
+
+    def end() -> None:
+        commands.end()
+        ended.set()
+
+    def popen(*values: Any, **more: Any) -> Any:
+        process = start(*values, **more)
+        threading.Thread(target=end).start()
+        # Nothing keeps the listener any more once it has ended all that it knows of.
+        assert not ended.wait(0.05)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    program = script(tmp_path, f"touch {tmp_path}/begun; exec sleep 600")
+    run = relay.runner(str(program), commands)
+    assert run(relay.Incoming(1.0, "/", {}, b"{}")) == (500, f"{program}: signal 9 ended it")
+    assert ended.wait(10)
+    (tmp_path / "begun").unlink(missing_ok=True)
+    assert run(relay.Incoming(1.0, "/", {}, b"{}"))[0] == 503
+    assert not (tmp_path / "begun").exists()
 
 
 def test_saves_and_takes_again(tmp_path: Path) -> None:

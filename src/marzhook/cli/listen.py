@@ -19,10 +19,10 @@ from marzhook.errors import MarzhookError, SettingError
 
 if TYPE_CHECKING:
     from marzhook.cli.inbox import Checks, Inbox, Received
+    from marzhook.cli.relay import Commands
     from marzhook.endpoint import Endpoint
     from marzhook.receiver import ReceivedEvent
     from marzhook.store.database import Transaction
-    from marzhook.transport.stop import Stop
 
 STAY = 0.5
 """Seconds between two looks at whether an attached listener is still an endpoint."""
@@ -62,7 +62,7 @@ def listen(
 ) -> None:
     """Receive webhooks here, verify them, and print them. Ctrl-C ends it."""
     from marzhook.cli.inbox import Checks, Inbox
-    from marzhook.cli.relay import end, forwarder, runner, saver
+    from marzhook.cli.relay import Commands, forwarder, runner, saver
 
     plan = Plan(fail)
     try:
@@ -77,46 +77,66 @@ def listen(
             "--replay takes what was saved, and nothing new: leave --attach and --save out", code="usage"
         )
     inbox = Inbox(host, 0 if replay is not None else port, journal, checks=checks, plan=plan, delay=delay)
-    running: set[Stop] = set()
+    commands = Commands()
     inbox.steps = [
         *([saver(save)] if save is not None else []),
         *([forwarder(forward)] if forward is not None else []),
-        *([runner(command, running)] if command is not None else []),
+        *([runner(command, commands)] if command is not None else []),
     ]
-    if replay is not None:
-        _again(inbox, replay, journal)
-        return
     # SIGTERM ends it as Ctrl-C does: scripts and process managers send that one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if replay is not None:
+        _again(inbox, replay, journal, commands)
+        return
     with ExitStack() as stack:
         stack.callback(inbox.server_close)
         stack.callback(inbox.stopping.set)
-        stack.callback(end, running)
+        stack.callback(commands.end)
         try:
             if attach:
                 inbox.checks = stack.enter_context(attached(inbox, secret))
             journal.started(inbox.url, attached=attach)
             inbox.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt:
-            # From here on a second Ctrl-C must not cut off the goodbye.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            _ignore_signals()
     journal.ended()
 
 
-def _again(inbox: Inbox, file: Path, journal: _Journal | _JsonJournal) -> None:
+def _ignore_signals() -> None:
+    """From here on a second Ctrl-C must not cut off the goodbye."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _again(inbox: Inbox, file: Path, journal: _Journal | _JsonJournal, commands: Commands) -> None:
     """Take saved requests as if they came now; verified by the time at which they came. Exit code 1 where one failed."""
     from marzhook.cli.relay import saved
 
     inbox.server_close()
     # Read as a whole first: nothing is done where a line is none.
     found = list(saved(file))
-    statuses = []
-    try:
+    statuses: list[int] = []
+    interrupted = threading.Event()
+
+    def take() -> None:
         for incoming in found:
-            statuses.append(inbox.take(incoming.path, incoming.headers, incoming.body, incoming.at))
+            status = inbox.take(incoming.path, incoming.headers, incoming.body, incoming.at)
+            if interrupted.is_set():
+                return
+            statuses.append(status)
+
+    # Not here, where Ctrl-C could come between the start of a command and the word that it has started.
+    taking = threading.Thread(target=take, name="replay")
+    taking.start()
+    try:
+        taking.join()
     except KeyboardInterrupt:
+        _ignore_signals()
+        interrupted.set()
+        commands.end()
+        inbox.stopping.set()
+        taking.join()
         output.line(f"\nStopped after {len(statuses)} of {len(found)}.")
     journal.ended()
     if len(statuses) < len(found) or any(status >= 300 for status in statuses):

@@ -13,6 +13,7 @@ import shlex
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +42,40 @@ class Incoming:
     body: bytes = field(repr=False)
     events: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     """What is in it, as it was written; empty: nothing that is known."""
+
+
+class EndedError(Exception):
+    """Nothing is started any more."""
+
+
+class Commands:
+    """Those that run. Ctrl-C does not reach them by itself: each leads a group of its own, with all that it starts."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[Stop] = set()
+        self._ended = False
+
+    @contextmanager
+    def starting(self, stop: Stop) -> Iterator[None]:
+        """While a command is started that `stop` ends from then on. Raises EndedError where it is too late for one."""
+        # `end` waits meanwhile: a process that is there already, and that nobody could end yet, would outlive us.
+        with self._lock:
+            if self._ended:
+                raise EndedError
+            self._running.add(stop)
+            yield
+
+    def over(self, stop: Stop) -> None:
+        with self._lock:
+            self._running.discard(stop)
+
+    def end(self) -> None:
+        """Kill those that run, and let no other one begin."""
+        with self._lock:
+            self._ended, running = True, tuple(self._running)
+        for stop in running:
+            stop.set()
 
 
 Step = Callable[[Incoming], tuple[int, str]]
@@ -84,10 +119,9 @@ def forwarder(url: str) -> Step:
     return forward
 
 
-def runner(command: str, running: set[Stop]) -> Step:
-    """Runs the command for each event, with its JSON on standard input. Exit code 0: accepted. Raises SettingError.
-
-    `running` has, while a command runs, what ends it: Ctrl-C does not reach it by itself.
+def runner(command: str, commands: Commands) -> Step:
+    """Runs the command for each event, with its JSON on standard input, as one of `commands`. Exit code 0: accepted. Raises
+    SettingError.
     """
     try:
         words = shlex.split(command)
@@ -107,11 +141,14 @@ def runner(command: str, running: set[Stop]) -> Step:
                 "MARZHOOK_WEBHOOK_ID": incoming.headers.get("webhook-id", ""),
             }
             stop = Stop()
-            running.add(stop)
             try:
-                status, error, message, head = execute(words, text, environment, EXEC_TIMEOUT, stop)
+                status, error, message, head = execute(
+                    words, text, environment, EXEC_TIMEOUT, stop, starting=commands.starting(stop)
+                )
+            except EndedError:
+                return 503, f"{words[0]}: not started, because the listener ends"
             finally:
-                running.discard(stop)
+                commands.over(stop)
             if status != 0:
                 told = head.decode("utf-8", "replace").strip()[-TOLD:]
                 why = f"{words[0]}: {message or f'it ended with {status}'}" + (f": {told}" if told else "")
@@ -119,12 +156,6 @@ def runner(command: str, running: set[Stop]) -> Step:
         return 200, f"{words[0]} ended well" + (f" {len(inputs)} times" if len(inputs) > 1 else "")
 
     return run
-
-
-def end(running: set[Stop]) -> None:
-    """Kill the commands that run."""
-    for stop in tuple(running):
-        stop.set()
 
 
 def _word(value: object) -> str:

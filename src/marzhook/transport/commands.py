@@ -9,11 +9,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Final
 
 from marzhook.request import MAX_RESPONSE, Command
 from marzhook.transport.stop import Stop
 
+NOTHING: Final = nullcontext()
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 """Of the service's environment: the rest holds its secrets."""
 
@@ -45,10 +48,14 @@ def execute(
     stop: Stop,
     *,
     folder: str | None = None,
+    starting: AbstractContextManager[object] = NOTHING,
 ) -> tuple[int, str | None, str, bytes]:
-    """The same of any program, in this folder (None: the caller's), with `text` on its standard input."""
+    """The same of any program, in this folder (None: the caller's), with `text` on its standard input.
+
+    `starting` is entered before it is started, and left when `stop` ends it.
+    """
     # A file and no pipe: who does not read his input neither blocks nor fails.
-    with tempfile.TemporaryFile() as stdin:
+    with starting, tempfile.TemporaryFile() as stdin:
         stdin.write(text)
         stdin.seek(0)
         try:
@@ -59,7 +66,7 @@ def execute(
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             return 1, "other", f"it cannot be run: {reason}", b""
-    stop.on(lambda: _kill(process))
+        stop.on(lambda: _kill(process))
     try:
         head, in_time = _watched(process, timeout)
     finally:
