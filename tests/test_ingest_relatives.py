@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from marzhook import signing
+from marzhook.destinations.sql import state
 from marzhook.event import detail_json
 from marzhook.sources.panels import PANELS
 from panel_requests import SECRET, taken
@@ -85,6 +86,18 @@ def test_marzneshins_actions_get_marzbans_names(action: str, user: dict[str, Any
     full = taken(MARZNESHIN, marzneshin(action, **user), credentials=True).event.detail["user"]
     assert full["proxies"] == {"marzneshin": {"key": "0123abcd"}}
     assert "key" not in full
+
+
+def test_marzneshins_user_without_an_owner_is_nobodys() -> None:
+    """Also in a table that had one for him; where the panel says nothing of owners, nothing is said."""
+    detail = taken(MARZNESHIN, marzneshin("user_updated", owner_username=None)).event.detail
+    assert detail["user"]["admin"] is None
+    assert state("user_updated", detail) == {
+        "deleted": False, "status": "active", "used_traffic": 5, "expire": 1798015397, "admin": None,
+    }  # fmt: skip
+    silent = marzneshin("user_updated")
+    del silent["user"]["owner_username"]
+    assert "admin" not in taken(MARZNESHIN, silent).event.detail["user"]
 
 
 REMNAWAVE_USER = {

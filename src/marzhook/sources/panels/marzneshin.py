@@ -55,8 +55,10 @@ def _user(user: dict[str, JSON]) -> dict[str, JSON]:
     mapped: dict[str, JSON] = {"status": _status(user), "expire": unix_of(user.get("expire_date"))}
     if "usage_duration" in user:
         mapped["on_hold_expire_duration"] = user["usage_duration"]
-    if isinstance(user.get("owner_username"), str):
-        mapped["admin"] = {"username": user["owner_username"]}
+    if "owner_username" in user:
+        # Every user of the panel's has the field: null means nobody's, and not that nothing is said of it.
+        owner = user["owner_username"]
+        mapped["admin"] = {"username": owner} if isinstance(owner, str) else None
     if "key" in user:
         # All its proxies' ids and passwords follow from it.
         mapped["proxies"] = {"marzneshin": {"key": user["key"]}}
