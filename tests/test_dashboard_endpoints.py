@@ -6,7 +6,7 @@ import html
 import json
 import re
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -342,6 +342,32 @@ def test_an_endpoint_of_a_newer_version_says_why_it_rests(browser: Browser) -> N
     assert "kind must be one of" in browser.post(f"{path}/edit", {"url": "loft://coop/8"}).text
     browser.post(f"{path}/pause")
     assert "what happens meanwhile is kept for it" in browser.page(path)
+    assert browser.post(f"{path}/delete").headers["location"] == "/endpoints"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kind": "alert", "url": "mailto://a@b.example", "options": {"language": "tlh"}},
+        {"kind": "webhook", "url": "https://a.example/", "signatures": "tlh"},
+    ],
+    ids=["language", "signatures"],
+)
+def test_a_choice_of_a_newer_version_is_shown_as_it_is(browser: Browser, values: dict[str, Any]) -> None:
+    """All pages of such an endpoint work, and saving its form does not choose another in silence."""
+    services = browser.services
+    with services.database.write() as tx:
+        made = endpoints.create(tx, now=services.clock.now(), **values)
+    path = f"/endpoints/{made.id}"
+    browser.page("/")
+    browser.page("/endpoints")
+    assert "<dd>tlh</dd>" in browser.page(path)
+    form = browser.page(f"{path}/edit")
+    assert '<option value="tlh" selected>tlh</option>' in form
+    assert form.count(" selected>") == form.count("<select ")
+    refused = browser.post(f"{path}/edit", {**values, **values.get("options", {}), "all_actions": "yes"})
+    assert "must be one of" in refused.text
+    browser.post(f"{path}/pause")
     assert browser.post(f"{path}/delete").headers["location"] == "/endpoints"
 
 
