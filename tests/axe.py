@@ -41,10 +41,14 @@ def source() -> str:
     return script.read_text()
 
 
+def ready(page: WebDriver) -> None:
+    """Every page that is opened from now on has it: to send it to each takes longer than most of its rules."""
+    page.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source()})
+
+
 def faults(page: WebDriver, *rules: str) -> list[str]:
-    """What is serious or critical on the page that is open, a line each; by these rules only, where some are named."""
-    if not page.execute_script("return 'axe' in window"):
-        page.execute_script(source())
+    """What is serious or critical on the page, which was opened after `ready`, a line each; by these rules only, where some
+    are named."""
     options: dict[str, Any] = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
     violations: list[dict[str, Any]] = page.execute_async_script(
         "axe.run(arguments[0]).then((found) => arguments[1](found.violations))", options

@@ -24,7 +24,10 @@ class Eventful:
     """The service, and the addresses of its pages by what they show."""
 
     service: Service
+    main: list[str]
+    """One of each sort; the last is for who is not signed in."""
     paths: list[str]
+    """All, in the order in which they can be opened."""
     wrong: dict[str, dict[str, str]]
     """What is written into the forms of some of these pages, and refused."""
 
@@ -72,15 +75,19 @@ def eventful(folder: Path) -> Iterator[Eventful]:
         ]  # fmt: skip
         calls(service, "POST", "/api/v1/events", _event("waits_for_the_paused"))
         events = {one["username"]: one["id"] for one in calls(service, "GET", "/api/v1/events?limit=100")["events"]}
+        main = [
+            "/", "/endpoints", f"/endpoints/{bot}", "/endpoints/new", "/events", f"/events/{events['refused_one']}",
+            "/dead?count=yes", "/users", "/users/new", "/user/alice", "/inbox", "/settings", "/sign-in",
+        ]  # fmt: skip
         yield Eventful(
             service,
+            main,
             [
-                "/", "/endpoints", f"/endpoints/{shop}", f"/endpoints/{bot}", f"/endpoints/{paused}",
-                f"/endpoints/{choosy_id}/edit", "/endpoints/new", *(f"/endpoints/{other}/edit" for other in others),
-                "/events", f"/events?username={quote(EVIL)}&state=pending",
-                f"/events/{events[EVIL]}", f"/events/{events['refused_one']}", f"/events/{events[LONG]}",
-                "/dead", "/dead?count=yes", "/users", "/users/new", "/user/alice", "/user/alice/edit", "/user/carol",
-                "/inbox", "/settings", "/events/999999", "/docs",
+                *main[:-1],
+                f"/endpoints/{shop}", f"/endpoints/{paused}", f"/endpoints/{choosy_id}/edit",
+                *(f"/endpoints/{other}/edit" for other in others),
+                f"/events?username={quote(EVIL)}&state=pending", f"/events/{events[EVIL]}", f"/events/{events[LONG]}",
+                "/dead", "/user/alice/edit", "/user/carol", "/events/999999", "/sign-in", "/docs",
             ],
             {
                 "/endpoints/new": {"kind": "exec", "url": "exec:/no/such/program"},
