@@ -4,10 +4,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 DEPENDS := pyproject.toml constraints.txt
 
-.PHONY: help run test test-long test-ha lint bench docs docs-serve clean
+.PHONY: help run test test-long test-ha lint bench screenshots docs docs-serve clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 run: .venv/server.stamp ## Start Marzhook (a first start makes .env from .env.example)
 	@test -e .env || { cp .env.example .env && echo "Made .env from .env.example."; }
@@ -30,6 +30,9 @@ lint: .venv/dev.stamp ## Check style, types and layers
 
 bench: .venv/peers.stamp ## Measure, at most 15 minutes (ARGS="--quick": 3; ARGS="throughput --rounds 5")
 	$(BIN)/python -m bench $(ARGS)
+
+screenshots: .venv/dev.stamp ## Picture the dashboard in each language, and say what does not fit (ARGS=folder)
+	$(BIN)/python tests/screenshots.py $(or $(ARGS),build/screenshots)
 
 docs: .venv/docs.stamp ## Build the guide into build/site
 	@$(BIN)/zensical build --clean --strict
