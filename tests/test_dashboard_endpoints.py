@@ -118,6 +118,7 @@ def test_a_new_secret_is_shown_to_its_session_once(browser: Browser) -> None:
         ({"condition": 'user.status == "active"'}, "condition", "write a text as 'active'"),
         ({"template": "{\r\n{{ 1 + }}\r\n}"}, "template", "template, line 2: unexpected"),
         ({"kind": "telegram"}, "url", "a Telegram bot's is its token"),
+        ({"kind": "telegram", "url": "123456:A A"}, "url", "a Telegram bot's is its token"),
         (BOT | {"chat": ""}, "chat", "a chat is a number"),
         (BOT | {"chats": "shop1"}, "chats", "one line for each admin"),
         (BOT | {"chats": "shop1=everybody"}, "chats", "a chat is a number"),

@@ -61,6 +61,9 @@ class Telegram(Destination):
     def checked_url(cls, url: object) -> str:
         if isinstance(url, str) and _TOKEN.fullmatch(url.strip()):
             return f"{API}/bot{url.strip()}"
+        if isinstance(url, str) and url and "://" not in url:
+            # Half a token, and not half a URL.
+            raise unusable(NO_BOT)
         address = check_url(url).rstrip("/")
         parts = urlsplit(address)
         if parts.query or not _TOKEN.fullmatch(parts.path.rpartition("/bot")[2]):
