@@ -121,6 +121,18 @@ def test_an_outage_is_noticed_by_those_who_have_not_met_it(house: House, receive
         assert [one.resting() for one in dispatchers] == [set()] * 3
 
 
+def test_what_another_process_has_the_turn_of_is_left_alone(house: House, receiver: Receiver) -> None:
+    """It may rest there, after an alert say, which only that process knows: the watchdog is told nothing of a stall."""
+    endpoint = house.endpoint(receiver.url, concurrency=1)
+    receiver.do(hold=True)
+    with ExitStack() as stack:
+        both = several(house, 2, stack)
+        house.publish(USERS)
+        receiver.wait(1)
+        eventually(lambda: sorted((one.resting() for one in both), key=len) == [set(), {endpoint.id}])
+        receiver.do(status=200)
+
+
 def test_others_are_told_once(house: House, receiver: Receiver) -> None:
     """Three processes see an endpoint fail for 20 minutes and recover: one notice of each."""
     with Receiver() as sick_receiver, ExitStack() as stack:

@@ -146,8 +146,9 @@ class Dispatcher:
         return self._ownership is not None and self._ownership.silent
 
     def resting(self) -> set[int]:
-        """Endpoints that are left alone on purpose just now: disabled, not understood, paused, or with an open breaker."""
-        return {id_ for id_, sender in list(self._senders.items()) if sender.resting}
+        """Endpoints left alone on purpose: disabled, not understood, paused, an open breaker, or another process's turn."""
+        shared = self._ownership is not None and self._ownership.processes > 1
+        return {id_ for id_, one in list(self._senders.items()) if one.resting or (shared and not one.pace.turn)}
 
     def figures(self, now: float) -> tuple[int | None, int, float]:
         """The session that has its shards, what it has delivered since it started, and its lag in seconds (as
@@ -385,8 +386,7 @@ class Dispatcher:
             for settlement in batch:
                 ids.setdefault(settlement.delivery.endpoint_id, []).append(settlement.delivery.event.id)
             for endpoint_id, event_ids in ids.items():
-                sender = self._senders.get(endpoint_id)
-                if sender is not None:
+                if (sender := self._senders.get(endpoint_id)) is not None:
                     sender.lanes.committed(event_ids)
                     self._active[endpoint_id] = sender
 
