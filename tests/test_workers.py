@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from dispatching import CLOCK, House
 from marzhook.dispatch import ownership
+from marzhook.errors import StoreBusyError
 from marzhook.event import SHARDS, shard_of
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
@@ -91,6 +93,20 @@ def test_who_is_cut_off_for_long_gives_up_what_is_on_its_way(
         receiver.do(status=200)
         receiver.wait(2)
         eventually(lambda: house.count("pending") == 0)
+
+
+def test_a_server_that_refuses_has_answered(
+    house: House, reopen: Callable[..., Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While others keep a table locked, nothing can be written; that is no silence, after which all would be given up."""
+    session = reopen(busy_timeout=0.01).shards("one")
+    monkeypatch.setattr(session, "_reached_at", time.monotonic() - 1000)
+    with house.database.write() as locking:
+        locking.conn.exec_driver_sql("LOCK TABLE settled IN SHARE MODE")
+        with pytest.raises(StoreBusyError), session.write() as tx:
+            tx.conn.exec_driver_sql("DELETE FROM settled")
+    assert session.silent_for() < ownership.SILENT
+    session.close()
 
 
 def test_who_lost_its_session_cannot_settle(house: House, receiver: Receiver, reopen: Callable[..., Database]) -> None:

@@ -159,6 +159,8 @@ class ShardSession(ShardHolder):
             yield
         except (MarzhookError, psycopg.Error, sa.exc.DBAPIError) as error:
             if not (self._connection.closed or self._connection.broken):
+                # It is the server that says no: somebody keeps a lock, its disk is full.
+                self._reached_at = time.monotonic()
                 raise
             self.lost = f"the session with {self._database.name} was lost: {' '.join(str(error).split())[:200]}"
             raise OwnershipLostError(self.lost) from error
