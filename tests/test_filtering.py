@@ -242,6 +242,22 @@ def test_what_this_version_does_not_understand_waits(
     assert not house.load(broken.id).failing_since
 
 
+def test_an_answer_counts_though_its_endpoint_is_no_longer_understood(house: House, receiver: Receiver) -> None:
+    """Another version stored a template while a request was on its way: accepted is accepted, and it is not sent again."""
+    endpoint = house.endpoint(receiver.url)
+    receiver.do(hold=True)
+    house.publish(["ann"])
+    with house.dispatching() as dispatcher:
+        receiver.wait(1)
+        with house.database.write() as tx:
+            endpoints.update(tx, endpoint.id, template="{{ nope( }}")
+        dispatcher.wake()
+        eventually(lambda: dispatcher.resting() == {endpoint.id})
+        receiver.do(status=200)
+        eventually(lambda: house.count("attempts") == 1)
+    assert house.states() == {"delivered": 1}
+
+
 def test_an_option_that_only_a_newer_version_knows_stops_nothing(
     house: House, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:

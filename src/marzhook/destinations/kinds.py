@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from marzhook.delivery import Delivery, Outcome
+from marzhook.delivery import ACCEPTED, Delivery, Outcome
 from marzhook.destinations.alert import Alert
 from marzhook.destinations.base import Destination, failed
 from marzhook.destinations.discord import Discord
@@ -64,4 +64,6 @@ class _Unspoken(Destination):
         raise RenderError(self.problem or "")
 
     def judge(self, response: Response, now: datetime) -> Outcome:
-        return failed(response, now)
+        # Of what was on its way before. What success is, all kinds agree on, jobs too.
+        status = response.status
+        return ACCEPTED if status == 0 or 200 <= (status or 0) < 300 else failed(response, now)
