@@ -197,6 +197,39 @@ def test_an_endpoint_that_fails_for_days_is_disabled_and_everybody_else_is_told(
     assert house.count("pending", f"endpoint_id = {sick.id}") == 1
 
 
+def test_who_was_not_tried_for_days_is_not_disabled_for_it(house: House, receiver: Receiver) -> None:
+    """An outage was noted; then nothing ran for days, or no version that understood the endpoint: it is tried before."""
+    rests = house.endpoint(receiver.url + "rests", kind="pigeon")
+    tried = house.endpoint(receiver.url)
+    for endpoint in (rests, tried):
+        house.fails(endpoint, CLOCK.now() - health.DISABLED_AFTER - timedelta(seconds=1), stage=4)
+    house.publish(["anna"])
+    with house.dispatching() as dispatcher:
+        eventually(lambda: house.load(tried.id).failing_since is None)
+        with house.database.write() as tx:
+            endpoints.update(tx, rests.id, kind="webhook")
+        dispatcher.wake()
+        eventually(lambda: house.load(rests.id).failing_since is None)
+    assert house.count("events", "action = 'endpoint_disabled'") == 0
+
+
+def test_what_failed_before_an_endpoint_rested_says_nothing_of_now(house: House, receiver: Receiver) -> None:
+    """It is not understood for a while, in the midst of an outage: no failure from before disables it afterwards."""
+    receiver.do(status=500)
+    endpoint = house.endpoint(receiver.url)
+    house.publish([f"user{i}" for i in range(8)])
+    with house.dispatching(first_probe=3600.0) as dispatcher:
+        eventually(lambda: house.count("endpoints", "probe_at IS NOT NULL") == 1)
+        sender = dispatcher._senders[endpoint.id]
+        assert sender.breaker.failing
+        for kind in ("pigeon", "webhook"):
+            with house.database.write() as tx:
+                endpoints.update(tx, endpoint.id, kind=kind)
+            dispatcher.wake()
+            eventually(lambda kind=kind: sender.destination.endpoint.kind == kind)
+        assert not sender.breaker.failing
+
+
 def test_a_recovery_is_told_where_the_failure_was(house: House, receiver: Receiver) -> None:
     """Whoever was told that an endpoint fails is told that it is back; its record is clean again."""
     with Receiver() as sick_receiver:

@@ -44,6 +44,11 @@ class Breaker:
         """Whether anything was accepted lately: what is rejected now is then the event's own fault."""
         return self._failures < len(self._recent)
 
+    @property
+    def failing(self) -> bool:
+        """Whether the latest request failed, as far as this process knows."""
+        return self._in_a_row > 0
+
     def may_send(self, now: float) -> bool:
         return not self.open or (not self._probing and now >= self.probe_at)
 

@@ -53,10 +53,11 @@ class Notices:
         now = self._clock.now()
         for sender in senders:
             self._tell_log(sender.destination)
-            if sender.failing_since is None or not sender.endpoint.enabled:
+            if sender.failing_since is None or not sender.sends:
                 continue
             notice = health.notice(sender.failing_since, sender.failing_stage, now)
-            if notice is None:
+            # Who was not tried for days, because nothing ran or it was not understood, gets a try before it is disabled.
+            if notice is None or (notice.action == health.DISABLED and not sender.breaker.failing):
                 continue
             sender.failing_stage = notice.stage
             if notice.action == health.DISABLED:

@@ -88,8 +88,9 @@ class Sender:
         if endpoint.ordered != self.endpoint.ordered:
             # What is on its way is known by the old lanes' keys; the new ones begin when it has landed.
             self._reordered = Lanes(ordered=endpoint.ordered)
-        if endpoint.url != self.endpoint.url or (endpoint.enabled and not self.endpoint.enabled):
-            # Another address, or somebody says that it works again: it is not judged by what was.
+        anew = endpoint.url != self.endpoint.url or (endpoint.enabled and not self.endpoint.enabled)
+        if anew or self.destination.problem is not None:
+            # Another address, or somebody says that it works again, or it has rested: it is not judged by what was.
             self.breaker = Breaker(self._random, first_probe=self._limits.first_probe)
             self.pace.paused_until = 0.0
             self.probe_seen, self.claimed_until = None, 0.0
