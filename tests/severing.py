@@ -20,6 +20,7 @@ class Severed:
         self.word = b"COMMIT"
         """What to wait for in its place."""
         self.lost = 0
+        self.silent = False
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -27,6 +28,9 @@ class Severed:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self.silent:
+                    self._open.append(client)
+                    continue
                 server = socket.create_connection(("127.0.0.1", self._server_port))
                 self._open += [client, server]
                 cut = threading.Event()
@@ -51,6 +55,12 @@ class Severed:
                 client.sendall(data)
         _end(client)
         _end(server)
+
+    def fall_silent(self) -> None:
+        """As if the host were gone: who is connected is cut off, and who comes gets no answer, and no refusal either."""
+        self.silent = True
+        for one in self._open:
+            _end(one)
 
     def __enter__(self) -> Severed:
         return self

@@ -17,6 +17,7 @@ from marzhook.testing import eventually
 from postgresql import Server, Standby
 from receivers import Receiver
 from service import Service
+from severing import Severed
 from storm import Blow, Load, check, now
 from workers import Start, holding, shares
 
@@ -37,10 +38,23 @@ def standby(primary: Server) -> Iterator[Server]:
     server.stop()
 
 
+@pytest.fixture(params=["refuses", "does not answer"])
+def host(request: pytest.FixtureRequest) -> str:
+    """What the host of the dead primary does from then on."""
+    return str(request.param)
+
+
 @pytest.fixture
-def database_settings(primary: Server, standby: Standby) -> dict[str, str]:
+def way(primary: Server) -> Iterator[Severed]:
+    """To the primary."""
+    with Severed(primary.port) as way:
+        yield way
+
+
+@pytest.fixture
+def database_settings(primary: Server, standby: Standby, way: Severed, host: str) -> dict[str, str]:
     """Both hosts, and whichever of them can be written."""
-    hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+    hosts = f"127.0.0.1:{primary.port if host == 'refuses' else way.port},127.0.0.1:{standby.port}"
     url = f"postgresql://marzhook:{primary.password}@{hosts}/postgres?target_session_attrs=read-write"
     return {"MARZHOOK_DATABASE_URL": url, "MARZHOOK_SECRET_KEY": SECRET_KEY}
 
@@ -52,9 +66,11 @@ def test_a_standby_takes_over(
     receiver: Receiver,
     primary: Server,
     standby: Standby,
+    way: Severed,
+    host: str,
 ) -> None:
-    """The primary is killed under load and the standby promoted: the API, two workers and what they hold go on by
-    themselves, every accepted event arrives, in order, and what was settled does not come again."""
+    """The primary is killed under load, alone or with its host, and the standby promoted: the API, two workers and what they
+    hold go on by themselves, every accepted event arrives, in order, and what was settled does not come again."""
     receiver.do(brief=True)
     with (
         Service(tmp_path, "--no-dispatch", WEBHOOK_ADDRESS=receiver.url, **database_settings) as service,
@@ -66,6 +82,7 @@ def test_a_standby_takes_over(
         with Load(service, users=USERS, every=0.1) as load:
             receiver.wait(10 * USERS)
             begin = now()
+            way.fall_silent()
             primary.kill()
             standby.promote()
             eventually(lambda: holding(database) == SHARDS, timeout=60, what="workers on the new primary")
@@ -79,6 +96,6 @@ def test_a_standby_takes_over(
         assert [worker.end() for worker in workers] == [0, 0]
         assert service.stop() == 0
     print(
-        f"failover: {load.total} events accepted, {load.repeated} calls repeated, {report.repeated} requests came again,"
-        f" {report.silences[0]:.1f} s without a delivery"
+        f"failover, the old host {host}: {load.total} events accepted, {load.repeated} calls repeated,"
+        f" {report.repeated} requests came again, {report.silences[0]:.1f} s without a delivery"
     )

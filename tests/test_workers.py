@@ -6,10 +6,12 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from conftest import SECRET_KEY
 from dispatching import CLOCK, House
 from marzhook.dispatch import ownership
 from marzhook.errors import StoreBusyError
@@ -19,7 +21,9 @@ from marzhook.store.outbox import Outbox
 from marzhook.store.shards import ShardSession
 from marzhook.testing import eventually
 from marzhook.transport.http import HttpTransport
+from postgresql import Server
 from receivers import Receiver, events_of
+from severing import Severed
 from workers import Start, WorkerProcess, shards_of, shares
 
 pytestmark = pytest.mark.postgresql
@@ -107,6 +111,26 @@ def test_a_server_that_refuses_has_answered(
             tx.conn.exec_driver_sql("DELETE FROM settled")
     assert session.silent_for() < ownership.SILENT
     session.close()
+
+
+def test_a_host_that_does_not_answer_is_passed_over(
+    house: House, receiver: Receiver, postgresql: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two hosts the first is gone, and who connects there waits until he gives up. Each session pays for that; none is
+    taken for one that has long been silent when it begins."""
+    monkeypatch.setattr(ownership, "GIVEN_UP", 3.0)
+    house.endpoint(receiver.url)
+    house.publish(["anna"])
+    with Severed(postgresql.port) as gone:
+        gone.fall_silent()
+        name = house.database.name.partition("///")[2].partition("?")[0]
+        hosts = f"127.0.0.1:{gone.port},127.0.0.1:{postgresql.port}"
+        url = f"postgresql://marzhook:{postgresql.password}@{hosts}/{name}?connect_timeout=2"
+        with closing(Database.open(url, secret_keys=[SECRET_KEY])) as database:
+            database.upgrade()
+            with House(database, Outbox(database)).dispatching(shared="one"):
+                receiver.wait(1, timeout=30)
+                eventually(lambda: house.count("pending") == 0)
 
 
 def test_who_lost_its_session_cannot_settle(house: House, receiver: Receiver, reopen: Callable[..., Database]) -> None:

@@ -183,11 +183,13 @@ class Dispatcher:
         self._senders, self._active, self._timers, self._unsettled = {}, {}, Timers(), 0
         self._committed = queue.SimpleQueue()
         if self._ownership is not None:
-            self._ownership.begin()
-        if self._turns is not None:
-            self._turns.begin()
+            self._ownership.end()  # at once: to connect anew may take long
         watching = Watching(self._database.watch(), self._transport)
         try:
+            if self._ownership is not None:
+                self._ownership.begin()
+            if self._turns is not None:
+                self._turns.begin()
             self._woken = True
             while not self._drained():
                 self._take_commits()

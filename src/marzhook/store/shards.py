@@ -70,7 +70,6 @@ class ShardSession(ShardHolder):
         self.held: frozenset[int] = frozenset()
         self.lost: str | None = None
         """Why it is of no use any more."""
-        self._reached_at = time.monotonic()
         self.fair = SHARDS
         self.processes = 1
         self.turns: frozenset[int] = frozenset()
@@ -89,6 +88,8 @@ class ShardSession(ShardHolder):
             dropped_when_cut_off(self._connection)
             self._row("SELECT pg_advisory_lock(%s, %s)", WORKER, self.session)
         self._engine = writer_engine(database, lambda: self._connection)
+        # Now: a host that does not answer may have taken its time before the one that does.
+        self._reached_at = time.monotonic()
 
     def sweep(self) -> None:
         """Take free shards up to a fair share. Raises OwnershipLostError."""
