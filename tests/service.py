@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,7 +37,7 @@ class Service:
         }
         if point:
             environment["MARZHOOK_KILL_AT"] = point
-        self.process = preloaded.start("marzhook.testing", "run", *arguments, folder=folder, environment=environment)
+        self.process = self._start(arguments, environment)
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
@@ -45,6 +46,9 @@ class Service:
         self._token: str | None = None
         if wait:
             self.wait_ready()
+
+    def _start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Any:
+        return preloaded.start("marzhook.testing", "run", *arguments, folder=self.folder, environment=environment)
 
     def wait_ready(self) -> None:
         assert self.process.stdout
