@@ -440,6 +440,21 @@ def test_what_polling_told_first_is_not_taken_again(follow: Follow) -> None:
     assert follow.polled() == [("user_updated", "ann"), ("user_enabled", "ann")]
 
 
+def test_a_user_whose_deletion_was_told_stays_deleted(follow: Follow) -> None:
+    """A change that the webhook brings after polling has told of the deletion that followed it is told no more: it would bring
+    him back. Who is made anew under his name is told of like anybody."""
+    older = follow.change("ann", note="paid")
+    follow.panel.registry.delete("ann", follow.panel.root)
+    assert follow.polled() == [("user_deleted", "ann")]
+    assert not follow.webhook("user_updated", "ann", older)
+    assert not follow.webhook("user_deleted", "ann")
+    assert follow.polled() == []
+    follow.panel.add("ann")
+    assert follow.webhook("user_created", "ann", follow.panel.shown("ann"))
+    assert follow.webhook("user_updated", "ann", follow.change("ann", note="paid again"))
+    assert follow.polled() == [("user_created", "ann"), ("user_updated", "ann")]
+
+
 def test_both_ways_in_between(follow: Follow) -> None:
     """Of one call that makes two events, the webhook tells one before the look and one after it."""
     user = follow.change("ann", note="x", status="disabled")

@@ -190,6 +190,9 @@ def _told(one: Incoming, row: Seen | None, at: float) -> tuple[Seen | None, bool
         return Seen(row.state, told, row.touched_at), False
     if action == USER_DELETED:
         return Seen(None, {}, at), True
+    if row is not None and row.state is None and action != USER_CREATED and row.was_told(USER_DELETED, at):
+        # Older than his deletion, which polling has told: whoever gets it now would take him for alive.
+        return row, False
     try:
         after = None if one.user is None else seen.read(one.user)[1]
     except InvalidError:
