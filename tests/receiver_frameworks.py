@@ -63,6 +63,10 @@ def built(secrets: list[str], dedupe: Any, mark: str = "?") -> Receiver:
         if mark == "?":
             event.connection.execute("UPDATE effects SET number = 42 WHERE id = ?", (event.id,))
 
+    @receiver.on("threads")
+    async def threads(event: ReceivedEvent) -> None:
+        await asyncio.to_thread(os.getpid)
+
     return receiver
 
 
@@ -72,6 +76,7 @@ class Quiet(WSGIRequestHandler):
 
 class ThreadingWSGIServer(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = 128
 
 
 def serve_wsgi(app: Any, port: int) -> None:
@@ -150,6 +155,7 @@ def asgi(receiver: Receiver, port: int) -> None:
 def http_server(receiver: Receiver, port: int) -> None:
     from marzhook.receiver.http_server import handler
 
+    ThreadingHTTPServer.request_queue_size = 128
     server = ThreadingHTTPServer(("127.0.0.1", port), handler(receiver))
     print(server.server_port, flush=True)
     server.serve_forever()

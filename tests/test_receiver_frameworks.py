@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -82,6 +83,17 @@ def test_async_handlers_share_the_transaction(receiver: FrameworkReceiver) -> No
     request = webhook_request(event("slow", "awaited", number=-1), secret=KEY)
     assert receiver.post(request.headers, request.body)[0] == 500
     assert len(of(receiver, "slow")) == 1
+
+
+def test_handlers_may_use_the_threads_of_the_servers_loop(receiver: FrameworkReceiver) -> None:
+    """Forty requests at once, whose `async` handlers each wait for a thread of asyncio's own, as every look-up of a name
+    does: all are answered, though these threads are fewer."""
+    requests = [
+        webhook_request(event(f"threads {n}", "threads"), secret=KEY, first_id=2_000_000 + n) for n in range(40)
+    ]
+    with ThreadPoolExecutor(len(requests)) as pool:
+        answers = list(pool.map(lambda one: receiver.post(one.headers, one.body)[0], requests))
+    assert answers == [200] * len(requests)
 
 
 def test_refuses_with_status_and_reason(receiver: FrameworkReceiver) -> None:
