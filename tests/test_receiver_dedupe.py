@@ -8,17 +8,19 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy
 
 from marzhook.receiver import Dedupe, Memory, ReceivedEvent, Receiver
 from marzhook.receiver.database import DBAPI, KEEP, SQLite
 from marzhook.testing import FakeClock, WebhookRequest, webhook_request
+from postgresql import Server
 
 SECRET = "something-very-very-secret"
 
@@ -278,6 +280,58 @@ def test_a_driver_that_is_part_of_a_package_tells_its_paramstyle(
     receiver.on("*")(lambda event: None)
     message = request()
     assert receiver.receive(message.headers, message.body).status == 200
+
+
+def test_an_error_that_a_handler_catches_is_no_silent_loss(postgresql: Server) -> None:
+    """PostgreSQL gives a transaction up at its first error, and its COMMIT then rolls back without a word: the event has
+    failed, and comes again. Within a savepoint the error costs nothing else."""
+    with postgresql.database() as name, psycopg.connect(postgresql.url(name), autocommit=True) as aside:
+        aside.execute("CREATE TABLE effects (username TEXT PRIMARY KEY)")
+        aside.execute("CREATE TABLE journal (username TEXT)")
+        receiver = Receiver(SECRET, dedupe=DBAPI(lambda: psycopg.connect(postgresql.url(name))))
+
+        @receiver.on("*")
+        def journal(event: ReceivedEvent) -> None:
+            event.connection.execute("INSERT INTO journal VALUES (%s)", (event.username,))
+
+        @receiver.on("user_created")
+        def book(event: ReceivedEvent) -> None:
+            own = event.connection.transaction() if event.extra["careful"] else nullcontext()
+            with suppress(psycopg.errors.UniqueViolation), own:
+                event.connection.execute("INSERT INTO effects VALUES ('alice')")
+
+        answers = []
+        for number, careful in enumerate((False, False, True), 1):
+            message = request(first_id=number, careful=careful)
+            answers.append(receiver.receive(message.headers, message.body).status)
+        assert answers == [200, 500, 200]
+        assert aside.execute("SELECT count(*) FROM journal").fetchall() == [(2,)]
+        marks = aside.execute("SELECT id FROM marzhook_received ORDER BY id").fetchall()
+        assert marks == [("msg_testing_1",), ("msg_testing_3",)]
+        nameless = request(careful=False)
+        del nameless.headers["webhook-id"]
+        assert receiver.receive(nameless.headers, nameless.body).status == 500
+
+
+def test_a_transaction_that_a_handler_lost_is_no_silent_loss(database: Dedupe, tmp_path: Path) -> None:
+    """What takes the whole transaction back (a conflict clause, a trigger; in MySQL a deadlock), and is caught, takes the mark
+    with it: the event has failed, and comes again."""
+    receiver = Receiver(SECRET, dedupe=database)
+
+    @receiver.on("*")
+    def handle(event: ReceivedEvent) -> None:
+        write(event)
+        with suppress(sqlite3.IntegrityError):
+            event.connection.cursor().execute("INSERT OR ROLLBACK INTO once VALUES (1)")
+
+    with closing(sqlite3.connect(tmp_path / "app.db", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE once (number INTEGER PRIMARY KEY)")
+        connection.execute("INSERT INTO once VALUES (1)")
+        message = request()
+        assert receiver.receive(message.headers, message.body).status == 500
+        connection.execute("DELETE FROM once")
+        assert receiver.receive(message.headers, message.body).status == 200
+    assert effects(tmp_path) == ["alice"]
 
 
 def test_a_bad_table_name_is_refused() -> None:
