@@ -133,6 +133,8 @@ def test_a_poisonous_item_is_put_aside_with_its_reason(item: Any, code: str) -> 
         ('{"username": "a", "action": "c", "n": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
         ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
         ('{"username": "a", "action": "c", "n": ' + "9" * 5000 + "}", "a number in it is too long"),
+        ('{"username": "a", "action": "c", "n": [1e999]}', "a number in it is larger than can be kept"),
+        ('{"username": "a", "action": "c", "user": {"x": -2.5E+309}}', "a number in it is larger than can be kept"),
     ],
 )
 def test_an_item_that_cannot_be_read_stops_no_other(text: str, reason: str) -> None:
@@ -258,7 +260,7 @@ def test_whatever_bytes_come_the_answer_is_in_order(body: bytes) -> None:
 
 @given(
     items=st.lists(st.dictionaries(st.text(max_size=4), ANY, max_size=3), min_size=1, max_size=5),
-    bad=st.sampled_from(['{"a": 1, "a": 2}', "NaN", "9" * 5000]),
+    bad=st.sampled_from(['{"a": 1, "a": 2}', "NaN", "9" * 5000, "1e999"]),
     data=st.data(),
 )
 def test_taking_a_list_apart_finds_the_same_items(items: list[Any], bad: str, data: st.DataObject) -> None:

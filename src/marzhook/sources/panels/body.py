@@ -8,6 +8,7 @@ and each item is read by itself. That is slow, and happens only then.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -81,7 +82,14 @@ def _no_number(constant: str) -> None:
     raise _Refused(f"{constant} is not a JSON number")
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_number)
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise _Refused("a number in it is larger than can be kept")
+    return number
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_number)
 
 
 def _one_by_one(text: str) -> Iterator[JSON | Unreadable]:
