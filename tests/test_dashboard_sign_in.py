@@ -17,6 +17,8 @@ from marzhook.throttle import ADDRESS_FAILURES, FAILURES, WITHIN, Throttle
 
 if TYPE_CHECKING:
     from dashboard_client import Browser
+    from marzhook.admin import Admin
+    from marzhook.store.database import Database
 
 pytest_plugins = ["api_client", "dashboard_client"]
 
@@ -107,7 +109,10 @@ def test_the_throttle_counts_networks_and_forgets(clock: FakeClock) -> None:
     assert throttle.wait("2001:db8::1", "bot") == 0
     throttle.succeeded("2001:db8::1", "bot")
     assert throttle.wait("2001:db8::1", "root") > 0
-    throttle.succeeded("2001:db8::1", "root")
+    clock.advance(WITHIN - FAILURES)
+    assert throttle.succeeded("2001:db8::1", "root") == 0
+    for _ in range(FAILURES - 1):
+        throttle.failed("2001:db8::1", "root")
     assert throttle.wait("2001:db8::1", "root") == 0
     for i in range(ADDRESS_FAILURES):
         throttle.failed("192.0.2.1", f"name{i}")
@@ -144,6 +149,22 @@ def test_there_is_no_way_round_the_throttle(stranger: Browser) -> None:
     assert stopped.headers["retry-after"] == f"{WITHIN:.0f}"
     stranger.api.clock.advance(WITHIN)
     assert token("root", PASSWORD).status_code == 200
+
+
+def test_guesses_at_once_are_worth_no_more(stranger: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the right password is being checked others are refused: nobody is told that it was right."""
+    real = admins.authenticate
+
+    def authenticate(database: Database, name: str, password: str) -> Admin | None:
+        if password == PASSWORD:
+            for _ in range(FAILURES):
+                with pytest.raises(UnauthorizedError):
+                    operations.sign_in(stranger.services, name, "guess", address="192.0.2.1")
+        return real(database, name, password)
+
+    monkeypatch.setattr(admins, "authenticate", authenticate)
+    with pytest.raises(ThrottledError):
+        operations.sign_in(stranger.services, "root", PASSWORD, address="192.0.2.1")
 
 
 def test_bots_that_sign_in_rightly_are_never_throttled(stranger: Browser, monkeypatch: pytest.MonkeyPatch) -> None:

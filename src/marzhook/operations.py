@@ -84,19 +84,23 @@ def sign_in(services: Services, username: str, password: str, *, address: str) -
     """A token for who comes from `address`. Slow on purpose: keep it off the event loop.
 
     Raises UnauthorizedError; ThrottledError after too many failures; StoreBusyError."""
-    if wait := services.throttle.wait(address, username):
+    throttle = services.throttle
+    _let_pass(throttle.wait(address, username))
+    admin = admins.authenticate(services.database, username, password)
+    _let_pass((throttle.succeeded if admin else throttle.failed)(address, username))
+    if admin is None:
+        raise UnauthorizedError("Incorrect username or password", code="wrong_password")
+    key = services.database.look(lambda conn: services.database.meta(conn, "token_key"))
+    assert key is not None
+    return admins.issue_token(admin, key, now=services.clock.now(), minutes=services.settings.token_minutes)
+
+
+def _let_pass(wait: float) -> None:
+    if wait:
         seconds = ceil(wait)
         raise ThrottledError(
             f"too many failed sign-ins; try again in {seconds} seconds", code="too_many_sign_ins", seconds=seconds
         )
-    admin = admins.authenticate(services.database, username, password)
-    if admin is None:
-        services.throttle.failed(address, username)
-        raise UnauthorizedError("Incorrect username or password", code="wrong_password")
-    services.throttle.succeeded(address, username)
-    key = services.database.look(lambda conn: services.database.meta(conn, "token_key"))
-    assert key is not None
-    return admins.issue_token(admin, key, now=services.clock.now(), minutes=services.settings.token_minutes)
 
 
 # -- endpoints

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
-from threading import Lock
+from threading import RLock
 from typing import Final
 
 FAILURES: Final = 5
@@ -23,7 +23,7 @@ class Throttle:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._lock = Lock()
+        self._lock = RLock()
         self._failed: dict[str, deque[tuple[float, int]]] = {}
         """By network: when it was, and the name's hash (of the name itself one could send megabytes)."""
 
@@ -39,21 +39,30 @@ class Throttle:
             limits = ((all_, ADDRESS_FAILURES), (named, FAILURES))
             return max(times[-limit] + WITHIN - now if len(times) >= limit else 0.0 for times, limit in limits)
 
-    def failed(self, address: str, name: str) -> None:
+    def failed(self, address: str, name: str) -> float:
+        """Count it. Returns as `wait`: above 0, others failed while this was being checked, and nobody is to be told how it went:
+        many guesses at once are worth no more than one after the other."""
         with self._lock:
+            if wait := self.wait(address, name):
+                return wait
             # Put in anew, so that the dictionary's first is the one that was quiet for longest.
             tries = self._failed.pop(_network(address), deque(maxlen=ADDRESS_FAILURES))
             tries.append((self._monotonic(), hash(name)))
             self._failed[_network(address)] = tries
             if len(self._failed) > ADDRESSES:
                 del self._failed[next(iter(self._failed))]
+            return 0.0
 
-    def succeeded(self, address: str, name: str) -> None:
-        """Forgets this name's failures there, and no other's: who has an account cannot guess at another without end."""
+    def succeeded(self, address: str, name: str) -> float:
+        """Forget this name's failures there, and no other's: who has an account cannot guess at another without end. Returns
+        as `failed`."""
         with self._lock:
+            if wait := self.wait(address, name):
+                return wait
             tries = self._failed.pop(_network(address), None)
             if kept := [one for one in tries or () if one[1] != hash(name)]:
                 self._failed[_network(address)] = deque(kept, maxlen=ADDRESS_FAILURES)
+            return 0.0
 
 
 def _network(address: str) -> str:
