@@ -184,7 +184,7 @@ class Dispatcher:
         self._committed = queue.SimpleQueue()
         if self._ownership is not None:
             self._ownership.end()  # at once: to connect anew may take long
-        watching = Watching(self._database.watch(), self._transport)
+        watching = Watching(self._database.watch(), self._transport, self._ownership)
         try:
             if self._ownership is not None:
                 self._ownership.begin()
@@ -259,8 +259,7 @@ class Dispatcher:
             self._senders.pop(endpoint_id)
             self._active.pop(endpoint_id, None)
         for endpoint in current.values():
-            sender = self._senders.get(endpoint.id)
-            if sender is None:
+            if (sender := self._senders.get(endpoint.id)) is None:
                 self._senders[endpoint.id] = sender = Sender(
                     endpoint,
                     self._outbox,
@@ -328,8 +327,7 @@ class Dispatcher:
     def _rest(self, endpoint_id: int, sender: Sender, now: float) -> None:
         """Nothing to do here until an answer, a publish or a timer."""
         del self._active[endpoint_id]
-        when = sender.next_look(now)
-        if when is not None:
+        if (when := sender.next_look(now)) is not None:
             self._timers.set(endpoint_id, when)
 
     def _awaken(self, senders: Iterable[Sender]) -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Final
 
+from marzhook.dispatch.ownership import Ownership
 from marzhook.store.sharing import ChangeWatch
 from marzhook.transport.carriers import Carriers
 
 EVERY: Final = 0.2
 """Seconds between two looks without having been told."""
 SOON: Final = 0.01
-"""Seconds from one look to the next at the least, however often others commit."""
+"""Seconds from one look to the next at the least, however often others commit, for each process that shares what is owed: all
+are told of every commit, and together they look no more often than one."""
 
 
 class Watching:
     """The dispatcher's watch, on its thread. The transport's `poll` returns when the database tells something."""
 
-    def __init__(self, watch: ChangeWatch, transport: Carriers) -> None:
-        self._watch, self._transport = watch, transport
+    def __init__(self, watch: ChangeWatch, transport: Carriers, ownership: Ownership | None) -> None:
+        self._watch, self._transport, self._ownership = watch, transport, ownership
         self._told = False
         self._last = float("-inf")
         self.next = float("-inf")
@@ -29,8 +31,10 @@ class Watching:
             return False
         self._told = self._watch.changed() or self._told
         self._transport.heed(self._watch.fileno())
-        if self._told and now < self._last + SOON:
-            self.next = self._last + SOON
+        processes = 1 if self._ownership is None else self._ownership.processes
+        soon = self._last + min(SOON * processes, EVERY)
+        if self._told and now < soon:
+            self.next = soon
             return False
         self.next = now + EVERY
         if not self._told:
