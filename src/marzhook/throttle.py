@@ -40,8 +40,8 @@ class Throttle:
             return max(times[-limit] + WITHIN - now if len(times) >= limit else 0.0 for times, limit in limits)
 
     def failed(self, address: str, name: str) -> float:
-        """Count it. Returns as `wait`: above 0, others failed while this was being checked, and nobody is to be told how it went:
-        many guesses at once are worth no more than one after the other."""
+        """Count it. Returns as `wait`: above 0, others failed while this was being checked, and nobody is to be told how it
+        went: many guesses at once are worth no more than one after the other."""
         with self._lock:
             if wait := self.wait(address, name):
                 return wait
