@@ -114,6 +114,24 @@ def test_burst_of_logins(database: Database, clock: FakeClock) -> None:
     assert admins.authenticate(database, "root", "secret") is not None
 
 
+def test_hashes_are_made_on_threads_of_their_own(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The C library keeps the memory of a hash for each thread that ever made one: not for each of the API's."""
+    threads: set[int] = set()
+
+    class Watched(PasswordHasher):
+        def verify(self, hash: str | bytes, password: str | bytes) -> Any:
+            threads.add(threading.get_ident())
+            return super().verify(hash, password)
+
+    monkeypatch.setattr(admins, "_hasher", Watched(time_cost=1, memory_cost=8, parallelism=1))
+    for _ in range(8):
+        asking = threading.Thread(target=admins.authenticate, args=(database, "nobody", "wrong"))
+        asking.start()
+        asking.join()
+        assert asking.ident not in threads
+    assert 1 <= len(threads) <= 2
+
+
 @pytest.mark.parametrize("password", ["", "x" * 1025])
 def test_unusable_password(password: str) -> None:
     """An empty password and an endless one are refused before they are hashed."""

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
@@ -37,8 +38,9 @@ _BY_NAME = f"SELECT {', '.join(_t.c.keys())} FROM admins WHERE username = ?"  # 
 # Argon2id as OWASP's password storage cheat sheet has it for servers with little memory. Some bots log in before every call,
 # on the core that delivers: the library's own choice (64 MiB, 4 lanes) takes eight times as much of it.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-# One hash takes 19 MiB and some 25 ms of a core on purpose: a burst of logins must wait, not eat the machine.
-_hashing = threading.BoundedSemaphore(2)
+# One hash takes 19 MiB and some 25 ms of a core on purpose: a burst of logins must wait, not eat the machine. On threads of
+# its own, for the C library keeps those 19 MiB for each thread that ever hashed, and the API has forty.
+_hashing = ThreadPoolExecutor(2, thread_name_prefix="hashing")
 # And it must not hold every thread of the API either: further logins are turned away, others' calls go on.
 _logins = threading.BoundedSemaphore(8)
 
@@ -94,8 +96,7 @@ def hash_password(password: str) -> str:
     """Slow on purpose: call it before the write transaction. Raises InvalidUserError for an unusable password."""
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
         raise InvalidUserError({"password": f"must have {MIN_PASSWORD} to {MAX_PASSWORD} characters"})
-    with _hashing:
-        return _hasher.hash(_bytes(password))
+    return _hash(password)
 
 
 def create(
@@ -259,25 +260,27 @@ def _claims(token: str, sealed_key: str, vault: Vault) -> tuple[str, float, floa
 @cache
 def _nobody() -> str:
     """Verified against when the name is unknown, so that the time of the answer does not tell which names exist."""
-    return _hasher.hash(secrets.token_hex(16))
+    return _hash(secrets.token_hex(16))
 
 
 def _renew(database: Database, row: driver.Row, password: str) -> None:
     """Hash it as it is done today, or the time of an answer would tell who has been here for long. His tokens stay valid."""
-    with _hashing:
-        renewed = _hasher.hash(_bytes(password))
+    renewed = _hash(password)
     same = (_t.c.id == row["id"], _t.c.password_hash == row["password_hash"])
     # Where the database is busy just now, the next sign-in does it: this one need not wait for it.
     with suppress(StoreBusyError), database.write() as tx:
         tx.conn.execute(sa.update(_t).where(*same).values(password_hash=renewed))
 
 
+def _hash(password: str) -> str:
+    return _hashing.submit(_hasher.hash, _bytes(password)).result()
+
+
 def _verifies(password_hash: str, password: str) -> bool:
     if len(password) > MAX_PASSWORD:
         return False
     try:
-        with _hashing:
-            return _hasher.verify(password_hash, _bytes(password))
+        return _hashing.submit(_hasher.verify, password_hash, _bytes(password)).result()
     except (VerificationError, InvalidHashError):
         return False
 
