@@ -44,6 +44,8 @@ class SQLiteDatabase(Database):
             hide_parameters=True,
             pool_size=20,
             max_overflow=30,
+            # The one used last again: each has a cache of its own, of up to 32 MB.
+            pool_use_lifo=True,
             json_serializer=json.dumps,
             execution_options={OPTION: self.vault},
         )
