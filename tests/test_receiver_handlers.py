@@ -57,6 +57,17 @@ def test_an_event_is_the_same_in_every_format(format: str) -> None:
     assert "password" not in repr(got)
 
 
+def test_events_and_answers_are_equal_where_their_fields_are() -> None:
+    """As people's own tests compare them."""
+    one = ReceivedEvent("user_created", "alice", extra={"days_left": 3})
+    assert one == ReceivedEvent("user_created", "alice", extra={"days_left": 3})
+    assert one != ReceivedEvent("user_created", "alice")
+    assert one != "user_created"
+    answers = [send(Receiver(SECRET), CREATED) for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert answers[0] != send(Receiver("another"), CREATED)
+
+
 def test_a_failing_handler_is_answered_500_and_called_again(caplog: pytest.LogCaptureFixture) -> None:
     """An exception is logged with its traceback; the sender learns its name alone; the next try is handled."""
     receiver, left = Receiver(SECRET), [RuntimeError("password=hunter2")]

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from marzhook.receiver.body import Body, check_head, read
 from marzhook.receiver.dedupe import Dedupe, Memory, Session
-from marzhook.receiver.event import ReceivedEvent, event_of
+from marzhook.receiver.event import Fields, ReceivedEvent, event_of
 from marzhook.receiver.refusal import EventRefused, RequestRefused
 from marzhook.receiver.secrets import ID, TOLERANCE, Secrets
 
@@ -33,7 +33,7 @@ Run = Callable[[Awaitable[object]], object]
 GOOD: Final = frozenset({"done", "duplicate", "ignored"})
 
 
-class Result:
+class Result(Fields):
     """What became of one event, and why."""
 
     __slots__ = ("reason", "what")
@@ -43,7 +43,7 @@ class Result:
         self.reason = reason
 
 
-class Answer:
+class Answer(Fields):
     """The HTTP answer: to be sent as it is."""
 
     __slots__ = ("body", "headers", "results", "status")
