@@ -142,7 +142,7 @@ def runner(command: str, commands: Commands) -> Step:
             }
             stop = Stop()
             try:
-                status, error, message, head = execute(
+                status, error, message, tail = execute(
                     words, text, environment, EXEC_TIMEOUT, stop, starting=commands.starting(stop)
                 )
             except EndedError:
@@ -150,7 +150,7 @@ def runner(command: str, commands: Commands) -> Step:
             finally:
                 commands.over(stop)
             if status != 0:
-                told = head.decode("utf-8", "replace").strip()[-TOLD:]
+                told = tail.decode("utf-8", "replace").strip()[-TOLD:]
                 why = f"{words[0]}: {message or f'it ended with {status}'}" + (f": {told}" if told else "")
                 return 504 if error == "timeout" else 500, why
         return 200, f"{words[0]} ended well" + (f" {len(inputs)} times" if len(inputs) > 1 else "")

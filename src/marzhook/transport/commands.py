@@ -33,7 +33,7 @@ class Programs:
 
 
 def run(command: Command, programs: Programs, timeout: float, stop: Stop) -> tuple[int, str | None, str, bytes]:
-    """Exit status, error and its message, and the head of stderr."""
+    """Exit status, error and its message, and the end of stderr."""
     if not programs.permit(command.argv[0]):
         return 1, "other", f"{command.argv[0]} may not be run: MARZHOOK_EXEC_ALLOW does not name it", b""
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | dict(command.environment)
@@ -68,7 +68,7 @@ def execute(
             return 1, "other", f"it cannot be run: {reason}", b""
         stop.on(lambda: _kill(process))
     try:
-        head, in_time = _watched(process, timeout)
+        tail, in_time = _watched(process, timeout)
     finally:
         stop.on(None)
         _kill(process) if process.poll() is None else None
@@ -76,16 +76,17 @@ def execute(
         assert process.stderr
         process.stderr.close()
     if not in_time:
-        return 1, "timeout", f"it did not end within {timeout:g} s, and was killed with all that it had started", head
+        return 1, "timeout", f"it did not end within {timeout:g} s, and was killed with all that it had started", tail
     if process.returncode < 0:
-        return 1, "other", f"signal {-process.returncode} ended it", head
-    return process.returncode, None, "", head
+        return 1, "other", f"signal {-process.returncode} ended it", tail
+    return process.returncode, None, "", tail
 
 
 def _watched(process: subprocess.Popen[bytes], timeout: float) -> tuple[bytes, bool]:
-    """The head of stderr, and whether it ended in time. What it started may go on, and may hold stderr open."""
+    """The end of stderr, where it says why it failed, and whether it ended in time. What it started may go on, and may hold
+    stderr open."""
     assert process.stderr
-    errors, head, deadline = process.stderr.fileno(), b"", time.monotonic() + timeout
+    errors, tail, deadline = process.stderr.fileno(), b"", time.monotonic() + timeout
     os.set_blocking(errors, False)
     ended = os.pidfd_open(process.pid)
     poll = select.poll()
@@ -96,13 +97,13 @@ def _watched(process: subprocess.Popen[bytes], timeout: float) -> tuple[bytes, b
             left = deadline - time.monotonic()
             ready = dict(poll.poll(max(0.0, left) * 1000))
             if errors in ready and (data := _read(errors)) is not None:
-                head = (head + data)[:MAX_RESPONSE]
+                tail = (tail + data)[-MAX_RESPONSE:]
                 if not data:
                     poll.unregister(errors)
             if ended in ready:
-                return (head + (_read(errors) or b""))[:MAX_RESPONSE], True
+                return (tail + (_read(errors) or b""))[-MAX_RESPONSE:], True
             if left <= 0:
-                return head, False
+                return tail, False
     finally:
         os.close(ended)
 
