@@ -223,7 +223,7 @@ def admin_of_token(conn: sa.Connection, token: str, *, now: datetime) -> Admin |
         return None
     if issued_at < max(row["password_reset_at"] or 0.0, row["created_at"]):
         return None
-    if driver.first(conn, _VOID, (_hash(token),)) is not None:
+    if driver.first(conn, _VOID, (_digest(token),)) is not None:
         return None
     return _read(row)
 
@@ -236,12 +236,12 @@ def void_token(tx: Transaction, token: str, *, now: datetime) -> None:
     tx.conn.execute(sa.delete(t).where(t.c.expires_at <= now.timestamp()))
     # Signed out twice at once, it is void all the same.
     tx.lock("void_tokens")
-    if driver.first(tx.conn, _VOID, (_hash(token),)) is None:
+    if driver.first(tx.conn, _VOID, (_digest(token),)) is None:
         ends = None if expires_at == float("inf") else expires_at
-        tx.conn.execute(sa.insert(t).values(token_hash=_hash(token), expires_at=ends))
+        tx.conn.execute(sa.insert(t).values(token_hash=_digest(token), expires_at=ends))
 
 
-def _hash(token: str) -> bytes:
+def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
