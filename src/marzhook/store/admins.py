@@ -96,7 +96,7 @@ def hash_password(password: str) -> str:
     """Slow on purpose: call it before the write transaction. Raises InvalidUserError for an unusable password."""
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
         raise InvalidUserError({"password": f"must have {MIN_PASSWORD} to {MAX_PASSWORD} characters"})
-    return _hash(password)
+    return _hashed(password)
 
 
 def create(
@@ -260,19 +260,19 @@ def _claims(token: str, sealed_key: str, vault: Vault) -> tuple[str, float, floa
 @cache
 def _nobody() -> str:
     """Verified against when the name is unknown, so that the time of the answer does not tell which names exist."""
-    return _hash(secrets.token_hex(16))
+    return _hashed(secrets.token_hex(16))
 
 
 def _renew(database: Database, row: driver.Row, password: str) -> None:
     """Hash it as it is done today, or the time of an answer would tell who has been here for long. His tokens stay valid."""
-    renewed = _hash(password)
+    renewed = _hashed(password)
     same = (_t.c.id == row["id"], _t.c.password_hash == row["password_hash"])
     # Where the database is busy just now, the next sign-in does it: this one need not wait for it.
     with suppress(StoreBusyError), database.write() as tx:
         tx.conn.execute(sa.update(_t).where(*same).values(password_hash=renewed))
 
 
-def _hash(password: str) -> str:
+def _hashed(password: str) -> str:
     return _hashing.submit(_hasher.hash, _bytes(password)).result()
 
 
