@@ -79,12 +79,14 @@ class Service:
 
     def token(self) -> str:
         if self._token is None:
-            form = "username=root&password=toor-toor&scope="
-            _, answer = self._http(
-                "POST", "/api/admin/token", form, {"Content-Type": "application/x-www-form-urlencoded"}
-            )
-            self._token = answer["access_token"]
+            self.log_in()
+        assert self._token is not None
         return self._token
+
+    def log_in(self, password: str = "toor-toor") -> None:
+        form = f"username=root&password={password}&scope="
+        _, answer = self._http("POST", "/api/admin/token", form, {"Content-Type": "application/x-www-form-urlencoded"})
+        self._token = answer["access_token"]
 
     def _http(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> tuple[int, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)

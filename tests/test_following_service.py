@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,6 @@ def test_a_running_service_follows_another_one(tmp_path: Path) -> None:
             assert "1 user in its first snapshot" in added.stdout
             change(panel, "first")
             assert told(receiver, 1) == [("user_updated", "first")]
-            again = marzhook(
-                here, "source", "add", "marzban", url, "--username", "root", PANEL_PASSWORD="toor-toor", **settings
-            )
-            assert again.returncode != 0
-            assert "is followed already" in again.stderr
             assert service.stop() == 0
         change(panel, "while nobody looked")
         for point in ("poll.before_commit:1", "poll.after_commit:1"):
@@ -53,6 +49,44 @@ def test_a_running_service_follows_another_one(tmp_path: Path) -> None:
             listed = marzhook(here, "source", "list", **settings).stdout
             assert "followed" in listed
             assert "toor" not in listed
+            assert service.stop() == 0
+
+
+def test_a_followed_panel_gets_a_new_login(tmp_path: Path) -> None:
+    """Its password was changed: adding it once more stores the new one, where the panel takes it, beside the running service;
+    what changed while the old one was refused is told, and so is whatever comes then."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    settings = {"MARZHOOK_POLL_INTERVAL": "0.05"}
+    with Receiver() as receiver, Service(there) as panel:
+        settings["WEBHOOK_ADDRESS"] = receiver.url
+        url = f"http://127.0.0.1:{panel.port}"
+
+        def add(password: str) -> subprocess.CompletedProcess[str]:
+            return marzhook(
+                here, "source", "add", "marzban", url, "--username", "root", PANEL_PASSWORD=password, **settings
+            )
+
+        assert panel.call("POST", "/api/user", {"username": "ann", "proxies": {"vless": {}}})[0] == 200
+        with Service(here, **settings) as service:
+            assert add("toor-toor").returncode == 0
+            change(panel, "first")
+            told(receiver, 1)
+            change(panel, "with the old password")
+            assert panel.call("PUT", "/api/admin/root", {"password": "new-new-new", "is_sudo": True})[0] == 200
+            panel.log_in("new-new-new")
+            eventually(lambda: "refuses" in marzhook(here, "source", "list", "--json", **settings).stdout, timeout=30)
+            change(panel, "unseen")
+            wrong = add("toor-toor")
+            assert wrong.returncode == 1
+            assert "refuses this name and password" in wrong.stderr
+            right = add("new-new-new")
+            assert right.returncode == 0, right.stderr
+            assert "Source 1 is followed already, and from now on with this login" in " ".join(right.stdout.split())
+            eventually(lambda: told(receiver, 2)[-1] == ("user_updated", "unseen"), timeout=30)
+            change(panel, "last")
+            eventually(lambda: told(receiver, 2)[-1] == ("user_updated", "last"), timeout=30)
             assert service.stop() == 0
 
 

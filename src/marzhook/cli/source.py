@@ -37,7 +37,8 @@ def add(
     username: Annotated[str | None, typer.Option(help="A sudo admin of the panel; asked for otherwise.")] = None,
     token: Annotated[bool, typer.Option("--token", help="Log in with an access token instead.")] = False,
 ) -> None:
-    """Take a first snapshot of a panel's users, of which nothing is told, and follow the panel from then on.
+    """Take a first snapshot of a panel's users, of which nothing is told, and follow the panel from then on; or give a panel
+    that is followed already a new login.
 
     The password is asked for, or taken from PANEL_PASSWORD; the token from PANEL_TOKEN. Both are kept encrypted.
     """
@@ -49,13 +50,21 @@ def add(
     with opened() as o:
         address = url.rstrip("/")
         with o.database.read() as conn:
-            sources.check_new(conn, address)
+            known = sources.followed(conn, address)
             before = stats.last_event(conn)
         login = _login(username, token=token)
         api = PanelApi(
             address, login.get("username", ""), login.get("password", ""), token=login.get("token", ""),
             ca_file=o.settings.ca_file,
         )  # fmt: skip
+        if known is not None:
+            api.page(0)
+            o.database.transact(lambda tx: sources.log_in(tx, known.id, **login), repeatable=True)
+            output.line(
+                f"Source {known.id} is followed already, and from now on with this login; what has changed since its last"
+                " look is told."
+            )
+            return
         snapshots = _snapshots(o)
         users = _snapshot(api)
         source_id = o.database.transact(

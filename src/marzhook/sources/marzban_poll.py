@@ -210,8 +210,10 @@ class Follower(Background):
                 for source in sources.all_sources(conn)
                 if not source.paused and source.snapshot_at is not None
             }
-        for source_id in self._following.keys() - wanted.keys():
-            del self._following[source_id]
+        for source_id, one in list(self._following.items()):
+            now = wanted.get(source_id)
+            if now is None or now.login != one.source.login:
+                del self._following[source_id]
         for source_id in wanted.keys() - self._following.keys():
             self._following[source_id] = Following(
                 wanted[source_id], self._database, self._snapshots, self._clock, interval=self._interval,

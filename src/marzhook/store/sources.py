@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -37,6 +38,10 @@ class Source:
     failing_since: datetime | None
     error: str | None
     """Why it fails, in words."""
+
+    @property
+    def login(self) -> tuple[str | None, str | None, str | None]:
+        return self.username, self.password, self.token
 
     @property
     def name(self) -> str:
@@ -83,26 +88,33 @@ def create(
     Raises ConflictError where this address is followed already.
     """
     tx.lock("sources")
-    check_new(tx.conn, url)
+    if (known := followed(tx.conn, url)) is not None:
+        raise ConflictError(f"this panel is followed already, as source {known.id}", code="source_exists")
     for source in all_sources(tx.conn):
         if source.url == url:
             remove(tx, source.id)
-    values = {"url": url, "password": password, "token": token}
-    vault = vault_of(tx.conn)
-    sealed = {name: None if (text := values[name]) is None else vault.seal(text) for name in SEALED_SOURCES}
+    sealed = _sealed(tx.conn, {"url": url, "password": password, "token": token})
     row = {"kind": kind, "username": username, "paused": False, "created_at": now.timestamp(), **sealed}
     new_id: int = tx.conn.execute(sa.insert(_t).values(row).returning(_t.c.id)).scalar_one()
     return new_id
 
 
-def check_new(conn: sa.Connection, url: str) -> None:
-    """Raises ConflictError where this address is followed already."""
-    for source in all_sources(conn):
-        if source.url == url and source.snapshot_at is not None:
-            raise ConflictError(
-                f"this panel is followed already, as source {source.id}; `marzhook source remove {source.id}` first",
-                code="source_exists",
-            )
+def followed(conn: sa.Connection, url: str) -> Source | None:
+    """The source of this address, where its snapshot is whole."""
+    return next((one for one in all_sources(conn) if one.url == url and one.snapshot_at is not None), None)
+
+
+def log_in(
+    tx: Transaction,
+    source_id: int,
+    *,
+    username: str | None = None,
+    password: str | None = None,
+    token: str | None = None,
+) -> None:
+    """From now on so, in place of how it was; it was tried, and works. Nothing where the source is gone."""
+    sealed = _sealed(tx.conn, {"password": password, "token": token})
+    note(tx, source_id, username=username, failing_since=None, error=None, **sealed)
 
 
 def remove(tx: Transaction, source_id: int) -> None:
@@ -124,6 +136,11 @@ def counts(conn: sa.Connection) -> dict[int, int]:
         sa.select(_users.c.source_id, sa.func.count()).where(_users.c.state.is_not(None)).group_by(_users.c.source_id)
     )
     return {row[0]: row[1] for row in conn.execute(query)}
+
+
+def _sealed(conn: sa.Connection, values: Mapping[str, str | None]) -> dict[str, str | None]:
+    vault = vault_of(conn)
+    return {name: None if text is None else vault.seal(text) for name, text in values.items()}
 
 
 def _read(conn: sa.Connection, row: sa.Row[Any]) -> Source:
