@@ -510,6 +510,18 @@ def test_of_several_panels_the_one_that_is_named_counts(follow: Follow) -> None:
     assert follow.webhook("user_updated", "ann", follow.panel.shown("ann"))
 
 
+def test_a_number_that_no_source_has_counts_for_none(follow: Follow, caplog: pytest.LogCaptureFixture) -> None:
+    """As after a panel was removed and added anew, and its webhook still says the old number: the only one is meant, and
+    the log says what to mend."""
+    follow.change("ann", note="x")
+    assert follow.polled() == [("user_updated", "ann")]
+    body = json.dumps(
+        [{"action": "user_updated", "username": "ann", "by": None, "user": follow.panel.shown("ann")}]
+    ).encode()
+    assert follow.ingest.take(PANELS["marzban"], body, source_id=follow.id + 1).duplicates == 1
+    assert "marzhook source list" in caplog.text
+
+
 def test_a_user_who_makes_no_sense_stops_nobody() -> None:
     """Of whatever shape: the others of his page are followed."""
     users = shown([{"username": "odd", "status": None}, {"username": "x" * 200, "status": "active"}, {},

@@ -82,7 +82,8 @@ class Ingest:
     def take(self, panel: Panel, body: bytes, *, source_id: int | None = None) -> Taken:
         """Store all events of the body that are new, owed to every endpoint that wants them. On disk when this returns.
 
-        `source_id`: which followed panel sends; where only one of its kind is followed it is that one.
+        `source_id`: which followed panel sends; where there is none of that number, or nobody says which, and only one of its
+        kind is followed, it is that one.
 
         Raises InvalidError where the body is no JSON, StoreBusyError where nothing could be written.
         """
@@ -115,8 +116,13 @@ class Ingest:
         verdicts = ingested.sift(tx, arrivals, now=now)
         new = [one for one, is_new in zip(incoming, verdicts, strict=True) if is_new]
         followed = sources.following(tx.conn, panel.name)
-        if source_id is not None:
+        if source_id is not None and sources.exists(tx.conn, source_id):
             followed = [one for one in followed if one == source_id]
+        elif source_id is not None:
+            log.warning(
+                "a panel's webhook says ?source= with the number of none that is followed; `marzhook source list` shows them",
+                extra=fields(source=panel.name, number=source_id),
+            )
         if len(followed) == 1:
             untold = self._snapshots.sift(tx, followed[0], new, now=now)
             new = [one for one, is_untold in zip(new, untold, strict=True) if is_untold]
