@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from command_line import Running, as_json, made, marzhook
+from marzhook.store import sources
+from marzhook.store.database import Database
 from receivers import Receiver
 from tls_server import certificate, server_context, tls_receiver
 
@@ -92,6 +96,37 @@ def test_certificates_are_explained(tmp_path: Path) -> None:
 def test_no_endpoint_is_wrong(tmp_path: Path) -> None:
     """Where no endpoint is set, it is exit 1 and the setting is named."""
     assert "WEBHOOK_ADDRESS" in marzhook(tmp_path, "check", expect=1).stdout
+
+
+def test_a_panel_that_cannot_be_followed_is_something_to_mend(tmp_path: Path) -> None:
+    """What the panel says, and what to do; one that is followed or paused is in order."""
+    made(tmp_path)
+    database = Database.open(f"sqlite:///{tmp_path}/marzhook.db")
+    now = datetime(2026, 11, 1, tzinfo=UTC)
+
+    def note(**values: Any) -> None:
+        with database.write() as tx:
+            sources.note(tx, 1, **values)
+
+    with database.write() as tx:
+        sources.create(tx, kind="marzban", url="https://panel.example", username="root", password="p", now=now)
+    with Receiver() as receiver:
+        settings = {"WEBHOOK_ADDRESS": receiver.url}
+        assert "its first snapshot was cut off" in marzhook(tmp_path, "check", expect=1, **settings).stdout
+        note(snapshot_at=now)
+        checked = marzhook(tmp_path, "check", **settings).stdout
+        assert "ok   source 1  https://panel.example: followed" in checked
+        assert "All is well" in checked
+        note(error="https://panel.example refuses this name and password", failing_since=now)
+        checked = marzhook(tmp_path, "check", expect=1, **settings).stdout
+        assert "BAD  source 1" in checked
+        assert "refuses this name and password" in checked
+        assert "1 thing to mend" in checked
+        report = as_json(tmp_path, "check", expect=1, **settings)
+        assert [(one["id"], one["state"], report["ok"]) for one in report["sources"]] == [(1, "failing", False)]
+        note(paused=True)
+        assert "marzhook source resume 1" in marzhook(tmp_path, "check", **settings).stdout
+    database.close()
 
 
 @pytest.mark.parametrize("name", ["WEBHOOK_ADDRESS", "UVICORN_PORT", "WEBHOOK_SECRET_MODE"])

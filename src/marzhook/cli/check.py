@@ -15,6 +15,9 @@ from marzhook.endpoint import LOCAL_KINDS, REMOVED, Endpoint, masked_url
 if TYPE_CHECKING:
     from marzhook.cli.reach import Reach
     from marzhook.dispatch.probe import ProbeResult
+    from marzhook.store.sources import Source
+
+_UNFOLLOWED = ("failing", "unfinished")
 
 
 def check(
@@ -34,7 +37,9 @@ def check(
                 results = {e.id: post(e) for e, r in zip(found, reaches, strict=True) if e.enabled and not r.problem}
         holder = o.database.holder()
         remarks = _remarks(o, holder)
+        followed = _followed(o)
     wrong = sum(r.problem is not None for r in reaches) + sum(not result.accepted for result in results.values())
+    wrong += sum(state in _UNFOLLOWED for _, state in followed)
     ok = bool(found) and wrong == 0
     if as_json:
         output.json_document(
@@ -44,6 +49,9 @@ def check(
                 "remarks": remarks,
                 "endpoints": [
                     _endpoint_shown(e, r, results.get(e.id)) for e, r in zip(found, reaches, strict=True)
+                ],
+                "sources": [
+                    {"id": one.id, "url": masked_url(one.url), "state": state, "error": one.error} for one, state in followed
                 ],
             }
         )  # fmt: skip
@@ -60,6 +68,8 @@ def check(
             output.line(f"     note: {remark}")
         for endpoint, reached in zip(found, reaches, strict=True):
             _print_endpoint(endpoint, reached, results.get(endpoint.id))
+        for source, state in followed:
+            _print_source(source, state)
         output.line(_summary(found, wrong, send))
     if not ok:
         raise typer.Exit(1)
@@ -146,6 +156,15 @@ def _found(o: Opened) -> list[Endpoint]:
         return [endpoint for endpoint in endpoints.all_endpoints(conn) if endpoint.disabled_reason != REMOVED]
 
 
+def _followed(o: Opened) -> list[tuple[Source, str]]:
+    """Panels that are followed, each with how that goes."""
+    from marzhook.cli.source import state_of
+    from marzhook.store import sources
+
+    with o.database.read() as conn:
+        return [(source, state_of(source)) for source in sources.all_sources(conn)]
+
+
 def _reaches(o: Opened, found: list[Endpoint]) -> list[Reach]:
     from marzhook.cli.reach import reach
     from marzhook.cli.ready import ready
@@ -215,6 +234,19 @@ def _print_endpoint(endpoint: Endpoint, reached: Reach, result: ProbeResult | No
         )
     if result is not None:
         output.line(f"     test event: {answer_words(result)}")
+
+
+def _print_source(source: Source, state: str) -> None:
+    output.line(f"{'BAD ' if state in _UNFOLLOWED else 'ok  '} source {source.id}  {masked_url(source.url)}: {state}")
+    if state == "unfinished":
+        output.line("     its first snapshot was cut off; `marzhook source add` takes it anew")
+    elif state == "failing":
+        output.line(f"     {source.error}")
+        output.line(
+            "     It is asked again by itself, and nothing is lost; `marzhook source add` gives it another login."
+        )
+    elif state == "paused":
+        output.line(f"     note: `marzhook source resume {source.id}` follows it again")
 
 
 def _summary(found: list[Endpoint], wrong: int, sent: bool) -> str:

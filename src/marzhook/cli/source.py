@@ -90,7 +90,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
             [
                 {
                     "id": one.id, "kind": one.kind, "url": masked_url(one.url), "username": one.username,
-                    "state": _state(one), "users": counts.get(one.id, 0), "created_at": output.iso(one.created_at),
+                    "state": state_of(one), "users": counts.get(one.id, 0), "created_at": output.iso(one.created_at),
                     "snapshot_at": output.iso(one.snapshot_at), "passed_at": output.iso(one.passed_at),
                     "failing_since": output.iso(one.failing_since), "error": one.error,
                 }
@@ -105,7 +105,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
         ("id", "panel", "state", "users", "all seen", "what is wrong"),
         [
             (
-                one.id, f"{one.kind} {masked_url(one.url)}", _state(one), counts.get(one.id, 0),
+                one.id, f"{one.kind} {masked_url(one.url)}", state_of(one), counts.get(one.id, 0),
                 output.brief_time(one.passed_at) if one.passed_at else None, one.error,
             )
             for one in found
@@ -150,7 +150,8 @@ def _set_paused(source_id: int, *, paused: bool) -> None:
         o.database.transact(work, repeatable=True)
 
 
-def _state(source: Source) -> str:
+def state_of(source: Source) -> str:
+    """In one word."""
     if source.snapshot_at is None:
         return "unfinished"  # whoever added it was interrupted; adding it again makes it whole
     if source.paused:
