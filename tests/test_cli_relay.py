@@ -78,6 +78,30 @@ def test_runs_a_command_for_each_event(tmp_path: Path) -> None:
         assert len(lines(tmp_path / "got")) == 3
 
 
+def test_half_a_character_reaches_the_command(tmp_path: Path) -> None:
+    """JSON may have `\\ud800` alone, which is no text: the command gets the same JSON; so it does of a saved request."""
+    code = f"{WRITES}; open('name', 'w').write(os.environ['MARZHOOK_USERNAME'] + os.environ['MARZHOOK_WEBHOOK_ID'])"
+    command = ("--exec", f'{sys.executable} -c "{code}"')
+    with Running(tmp_path, "listen", "--port", "0", "--save", "saved", *command) as own:
+        assert post(address_of(own), json.dumps({**EVENT, "note": "a\ud800ش"}).encode()) == 200
+        own.line("ended well")
+    saved = json.loads((tmp_path / "saved").read_text())
+    saved["headers"]["webhook-id"] = "m\0\ud800"
+    (tmp_path / "saved").write_text(json.dumps(saved))
+    marzhook_process(tmp_path, "listen", "--replay", "saved", *command)
+    found = [json.loads(line.partition(" ")[2])["note"] for line in lines(tmp_path / "got")]
+    assert found == ["a\ud800ش", "a\ud800ش"]
+    assert (tmp_path / "name").read_text() == "alicem?"
+
+
+def test_a_saved_header_that_cannot_be_sent_is_told_of(tmp_path: Path) -> None:
+    """The request is listed, as one that was not accepted."""
+    record = {"at": 1.0, "path": "/", "headers": {"x-note": "a\nb"}, "body": "{}"}
+    (tmp_path / "saved").write_text(json.dumps(record) + "\n")
+    ended = marzhook(tmp_path, "listen", "--replay", "saved", "--forward", "http://127.0.0.1:1/", expect=1)
+    assert "forwarded: Invalid header value" in ended.stdout
+
+
 def test_a_command_that_is_none(tmp_path: Path) -> None:
     """The sender hears that it failed, and tries again once it is mended."""
     with Running(tmp_path, "listen", "--port", "0", "--exec", "./nothing") as own:
@@ -197,8 +221,10 @@ def test_what_is_no_text_is_saved_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--forward", "ftp://x"), "no address like"),
-        (("--forward", "http://x:99999/"), "the port is"),
+        (("--forward", "ftp://x"), "must start with http://"),
+        (("--forward", "http://x:99999/"), "its port cannot be read"),
+        (("--forward", "http://127.0.0.1:1/مسیر"), "percent-encode the path"),
+        (("--forward", "http://127.0.0.1:1/a b"), "spaces"),
         (("--exec", "'"), "--exec"),
         (("--exec", " "), "needs a command"),
         (("--save", "nowhere/file"), "cannot be written"),

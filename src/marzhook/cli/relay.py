@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from marzhook.errors import SettingError
+from marzhook.endpoint import check_url
+from marzhook.errors import InvalidError, SettingError
 from marzhook.transport.commands import execute
 from marzhook.transport.stop import Stop
 
@@ -84,13 +85,10 @@ Step = Callable[[Incoming], tuple[int, str]]
 
 def forwarder(url: str) -> Step:
     """Posts each request to `url` as it came, and answers what that answers. Raises SettingError."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingError(f"--forward {ascii(url)[:80]} is no address like http://127.0.0.1:3000/hook", code="usage")
     try:
-        port = parts.port
-    except ValueError:
-        raise SettingError(f"--forward {ascii(url)[:80]}: the port is 1 to 65535", code="usage") from None
+        parts = urlsplit(check_url(url))
+    except InvalidError as error:
+        raise SettingError(f"--forward: {error}", code="usage") from None
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     def forward(incoming: Incoming) -> tuple[int, str]:
@@ -98,17 +96,18 @@ def forwarder(url: str) -> Step:
         connection: http.client.HTTPConnection
         if parts.scheme == "https":
             connection = http.client.HTTPSConnection(
-                parts.hostname or "", port, timeout=FORWARD_TIMEOUT, context=ssl.create_default_context()
+                parts.hostname or "", parts.port, timeout=FORWARD_TIMEOUT, context=ssl.create_default_context()
             )
         else:
-            connection = http.client.HTTPConnection(parts.hostname or "", port, timeout=FORWARD_TIMEOUT)
+            connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=FORWARD_TIMEOUT)
         try:
             connection.request("POST", target, incoming.body, headers)
             response = connection.getresponse()
             response.read(64 * 1024)
         except TimeoutError:
             return 504, f"forwarded: no answer within {FORWARD_TIMEOUT:g} s"
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            # ValueError: a saved header may be none that can be sent.
             return 502, f"forwarded: {error or type(error).__name__}"
         finally:
             connection.close()
@@ -131,14 +130,17 @@ def runner(command: str, commands: Commands) -> Step:
         raise SettingError("--exec needs a command", code="usage")
 
     def run(incoming: Incoming) -> tuple[int, str]:
-        inputs = [json.dumps(event, ensure_ascii=False).encode() for event in incoming.events] or [incoming.body]
+        # Half of a pair (\ud800) is no character that UTF-8 has; so escaped, it is the same JSON.
+        inputs = [
+            json.dumps(event, ensure_ascii=False).encode(errors="backslashreplace") for event in incoming.events
+        ] or [incoming.body]
         for number, text in enumerate(inputs):
             event = incoming.events[number] if incoming.events else {}
             environment = {
                 **os.environ,
                 "MARZHOOK_ACTION": _word(event.get("action")),
                 "MARZHOOK_USERNAME": _word(event.get("username")),
-                "MARZHOOK_WEBHOOK_ID": incoming.headers.get("webhook-id", ""),
+                "MARZHOOK_WEBHOOK_ID": _word(incoming.headers.get("webhook-id")),
             }
             stop = Stop()
             try:
@@ -159,7 +161,7 @@ def runner(command: str, commands: Commands) -> Step:
 
 
 def _word(value: object) -> str:
-    return value.replace("\0", "") if isinstance(value, str) else ""
+    return value.replace("\0", "").encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
 def saver(file: Path) -> Step:
