@@ -10,8 +10,10 @@ import pytest
 
 from command_line import Running, as_json, made, marzhook, on_a_terminal
 from marzhook.delivery import DEAD, Attempt, Settlement
+from marzhook.store import rejected
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
+from marzhook.store.rejected import NewRejected
 from marzhook.testing import eventually
 from receivers import Receiver, events_of
 
@@ -274,6 +276,44 @@ def test_delivery_shows_each_attempt_harmlessly(tmp_path: Path) -> None:
     assert "\\x1b[2Jtry later" in text
     assert "MARZHOOK_RETRY_SCHEDULE" in text
     assert as_json(tmp_path, "deliveries", "show", "1", "1")["attempt_list"][0]["response"] == "\x1b[2Jtry later"
+
+
+def test_what_no_request_could_be_made_of_is_no_fault_of_the_receivers(tmp_path: Path) -> None:
+    """A template that failed: the words say what to mend, and accuse nobody who was sent nothing."""
+    published(tmp_path)
+    database = Database.open(f"sqlite:///{tmp_path}/marzhook.db")
+    now = datetime.now(UTC)
+    tried = Attempt(1, now, 0.0, None, "render", "line 1: 'plan' is undefined", "", "rejected")
+    outbox = Outbox(database)
+    outbox.settle([Settlement(one, tried, DEAD, 1) for one in outbox.window(1, after=0, limit=1)], now=now)
+    database.close()
+    shown = marzhook(tmp_path, "deliveries", "show", "1", "1").stdout
+    assert "no request could be made of this event" in shown
+    assert "the receiver refuses" not in shown
+
+
+def test_lists_say_truly_whether_there_is_more(tmp_path: Path) -> None:
+    """One more than were asked for, and the same again where that was all."""
+    published(tmp_path, 3)
+    assert (
+        "The newest 2 are shown; --limit shows more." in marzhook(tmp_path, "deliveries", "list", "--limit", "2").stderr
+    )
+    assert marzhook(tmp_path, "deliveries", "list", "--limit", "3").stderr == ""
+    assert len(as_json(tmp_path, "deliveries", "list", "--limit", "2")) == 2
+    database = Database.open(f"sqlite:///{tmp_path}/marzhook.db")
+    with database.write() as tx:
+        rejected.keep(tx, "marzban", [NewRejected("unreadable_event", "NaN", "{}")] * 3, now=datetime.now(UTC))
+    database.close()
+    assert "--limit shows more." in marzhook(tmp_path, "ingest", "rejected", "--limit", "2").stderr
+    assert marzhook(tmp_path, "ingest", "rejected", "--limit", "3").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"), [("sql", "sqlite:////tmp/x.db"), ("discord", "https://discord.com/api/webhooks/1/x")]
+)
+def test_only_a_webhook_has_a_signing_secret_to_keep(tmp_path: Path, kind: str, url: str) -> None:
+    """Nobody else's requests are signed with it."""
+    assert "secret" not in marzhook(tmp_path, "endpoints", "create", url, "--kind", kind).stdout
 
 
 def test_cancel_and_retry(tmp_path: Path) -> None:

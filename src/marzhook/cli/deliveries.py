@@ -34,6 +34,9 @@ EndpointId = Annotated[int, typer.Argument(metavar="ENDPOINT", min=1, max=2**62,
 EventId = Annotated[int, typer.Argument(metavar="EVENT", min=1, max=2**62, help="The event's number.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+MOST = 10_000
+"""Deliveries in one list."""
+
 
 @app.command("list")
 def list_(
@@ -41,7 +44,7 @@ def list_(
     state: Annotated[list[str] | None, typer.Option(help=f"{', '.join(STATES)}; repeatable.")] = None,
     action: Annotated[list[str] | None, typer.Option(help="Such as user_limited; repeatable.")] = None,
     username: Annotated[str | None, typer.Option(help="Of this user only.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=MOST, help="At most so many, the newest.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List deliveries, the newest event first."""
@@ -57,7 +60,9 @@ def list_(
     with opened() as o, o.database.read() as conn:
         if endpoint is not None:
             endpoints.get(conn, endpoint)
-        rows = history.deliveries(conn, which, limit=limit)
+        rows = history.deliveries(conn, which, limit=limit + 1)
+    more = bool(rows[limit:])
+    del rows[limit:]
     if as_json:
         output.json_document([shown(row) for row in rows])
         return
@@ -76,8 +81,8 @@ def list_(
         right=("to", "event", "tries"),
         fold=("username", "answer"),
     )  # fmt: skip
-    if len(rows) == limit:
-        output.note(f"The newest {limit} are shown; --limit shows more.")
+    if more:
+        output.note(f"The newest {limit} are shown" + ("; --limit shows more." if limit < MOST else "."))
 
 
 @app.command()
@@ -98,7 +103,7 @@ def show(endpoint_id: EndpointId, event_id: EventId, as_json: AsJson = False) ->
             ("time", output.local_time(row.event.time, milliseconds=True)),
             ("state", _state_in_words(row)),
             ("failed tries", row.tries),
-            *((("schedule", IN_WORDS[attempts[-1].schedule]),) if attempts and attempts[-1].schedule else ()),
+            *((("schedule", _schedule_in_words(attempts[-1])),) if attempts and attempts[-1].schedule else ()),
         )
     )
     if not attempts:
@@ -195,8 +200,13 @@ IN_WORDS: Final = {
     SPLIT: "split: its batch was refused, and is sent again in halves",
 }
 """What decided when a failed delivery is tried again."""
+UNMADE: Final = "none: no request could be made of this event; mend what the reason names, then replay it"
 SHOWN_RESPONSE = 300
 """Characters of a response in a table; --json shows all that was kept."""
+
+
+def _schedule_in_words(attempt: Attempt) -> str:
+    return UNMADE if attempt.error == "render" else IN_WORDS[attempt.schedule or STANDARD]
 
 
 def reason(attempt: Attempt) -> str:

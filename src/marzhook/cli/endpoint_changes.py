@@ -74,7 +74,8 @@ def create(
         output.json_document(shown(made) | {"signing_secret": made.signing_secret})
         return
     output.line(f"Endpoint {made.id} is made: {masked_url(made.url)}")
-    output.line(f"Its signing secret, shown this once: {made.signing_secret}")
+    if made.kind == "webhook":
+        output.line(f"Its signing secret, shown this once: {made.signing_secret}")
 
 
 def edit(

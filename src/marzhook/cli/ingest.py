@@ -27,7 +27,9 @@ def rejected(
     from marzhook.store import rejected
 
     with opened() as o, o.database.read() as conn:
-        found = rejected.newest(conn, limit=limit)
+        found = rejected.newest(conn, limit=limit + 1)
+    more = bool(found[limit:])
+    del found[limit:]
     if as_json:
         output.json_document(
             [
@@ -45,5 +47,5 @@ def rejected(
     columns = ("id", "time", "from", "reason", *(["body"] if body else []))
     rows = [(one.id, output.brief_time(one.at), one.source, one.reason, *([one.body] if body else [])) for one in found]
     output.table(columns, rows, right=("id",), fold=("reason", "body"))
-    if len(found) == limit:
+    if more:
         output.note(f"The newest {limit} are shown; --limit shows more.")
