@@ -104,7 +104,7 @@ REMNAWAVE_USER = {
     "uuid": "7d1e", "shortUuid": "sHoRt", "username": "alice", "status": "LIMITED", "trafficLimitBytes": 0,
     "trafficLimitStrategy": "NO_RESET", "expireAt": "2026-12-23T08:43:17.000Z", "telegramId": 42, "description": "a note",
     "trojanPassword": "tRoJaN", "vlessUuid": "vLeSs", "ssPassword": "sHaDoW", "lastTriggeredThreshold": 80,
-    "subscriptionUrl": "https://sub.example/sHoRt",
+    "subscriptionUrl": "https://sub.example/sHoRt", "happ": {"cryptoLink": "happ://crypt3/hApP"},
     "userTraffic": {"usedTrafficBytes": 5, "lifetimeUsedTrafficBytes": 50, "onlineAt": None, "firstConnectedAt": None},
 }  # fmt: skip
 
@@ -146,11 +146,12 @@ def test_remnawaves_events_get_marzbans_names(name: str, wanted: str, extras: di
     assert (user["status"], user["expire"], user["data_limit"]) == ("limited", 1798015397, None)
     assert (user["used_traffic"], user["lifetime_used_traffic"], user["note"]) == (5, 50, "a note")
     assert (user["data_limit_reset_strategy"], user["uuid"], user["telegramId"]) == ("no_reset", "7d1e", 42)
-    assert not {"sHoRt", "tRoJaN", "vLeSs", "sHaDoW"} & set(detail_json(detail).replace("/", '"').split('"'))
+    assert not {"sHoRt", "tRoJaN", "vLeSs", "sHaDoW", "hApP"} & set(detail_json(detail).replace("/", '"').split('"'))
     full = taken(REMNAWAVE, remnawave(name), credentials=True).event.detail["user"]
     keys = {"vless": {"id": "vLeSs"}, "trojan": {"password": "tRoJaN"}, "shadowsocks": {"password": "sHaDoW"}}
     assert full["proxies"] == keys
     assert full["subscription_url"] == "https://sub.example/sHoRt"
+    assert full["happ"] == {"cryptoLink": "happ://crypt3/hApP"}
 
 
 def test_remnawaves_reminder_names_the_days() -> None:

@@ -57,12 +57,14 @@ _PROXIES: Final = {
 }
 _SUBSCRIPTION: Final = "shortUuid"
 """The secret part of the subscription's URL, which has it too."""
+_HAPP: Final = "happ"
+"""Before 2.4: a link that has the subscription's URL in it, encrypted for one app that opens it for anybody."""
 _OWN: Final = frozenset({"scope", "event", "timestamp", "data"})
 
 
 class Remnawave(Panel):
     name: ClassVar[str] = "remnawave"
-    credentials: ClassVar[frozenset[str]] = frozenset({*_PROXIES, _SUBSCRIPTION, "subscriptionUrl"})
+    credentials: ClassVar[frozenset[str]] = frozenset({*_PROXIES, _SUBSCRIPTION, _HAPP, "subscriptionUrl"})
     signs: ClassVar[bool] = True
 
     def authentic(self, secret: str, headers: Mapping[str, str], body: bytes) -> bool:
