@@ -165,6 +165,34 @@ def test_endpoints_are_made_and_edited_with_filters_and_a_template(tmp_path: Pat
     assert (after["admins"], after["condition"], after["has_template"], after["name"]) == (None, None, False, "shop")
 
 
+def test_an_endpoint_of_the_settings_gets_a_filter_and_a_template(tmp_path: Path) -> None:
+    """What the settings do not say of it; what they say is changed there. The next start leaves it as it is."""
+    published(tmp_path)
+    edited = marzhook(
+        tmp_path,
+        "endpoints",
+        "edit",
+        "1",
+        "--action",
+        "user_limited",
+        "--rate-limit",
+        "2",
+        "--template",
+        "-",
+        text="{}",
+    ).stdout
+    assert edited == "Endpoint 1 is changed: actions, rate_limit, template.\n"
+    refused = marzhook(
+        tmp_path, "endpoints", "edit", "1", "--action", "user_deleted", "--detail", "none", expect=1
+    ).stderr
+    assert "comes from the settings; change WEBHOOK_ADDRESS" in " ".join(refused.split())
+    with Running(tmp_path, "run", UVICORN_PORT="0", WEBHOOK_ADDRESS=URL) as service:
+        service.line("ready")
+        assert service.stop() == 0
+    after = as_json(tmp_path, "endpoints", "show", "1")
+    assert (after["actions"], after["has_template"]) == (["user_limited"], True)
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
