@@ -18,6 +18,7 @@ from marzhook.errors import StoreBusyError
 from marzhook.event import SHARDS, shard_of
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
+from marzhook.store.postgresql import CARETAKER
 from marzhook.store.shards import ShardSession
 from marzhook.testing import eventually
 from marzhook.transport.http import HttpTransport
@@ -131,6 +132,58 @@ def test_a_host_that_does_not_answer_is_passed_over(
             with House(database, Outbox(database)).dispatching(shared="one"):
                 receiver.wait(1, timeout=30)
                 eventually(lambda: house.count("pending") == 0)
+
+
+def test_who_hangs_has_lost_its_shards(house: House, start: Start, receiver: Receiver) -> None:
+    """It does nothing more, while its machine still answers for it: within 30 seconds another one has its shards, and looks
+    after users. When it goes on it settles nothing of what it had on its way, and joins as a new one."""
+    endpoint = house.endpoint(receiver.url)
+    receiver.do(hold=True)
+    hung = start()
+    eventually(lambda: shares(house.database) == [SHARDS], timeout=30)
+    eventually(lambda: caretaker(house) is not None, timeout=30)
+    before = caretaker(house)
+    house.publish(["anna"])
+    receiver.wait(1)
+    hung.freeze()
+    try:
+        other = start()
+        receiver.do(status=200)
+        eventually(lambda: len(shards_of(house.database, other.told)) == SHARDS, timeout=30)
+        eventually(lambda: house.count("pending") == 0)
+        eventually(lambda: caretaker(house) not in (before, None), timeout=30)
+        went_on = CLOCK.now()
+    finally:
+        hung.thaw()
+    eventually(lambda: shares(house.database) == [SHARDS // 2] * 2, timeout=30)
+    [since] = [worker.since for worker in house.database.workers() if hung.told in worker.name]
+    assert since is not None
+    assert since > went_on
+    assert [number for number, *_ in house.attempts(endpoint, 1)] == [1]
+    assert len(receiver.seen()) == 2
+
+
+def caretaker(house: House) -> int | None:
+    """The number of the session that looks after users for all."""
+    with house.database.read() as conn:
+        found = conn.exec_driver_sql(
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            (CARETAKER,),
+        )
+        number: int | None = found.scalar_one_or_none()
+        return number
+
+
+def test_one_of_all_is_the_caretaker(house: House, reopen: Callable[..., Database]) -> None:
+    """Until its session ends, by itself or by the server's hand: then another one is, and it is told so."""
+    with closing(reopen().caretaker()) as first, closing(reopen().caretaker()) as second:
+        assert [first.mine(), second.mine(), first.mine()] == [True, False, True]
+        with house.database.read() as conn:
+            conn.exec_driver_sql("SELECT pg_terminate_backend(%s, 10000)", (caretaker(house),))
+        assert [first.mine(), second.mine(), first.mine()] == [False, True, False]
+        second.close()
+        eventually(first.mine)
 
 
 def test_who_lost_its_session_cannot_settle(house: House, receiver: Receiver, reopen: Callable[..., Database]) -> None:

@@ -30,6 +30,9 @@ class WorkerProcess:
         """It does nothing more, and is not gone yet."""
         self.process.send_signal(signal.SIGSTOP)
 
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()

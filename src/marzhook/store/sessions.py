@@ -19,7 +19,8 @@ SWEEP: Final = 1.0
 """Seconds after which a watch says that something may have changed although nobody told: notifications can be lost."""
 _SERVERS_PATIENCE: Final = (
     "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;"
-    " SET tcp_user_timeout = 25000"
+    # The last one is for a process that hangs on a machine which answers for it: it says something each second, or each five.
+    " SET tcp_user_timeout = 25000; SET idle_session_timeout = 25000"
 )
 
 
@@ -129,7 +130,8 @@ class Snapshots(ChangeWatch):
 
 
 def dropped_when_cut_off(connection: psycopg.Connection[Any]) -> None:
-    """Have the server end this session, and with it its locks, when its process has not been reached for 25 s."""
+    """Have the server end this session, and with it its locks, when its process was not reached, or has asked for nothing,
+    for 25 s."""
     connection.execute(_SERVERS_PATIENCE)
     with suppress(psycopg.errors.InvalidParameterValue):  # on systems that cannot look
         # Also while it works, or waits for a lock.
