@@ -139,7 +139,8 @@ def test_a_character_that_no_page_can_hold_breaks_none() -> None:
         ("", None), ("1000", 1000), ("۱۰۰۰", 1000), ("۱٬۰۰۰", 1000), ("۱٬۲۳۴٬۵۶۷٫۵", 1234567.5), ("1 000", 1000), ("2,5", 2.5),
         ("1\N{NO-BREAK SPACE}234,5", 1234.5), ("1\N{NARROW NO-BREAK SPACE}000.25", 1000.25), ("0,125", 0.125), ("1.000", 1),
         ("1,0000", 1), ("1,000", "ambiguous_number"), ("12,345", "ambiguous_number"), ("1,000,000", "ambiguous_number"),
-        ("۱,۰۰۰", "ambiguous_number"), ("1,000.5", "ambiguous_number"), ("1 0", "invalid_number"), ("1٬00", "invalid_number"),
+        ("۱,۰۰۰", "ambiguous_number"), ("1,000.5", "ambiguous_number"), ("+1,000", "ambiguous_number"), ("+0,125", 0.125),
+        ("1 0", "invalid_number"), ("1٬00", "invalid_number"),
         ("nan", "invalid_number"), ("-1", "invalid_number"), ("1e999", "invalid_number"),
     ],
 )  # fmt: skip

@@ -251,7 +251,7 @@ def not_there(site: Site, request: Request, status: int) -> Response:
 
 _THOUSANDS: Final = re.compile(r"(?<=\d)[٬\s](?=\d{3}(?!\d))")
 # In English 1,000 is a thousand, elsewhere it is one. 0,125 can be read in one way only.
-_AMBIGUOUS: Final = re.compile(r"(?![0٠۰]+,)\d+,\d{3}(?!\d)")
+_AMBIGUOUS: Final = re.compile(r"[+-]?(?![0٠۰]+,)\d+,\d{3}(?!\d)")
 
 
 def number(text: str, *, least: float = 0, field: str = "") -> float | None:
