@@ -132,6 +132,35 @@ def test_many_open_pages_cost_no_more_than_few(database: Database) -> None:
     asyncio.run(follow())
 
 
+@pytest.mark.parametrize("broken", ["commits", "changed"])
+def test_a_look_that_fails_is_begun_anew(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
+    """A page that is open then follows along again; what it may have missed is told as a change."""
+    pulse, breaks, number = Pulse(database, also=lambda: number[0]), [], [0]
+    of = database if broken == "commits" else type(database.commits())
+    real = getattr(of, broken)
+
+    def breaking(*watch: object) -> object:
+        if breaks:
+            return real(*watch)
+        breaks.append(True)
+        raise OSError("the file is gone")
+
+    monkeypatch.setattr(of, broken, breaking)
+
+    async def follow() -> None:
+        page = pulse.beats(yes)
+        for _ in range(2):
+            await asyncio.wait_for(anext(page), 10)
+        number[0] = 7
+        await asyncio.wait_for(anext(page), 10)
+        await closed([page])
+
+    asyncio.run(follow())
+    assert caplog.messages.count("open pages cannot follow along just now: the file is gone") == 1
+
+
 def test_nothing_is_looked_at_while_nobody_follows(database: Database) -> None:
     """The one look for all pages ends with the last of them, and begins again with the next."""
     pulse = Pulse(database, also=lambda: 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -18,6 +19,8 @@ from marzhook.store.database import Database
 
 if TYPE_CHECKING:
     from marzhook.dashboard.site import Site
+
+log = logging.getLogger(__name__)
 
 EVERY: Final = 1.0
 """Seconds between two looks at whether anything changed, while anybody watches: one look for all of them."""
@@ -79,22 +82,37 @@ class Pulse:
             self._listeners -= 1
 
     async def _look(self, looking: asyncio.Event) -> None:
-        """While there are listeners: look, and wake those who wait."""
+        """While there are listeners: look, and wake those who wait. What fails is begun anew."""
         try:
-            # In a thread: a database that is away takes its time, and the API's other calls have none to lose.
-            watch, number = await run_in_threadpool(self._database.commits), self._also()
+            while self._listeners and not self._closed:
+                try:
+                    await self._watch(looking)
+                except Exception as error:
+                    log.warning("open pages cannot follow along just now: %s", error)
+                    looking.set()
+                    await asyncio.sleep(self.pause)
         finally:
             looking.set()
+
+    async def _watch(self, looking: asyncio.Event) -> None:
+        # In a thread: a database that is away takes its time, and the API's other calls have none to lose.
+        watch, number = await run_in_threadpool(self._database.commits), self._also()
         try:
+            if looking.is_set():
+                self._tell()  # a watch that failed may have missed something
+            looking.set()
             while self._listeners and not self._closed:
                 await asyncio.sleep(self.pause)
                 before, number = number, self._also()
                 if await run_in_threadpool(watch.changed) or number != before:
-                    self._version += 1
-                    beat, self._beat = self._beat, asyncio.Event()
-                    beat.set()
+                    self._tell()
         finally:
             watch.close()
+
+    def _tell(self) -> None:
+        self._version += 1
+        beat, self._beat = self._beat, asyncio.Event()
+        beat.set()
 
 
 def stream(site: Site) -> Callable[[Request], Awaitable[Response]]:
