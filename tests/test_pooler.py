@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from conftest import SECRET_KEY
 from dispatching import House
+from marzhook.errors import StartError
 from marzhook.event import SHARDS
+from marzhook.store.database import Database
+from marzhook.store.postgresql import Address, PostgreSQLDatabase
 from marzhook.testing import eventually
 from pooler import pgbouncer
 from postgresql import Server
@@ -66,3 +71,59 @@ def test_who_sends_says_that_it_is_behind_a_pooler(tmp_path: Path, pooled: dict[
         assert "reached through a pooler" in refused.stderr
         assert "set MARZHOOK_WORKER_DATABASE_URL to the server's own address" in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+@pytest.fixture
+def lost(database: Database, pooled: dict[str, str], postgresql: Server, template: str) -> Iterator[dict[str, str]]:
+    """Its workers' address leads to another database, one just as this one."""
+    with postgresql.database(template) as other:
+        yield pooled | {"MARZHOOK_WORKER_DATABASE_URL": postgresql.url(other)}
+
+
+def test_an_address_that_leads_to_another_database_is_refused(tmp_path: Path, lost: dict[str, str]) -> None:
+    """A copy of it, with the same name for itself: who would send from one and settle in the other does not start."""
+    for command in ("worker", "run", "check"):
+        refused = marzhook(tmp_path, command, UVICORN_PORT="0", **lost)
+        said = refused.stdout if command == "check" else refused.stderr
+        assert refused.returncode == (1 if command == "check" else 2)
+        assert "leads to another database than MARZHOOK_DATABASE_URL" in " ".join(said.split())
+        assert "Traceback" not in refused.stderr
+
+
+def test_a_failover_of_one_address_alone_stops_the_sending(
+    database: Database, pooled: dict[str, str], database_settings: dict[str, str], postgresql: Server, template: str
+) -> None:
+    """Also later than at the start: each session that is to hold shards is one of the database that is read."""
+    direct = database_settings["MARZHOOK_DATABASE_URL"]
+    with closing(Database.open(pooled["MARZHOOK_DATABASE_URL"], secret_keys=[SECRET_KEY], direct_url=direct)) as both:
+        both.shards("one").close()
+        assert isinstance(both, PostgreSQLDatabase)
+        with postgresql.database(template) as other:
+            both.direct = Address.of(postgresql.url(other), "MARZHOOK_WORKER_DATABASE_URL")
+            with pytest.raises(StartError, match="leads to another database"):
+                both.shards("one")
+            assert Database.open(postgresql.url(other), secret_keys=[SECRET_KEY]).workers() == []
+
+
+def test_what_is_wrong_with_the_servers_own_address_is_told_of_it(
+    tmp_path: Path, database: Database, pooled: dict[str, str], postgresql: Server, receiver: Receiver
+) -> None:
+    """By its setting and its address, not by the pooler's; `check` tries it, and says of none what it is needed for."""
+    name = f"127.0.0.1:{postgresql.port}/postgres"
+    wrong = {
+        f"postgresql://marzhook:no@{name}": f"postgresql://{name} cannot be opened",
+        f"postgresql://marzhook@/nosuch?host={postgresql.folder}&port={postgresql.port}": '"nosuch" does not exist',
+        "postgresql:///x?host=/nowhere": "cannot be reached",
+        "postgresql://u:p@h/d?nosuch=1": "MARZHOOK_WORKER_DATABASE_URL is not a PostgreSQL URL",
+    }
+    for url, words in wrong.items():
+        refused = marzhook(tmp_path, "worker", MARZHOOK_WORKER_DATABASE_URL=url, **pooled)
+        said = " ".join(refused.stderr.split())
+        assert words in said
+        assert ("MARZHOOK_WORKER_DATABASE_URL" in said, " MARZHOOK_DATABASE_URL" in said) == (True, False), said
+    checked = marzhook(
+        tmp_path, "check", WEBHOOK_ADDRESS=receiver.url, MARZHOOK_WORKER_DATABASE_URL=next(iter(wrong)), **pooled
+    )
+    assert (checked.returncode, "BAD MARZHOOK_WORKER_DATABASE_URL" in " ".join(checked.stdout.split())) == (1, True)
+    checked = marzhook(tmp_path, "check", WEBHOOK_ADDRESS=receiver.url, **pooled)
+    assert (checked.returncode, "only `marzhook run --no-dispatch` works" in checked.stdout) == (0, True)

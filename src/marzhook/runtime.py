@@ -271,9 +271,8 @@ class Runtime:
         if self._serves:
             self._write_down()
         if self._dispatches:
-            if s.database.kind != "SQLite":
-                # Now, while there is somebody to tell: through a pooler it would never hold anything.
-                s.database.shards(worker_name("start")).close()
+            # Now, while there is somebody to tell: through a pooler it would never hold anything.
+            s.database.prove_session()
             self.review.start()
             self.dispatcher.start()
             self.upkeep.start()

@@ -11,6 +11,7 @@ import typer
 from marzhook.cli import output
 from marzhook.cli.open import ATTACHED, Opened, nowhere, opened
 from marzhook.endpoint import LOCAL_KINDS, REMOVED, Endpoint, masked_url
+from marzhook.errors import MarzhookError
 
 if TYPE_CHECKING:
     from marzhook.cli.reach import Reach
@@ -38,14 +39,18 @@ def check(
         holder = o.database.holder()
         remarks = _remarks(o, holder)
         followed = _followed(o)
+        direct, in_the_way = o.settings.worker_database_url, _in_the_way(o)
+        if in_the_way and not direct:
+            remarks.append(f"only `marzhook run --no-dispatch` works with these settings: {in_the_way}")
     wrong = sum(r.problem is not None for r in reaches) + sum(not result.accepted for result in results.values())
-    wrong += sum(state in _UNFOLLOWED for _, state in followed)
+    wrong += sum(state in _UNFOLLOWED for _, state in followed) + bool(direct and in_the_way)
     ok = bool(found) and wrong == 0
     if as_json:
         output.json_document(
             {
                 "ok": ok,
                 "database": {"path": o.place, "exists": not o.trial, "service": holder},
+                "worker_database": {"problem": in_the_way} if direct else None,
                 "remarks": remarks,
                 "endpoints": [
                     _endpoint_shown(e, r, results.get(e.id)) for e, r in zip(found, reaches, strict=True)
@@ -64,6 +69,12 @@ def check(
                 f"ok   database {o.place}, " + (f"held by {holder}" if holder else "no service is running on it")
             )
             output.line(f"ok   {_key(o)}")
+        if direct and not o.trial:
+            output.line(
+                "BAD  MARZHOOK_WORKER_DATABASE_URL" if in_the_way else "ok   the server's own address, for workers"
+            )
+            if in_the_way:
+                output.line(f"     {in_the_way}")
         for remark in remarks:
             output.line(f"     note: {remark}")
         for endpoint, reached in zip(found, reaches, strict=True):
@@ -183,6 +194,15 @@ def _reaches(o: Opened, found: list[Endpoint]) -> list[Reach]:
     # Side by side: ten that do not answer take as long as one.
     with ThreadPoolExecutor(max_workers=16) as pool:
         return list(pool.map(one, found))
+
+
+def _in_the_way(o: Opened) -> str | None:
+    """Why a worker could not start with these settings; None: it could."""
+    try:
+        o.database.prove_session()
+    except MarzhookError as error:
+        return str(error)
+    return None
 
 
 def _remarks(o: Opened, holder: str | None) -> list[str]:

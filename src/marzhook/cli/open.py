@@ -100,7 +100,9 @@ def opened(*, trial: bool = False) -> Iterator[Opened]:
     from marzhook.store.outbox import Outbox
 
     settings = marzhook_settings.load()
-    database = Database.open(settings.database_url, secret_keys=settings.secret_keys)
+    database = Database.open(
+        settings.database_url, secret_keys=settings.secret_keys, direct_url=settings.worker_database_url
+    )
     with ExitStack() as stack:
         stack.callback(database.close)
         place = database.name

@@ -210,6 +210,9 @@ class Database(ABC):
     def exists(self) -> bool:
         """Whether it was made already. Raises DatabaseError when that cannot be found out."""
 
+    def prove_session(self) -> None:  # noqa: B027 - where one process does all there is nothing to prove
+        """Raise StartError, or what else is in the way, where this process could not take part in `shards`."""
+
     def shards(self, told: str) -> ShardHolder:
         """Begin to share what is owed with other processes, who know this one by `told`."""
         raise DatabaseError(f"{self.name} is one process's own; several workers need PostgreSQL")

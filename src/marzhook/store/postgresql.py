@@ -55,14 +55,30 @@ SHARD: Final = 0x4D5A03
 WORKER: Final = 0x4D5A04
 TURN: Final = 0x4D5A05
 WANTED: Final = 0x4D5A06
+PROOF: Final = 0x4D5A07
 
 # How the driver begins to tell that a connection was not made at all: libpq has no codes for that. And what is in its words
 # where nobody need try again (in English; in other languages that is told as if it could be mended by waiting).
-_NEVER_REACHED = ("connection failed", "failed to resolve", "connection timeout")
+_NEVER_REACHED = ("connection failed", "connection is bad", "failed to resolve", "connection timeout")
 _REFUSED = ("authentication failed", "does not exist", "pg_hba.conf", "permission denied")
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _LOCK = "SELECT pg_advisory_xact_lock(%s, name) FROM unnest(CAST(%s AS integer[])) AS name"
 _LOCK_SHARED = _LOCK.replace("_lock(", "_lock_shared(")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the database is, and by which setting."""
+
+    name: str
+    """The URL without user, password and options."""
+    setting: str
+    parts: dict[str, str]
+
+    @classmethod
+    def of(cls, url: str, setting: str) -> Address:
+        parts = _parts_of(url, setting)
+        return cls(_name_of(parts), setting, parts)
 
 
 def _nothing() -> None:
@@ -98,10 +114,9 @@ class PostgreSQLDatabase(Database):
         direct_url: str | None = None,
     ) -> None:
         """`direct_url`: the server's own, for the sessions that hold locks or listen, where `url` is a pooler's."""
-        self._parts = _parts_of(url)
-        self._direct = _parts_of(direct_url) if direct_url else self._parts
-        name = _name_of(self._parts)
-        super().__init__(name, Vault(name, secret_keys))
+        self.address = Address.of(url, "MARZHOOK_DATABASE_URL")
+        self.direct = Address.of(direct_url, "MARZHOOK_WORKER_DATABASE_URL") if direct_url else self.address
+        super().__init__(self.address.name, Vault(self.address.name, secret_keys))
         self._engine = sa.create_engine(
             "postgresql+psycopg://",
             # libpq reads the URL itself: it knows several hosts, certificates, services and password files.
@@ -131,12 +146,12 @@ class PostgreSQLDatabase(Database):
     def connect(self, **more: str) -> psycopg.Connection[Any]:
         """A session of its own. It begins no transactions by itself, and prepares no statements: a pooler, which gives each
         transaction another session, would not find them again."""
-        return self._session(self._parts, more)
+        return self._session(self.address.parts, more)
 
     def connect_directly(self, **more: str) -> psycopg.Connection[Any]:
         """A session that stays one: for locks of the session, and for LISTEN. Locks of a standby's would keep nobody away, so
         it is the primary's."""
-        return self._session({"target_session_attrs": "read-write"} | self._direct, more)
+        return self._session({"target_session_attrs": "read-write"} | self.direct.parts, more)
 
     @staticmethod
     def _session(parts: dict[str, str], more: dict[str, str]) -> psycopg.Connection[Any]:
@@ -172,6 +187,11 @@ class PostgreSQLDatabase(Database):
         from marzhook.store.shards import workers
 
         return workers(self)
+
+    def prove_session(self) -> None:
+        from marzhook.store.shards import holding_session
+
+        holding_session(self, "marzhook").close()
 
     def shards(self, told: str) -> ShardHolder:
         from marzhook.store.shards import ShardSession
@@ -224,21 +244,21 @@ class PostgreSQLDatabase(Database):
             connection: Any = conn.connection.driver_connection
             connection.execute("SELECT pg_notify(%s, '')", (CHANNEL,))
 
-    def explained(self) -> AbstractContextManager[None]:
-        """Turn the driver's errors into ours."""
-        return self._explained()
+    def _explained(self) -> AbstractContextManager[None]:
+        return self.explained(self.address)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self, address: Address) -> Iterator[None]:
+        """Turn the driver's errors into ours, which name the address that was tried."""
         try:
             yield
         except sa.exc.TimeoutError as error:
             raise StoreBusyError(
-                f"all connections to {self.name} are in use; nothing was changed, try again"
+                f"all connections to {address.name} are in use; nothing was changed, try again"
             ) from error
         except (sa.exc.DBAPIError, psycopg.Error) as error:
             cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-            explained = _explanation(self.name, cause) if isinstance(cause, psycopg.Error) else None
+            explained = _explanation(address, cause) if isinstance(cause, psycopg.Error) else None
             if explained is None:
                 raise
             raise explained from error
@@ -275,13 +295,13 @@ def name_lock(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), signed=True)
 
 
-def _parts_of(url: str) -> dict[str, str]:
+def _parts_of(url: str, setting: str) -> dict[str, str]:
     try:
         parts = {key: str(value) for key, value in conninfo_to_dict(url).items() if value is not None}
     except psycopg.Error as error:
         # libpq's words could hold the whole URL, and with it the password.
         raise DatabaseError(
-            "MARZHOOK_DATABASE_URL is not a PostgreSQL URL like postgresql://user:password@host:5432/database"
+            f"{setting} is not a PostgreSQL URL like postgresql://user:password@host:5432/database"
         ) from error.with_traceback(None)
     # For each host. One that is gone, of several, is in the way of every new session: time for the network's second repeat.
     patience = "4" if "," in parts.get("host", "") else "10"
@@ -289,7 +309,6 @@ def _parts_of(url: str) -> dict[str, str]:
 
 
 def _name_of(parts: dict[str, str]) -> str:
-    """The URL without user, password and options."""
     host, port, database = parts.get("host", ""), parts.get("port", ""), parts.get("dbname", "")
     if host.startswith("/"):
         return f"postgresql:///{database}?host={host}"
@@ -299,7 +318,8 @@ def _name_of(parts: dict[str, str]) -> str:
     return f"postgresql://{','.join(hosts)}/{database}"
 
 
-def _explanation(name: str, error: psycopg.Error) -> MarzhookError | None:
+def _explanation(address: Address, error: psycopg.Error) -> MarzhookError | None:
+    name = address.name
     state = error.sqlstate or ""
     text = (error.diag.message_primary or str(error)).strip().splitlines()[0][:300]
     match state:
@@ -319,9 +339,9 @@ def _explanation(name: str, error: psycopg.Error) -> MarzhookError | None:
             return InvalidError("a text contains characters that cannot be kept", code="invalid_text")
     if not state and text.startswith(_NEVER_REACHED):
         if any(words in text for words in _REFUSED):
-            return DatabaseError(f"{name} cannot be opened ({text}); check MARZHOOK_DATABASE_URL")
+            return DatabaseError(f"{name} cannot be opened ({text}); check {address.setting}")
         return TransientError(
-            f"{name} cannot be reached ({text}); check that it runs, and MARZHOOK_DATABASE_URL",
+            f"{name} cannot be reached ({text}); check that it runs, and {address.setting}",
             code="database_unreachable",
         )
     gone = state[:2] in ("08", "53", "57") or state in ("25P03", "25P04")  # it idled, or took, longer than it may

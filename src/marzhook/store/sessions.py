@@ -67,7 +67,7 @@ class Listener(ChangeWatch):
         self._database = database
         self._connection: psycopg.Connection[Any] | None = None
         self._next_sweep = 0.0
-        with database.explained():
+        with database.explained(database.direct):
             self._listen()
 
     def changed(self) -> bool:

@@ -8,10 +8,11 @@ there are no leases, and nothing is to be mended after a crash.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import psycopg
@@ -22,6 +23,7 @@ from marzhook.event import SHARDS
 from marzhook.store.database import Transaction
 from marzhook.store.postgresql import (
     NAMED,
+    PROOF,
     SHARD,
     TURN,
     WANTED,
@@ -61,11 +63,49 @@ def workers(database: PostgreSQLDatabase) -> list[Worker]:
         ]
 
 
+def holding_session(database: PostgreSQLDatabase, told: str) -> psycopg.Connection[Any]:
+    """A session that keeps locks, and loses them when its process is cut off or hangs. `told`: how others see it.
+
+    Raises StartError behind a pooler, which gives each transaction another session, and where the server's own address leads
+    elsewhere than `database`'s.
+    """
+    with database.explained(database.direct), ExitStack() as failed:
+        connection = database.connect_directly(application_name=told[:63])
+        failed.callback(connection.close)
+        if connection.execute("SELECT pg_backend_pid()").fetchone() != (connection.info.backend_pid,):
+            raise StartError(
+                f"{database.direct.name} is reached through a pooler, which cannot keep the locks of a worker;"
+                " set MARZHOOK_WORKER_DATABASE_URL to the server's own address"
+            )
+        if database.direct is not database.address and not _seen_by(database, connection):
+            raise StartError(
+                f"MARZHOOK_WORKER_DATABASE_URL ({database.direct.name}) leads to another database than"
+                f" MARZHOOK_DATABASE_URL ({database.name}): what a worker sends from one it would settle in the other; set it"
+                " to the server's own address of the same database"
+            )
+        dropped_when_cut_off(connection)
+        failed.pop_all()
+    return connection
+
+
+def _seen_by(database: PostgreSQLDatabase, session: psycopg.Connection[Any]) -> bool:
+    """Whether both mean the same table of one server: no name or number says so, for a copy has them too. A lock does."""
+    lot = secrets.randbelow(2**31)
+    here = session.execute(f"SELECT CAST(to_regclass('pending') AS oid), pg_advisory_lock({PROOF}, {lot})").fetchone()
+    with database.read() as conn:
+        there = conn.exec_driver_sql(
+            f"SELECT CAST(to_regclass('pending') AS oid) FROM pg_locks l"
+            f" WHERE {_OURS} AND l.granted AND l.classid = {PROOF} AND l.objid = {lot}"
+        ).scalar()
+    session.execute(f"SELECT pg_advisory_unlock({PROOF}, {lot})")
+    return here is not None and there is not None and here[0] == there
+
+
 class ShardSession(ShardHolder):
     """One session that holds shards and writes. Use it from one thread; `close` from any."""
 
     def __init__(self, database: PostgreSQLDatabase, told: str) -> None:
-        """`told`: how others see it. Raises StartError behind a pooler, which gives each transaction another session."""
+        """`told`: how others see it. Raises what `holding_session` raises."""
         self._database = database
         self.held: frozenset[int] = frozenset()
         self.lost: str | None = None
@@ -76,16 +116,9 @@ class ShardSession(ShardHolder):
         self.wanted: frozenset[int] = frozenset()
         self._flagged: frozenset[int] = frozenset()
         """Whose turn others are told that we want."""
-        with database.explained():
-            self._connection = database.connect_directly(application_name=told[:63])
-            [self.session] = self._row("SELECT pg_backend_pid()")
-            if self.session != self._connection.info.backend_pid:
-                self._connection.close()
-                raise StartError(
-                    f"{database.name} is reached through a pooler, which cannot keep the locks of a worker;"
-                    " set MARZHOOK_WORKER_DATABASE_URL to the server's own address"
-                )
-            dropped_when_cut_off(self._connection)
+        self._connection = holding_session(database, told)
+        self.session = self._connection.info.backend_pid
+        with database.explained(database.direct):
             self._row("SELECT pg_advisory_lock(%s, %s)", WORKER, self.session)
         self._engine = writer_engine(database, lambda: self._connection)
         # Now: a host that does not answer may have taken its time before the one that does.
@@ -142,7 +175,7 @@ class ShardSession(ShardHolder):
     def write(self) -> Iterator[Transaction]:
         """A transaction on this very session: it fails when the shards are lost. Raises OwnershipLostError."""
         with self._kept():
-            with self._database.explained(), self._engine.begin() as conn:
+            with self._database.explained(self._database.direct), self._engine.begin() as conn:
                 tx = self._database.transaction(conn)
                 yield tx
             tx._committed()
