@@ -22,7 +22,7 @@ from service import Service
 pytestmark = pytest.mark.timeout(180)
 
 
-# Looks away and back so many times: each time the page follows along anew, and exchanges what has changed.
+# Looks away and back so many times: each time the page follows along anew, not knowing since when, and is exchanged.
 FOLLOWED = """
 const [times, done] = arguments;
 let hidden = false, fetched = 0;
@@ -34,11 +34,25 @@ window.fetch = async (...given) => {
   // The figures differ each time, so that all of them are exchanged.
   const text = (await answer.text()).replace("</h2>", `${Math.random()}</h2>`);
   if (++fetched === times) { window.fetch = plain; setTimeout(() => done(fetched), 100); }
-  else setTimeout(() => { hidden = true; turn(); hidden = false; turn(); }, 0);
+  else setTimeout(() => { document.body.dataset.state = ""; hidden = true; turn(); hidden = false; turn(); }, 0);
   const made = new Response(text, { status: answer.status });
   return made;
 };
-hidden = true; turn(); hidden = false; turn();
+document.body.dataset.state = ""; hidden = true; turn(); hidden = false; turn();
+"""
+# How often a page is fetched again, and its streams. Nothing waits for long.
+COUNTED = """
+window.fetched = window.opened = 0;
+const plain = window.fetch, Stream = window.EventSource, later = window.setTimeout;
+window.setTimeout = (what, time) => later(what, Math.min(time, 50));
+window.fetch = (...given) => { window.fetched += 1; return plain(...given); };
+window.EventSource = class extends Stream {
+  constructor(...given) {
+    super(...given);
+    window.stream = this;
+    this.addEventListener("open", () => { window.opened += 1; });
+  }
+};
 """
 
 
@@ -342,6 +356,41 @@ def test_a_service_that_moves_ends_at_once_and_takes_its_inbox_along(tmp_path: P
         assert f":{service.port}/" in endpoint["url"]
         person.opens("/inbox")
         person.sees("Test event")
+
+
+def test_a_page_is_fetched_again_only_for_what_changed_since(page: WebDriver, tmp_path: Path) -> None:
+    """Once for each change, also where it changed while nobody looked, and once when it can follow along again after the
+    browser has given its stream up."""
+    page.delete_all_cookies()
+    with Service(tmp_path) as service:
+        person = Person(page, service)
+        person.signs_in()
+        added = page.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": COUNTED})
+        try:
+            person.opens("/events")
+        finally:
+            page.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+        def count() -> list[int]:
+            found: list[int] = page.execute_script("return [window.opened, window.fetched]")
+            return found
+
+        eventually(lambda: count() == [1, 0], what="a stream")
+        calls(service, "POST", "/api/v1/events", {"username": "seen_at_once", "action": "user_updated"})
+        person.sees("seen_at_once")
+        assert count() == [1, 1]
+        looks_away = "Object.defineProperty(document, 'hidden', { value: %s, configurable: true });"
+        turns = "document.dispatchEvent(new Event('visibilitychange'));"
+        page.execute_script(looks_away % "true" + turns + looks_away % "false" + turns)
+        eventually(lambda: count() == [2, 1], what="a second stream")
+        page.execute_script(looks_away % "true" + turns)
+        calls(service, "POST", "/api/v1/events", {"username": "seen_later", "action": "user_updated"})
+        page.execute_script(looks_away % "false" + turns)
+        person.sees("seen_later")
+        assert count() == [3, 2]
+        # What the browser does when it gets an answer that is no stream.
+        page.execute_script("window.stream.close(); window.stream.dispatchEvent(new Event('error'));")
+        eventually(lambda: count() == [4, 3], what="another stream")
 
 
 def test_a_page_that_stays_open_does_not_grow(person: Person) -> None:

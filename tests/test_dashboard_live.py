@@ -55,6 +55,43 @@ def test_a_commit_is_told_to_all_who_follow(database: Database, outbox: Outbox, 
     asyncio.run(follow())
 
 
+def test_a_page_is_told_at_once_only_of_what_changed_since_it_was_made(
+    database: Database, outbox: Outbox, clock: FakeClock
+) -> None:
+    """It carries the state that it was made at; what carries another process's, or none, is told in any case."""
+    looks = Counter()
+
+    def looked() -> str:
+        looks()
+        return "the same"
+
+    pulse = Pulse(database, also=looked)
+
+    def publish() -> None:
+        with database.write() as tx:
+            outbox.publish(tx, [NewEvent("user_updated", "alice")], now=clock.now())
+
+    async def follow() -> None:
+        state = pulse.state
+        assert pulse.state == state
+        page = pulse.beats(yes, state)
+        waiting = asyncio.ensure_future(anext(page))
+        await asyncio.to_thread(looks.wait, looks.count + 5)
+        assert not waiting.done()
+        await asyncio.to_thread(publish)
+        # Another page sees it before the stream's next look does.
+        assert pulse.state != state
+        await asyncio.wait_for(waiting, 10)
+        name = state.partition(".")[0]
+        others = [pulse.beats(yes, known) for known in (state, "", "other.99", f"{name}.", f"{name}.²")]
+        for other in others:
+            await asyncio.wait_for(anext(other), 10)
+        await closed([page, *others])
+
+    asyncio.run(follow())
+    pulse.close()
+
+
 @pytest.mark.postgresql
 def test_no_beat_while_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     """On PostgreSQL a page that is open fetches nothing until something was committed, then also what nobody was told of."""
@@ -188,10 +225,12 @@ def test_a_stop_and_a_sign_out_end_the_streams(database: Database, monkeypatch: 
     async def follow() -> None:
         assert await asyncio.wait_for(rest(Pulse(database, also=lambda: 0), no), 10) == 1
         pulse = Pulse(database, also=lambda: 0)
-        streaming = asyncio.ensure_future(rest(pulse, yes))
+        page = pulse.beats(yes)
+        await anext(page)
+        ending = asyncio.ensure_future(anext(page, None))
         await asyncio.sleep(0)
         pulse.close()
-        assert await asyncio.wait_for(streaming, 10) == 1
+        assert await asyncio.wait_for(ending, 10) is None
 
     asyncio.run(follow())
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from sse_starlette import EventSourceResponse
@@ -16,6 +18,7 @@ from starlette.responses import Response
 
 from marzhook.dashboard.visit import HEADERS, begin
 from marzhook.store.database import Database
+from marzhook.store.sharing import ChangeWatch
 
 if TYPE_CHECKING:
     from marzhook.dashboard.site import Site
@@ -34,14 +37,22 @@ RECHECKED: Final = 60
 class Pulse:
     """Beats when something was committed. Costs nothing while nobody listens, and a look at a number while some do."""
 
-    def __init__(self, database: Database, *, also: Callable[[], int]) -> None:
-        """`also`: a number that changes with what is not in the database."""
+    def __init__(self, database: Database, *, also: Callable[[], object]) -> None:
+        """`also`: what changes with what is shown and not in the database."""
         self._database = database
         self._also = also
-        self._listeners = 0
-        self._closed = False
+        self._also_seen: object = None
+        self._watch: ChangeWatch | None = None
+        self._lock = Lock()
+        """Of the three: pages are made on many threads."""
+        self._name = secrets.token_hex(4)
+        """Another process counts for itself."""
         self._version = 0
         """Grows with each change that was noticed."""
+        self._told = 0
+        """The version that listeners have been told of."""
+        self._listeners = 0
+        self._closed = False
         self._beat = asyncio.Event()
         self._looker: asyncio.Task[None] | None = None
         self._looking = asyncio.Event()
@@ -49,14 +60,56 @@ class Pulse:
     def close(self) -> None:
         """End every stream, within EVERY seconds. From any thread."""
         self._closed = True
+        # A look at a database that is away takes its time, and such a watch has nothing to close.
+        if self._lock.acquire(timeout=EVERY):
+            if self._watch is not None:
+                self._watch.close()
+            self._watch = None
+            self._lock.release()
+
+    @property
+    def state(self) -> str:
+        """What a page carries that is made from now on: what changes after this look, its stream tells. Empty where the look
+        fails: then it tells at once. From any thread."""
+        with suppress(Exception):
+            return f"{self._name}.{self._seen()}"
+        return ""
+
+    def _seen(self) -> int:
+        """The version after a look; a thread's work, for a database that is away takes its time."""
+        with self._lock:
+            also = self._also()
+            if self._closed:
+                return self._version
+            try:
+                if self._watch is None:
+                    self._watch = self._database.commits()
+                    self._version += 1  # one that failed may have missed something
+                elif self._watch.changed() or also != self._also_seen:
+                    self._version += 1
+            except Exception:
+                if self._watch is not None:
+                    self._watch.close()
+                self._watch = None
+                raise
+            self._also_seen = also
+            return self._version
+
+    def _version_of(self, state: str) -> int:
+        """-1: not one of this process."""
+        name, _, version = state.partition(".")
+        return int(version) if name == self._name and version.isascii() and version.isdigit() else -1
 
     @property
     def pause(self) -> float:
         """Seconds between two looks, for as many pages as are open now."""
         return max(EVERY, EACH * self._listeners)
 
-    async def beats(self, still_allowed: Callable[[], Awaitable[bool]]) -> AsyncIterator[dict[str, str]]:
-        """One event for each `pause` in which something changed, until the service stops or the reader is signed out."""
+    async def beats(
+        self, still_allowed: Callable[[], Awaitable[bool]], since: str = ""
+    ) -> AsyncIterator[dict[str, str]]:
+        """One event for each `pause` in which something changed, until the service stops or the reader is signed out; the
+        first at once if anything may have changed `since` the page was made, whose state that is."""
         self._listeners += 1
         if self._looker is None or self._looker.done():
             self._looking = asyncio.Event()
@@ -64,16 +117,14 @@ class Pulse:
         try:
             # Before the first beat: what is committed from then on is noticed.
             await self._looking.wait()
-            seen, looks = self._version, 0
-            # At once: what changed between the page and its stream would be missed otherwise.
-            yield {"event": "change", "data": ""}
+            seen, looks = self._version_of(since), 0
             while not self._closed:
                 beat = self._beat
-                if seen == self._version:
+                if seen >= self._told:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(beat.wait(), EVERY)
-                if seen != self._version:
-                    seen = self._version
+                if seen < self._told:
+                    seen = self._told
                     yield {"event": "change", "data": ""}
                 looks += 1
                 if looks % RECHECKED == 0 and not await still_allowed():
@@ -84,35 +135,24 @@ class Pulse:
     async def _look(self, looking: asyncio.Event) -> None:
         """While there are listeners: look, and wake those who wait. What fails is begun anew."""
         try:
-            while self._listeners and not self._closed:
-                try:
-                    await self._watch(looking)
-                except Exception as error:
-                    log.warning("open pages cannot follow along just now: %s", error)
-                    looking.set()
-                    await asyncio.sleep(self.pause)
-        finally:
-            looking.set()
-
-    async def _watch(self, looking: asyncio.Event) -> None:
-        # In a thread: a database that is away takes its time, and the API's other calls have none to lose.
-        watch, number = await run_in_threadpool(self._database.commits), self._also()
-        try:
-            if looking.is_set():
-                self._tell()  # a watch that failed may have missed something
+            self._told = await self._try_to_see()
             looking.set()
             while self._listeners and not self._closed:
                 await asyncio.sleep(self.pause)
-                before, number = number, self._also()
-                if await run_in_threadpool(watch.changed) or number != before:
-                    self._tell()
+                before, self._told = self._told, await self._try_to_see()
+                if self._told != before:
+                    beat, self._beat = self._beat, asyncio.Event()
+                    beat.set()
         finally:
-            watch.close()
+            looking.set()
 
-    def _tell(self) -> None:
-        self._version += 1
-        beat, self._beat = self._beat, asyncio.Event()
-        beat.set()
+    async def _try_to_see(self) -> int:
+        try:
+            # In a thread: the API's other calls have no time to lose.
+            return await run_in_threadpool(self._seen)
+        except Exception as error:
+            log.warning("open pages cannot follow along just now: %s", error)
+            return self._told
 
 
 def stream(site: Site) -> Callable[[Request], Awaitable[Response]]:
@@ -127,7 +167,10 @@ def stream(site: Site) -> Callable[[Request], Awaitable[Response]]:
             # 204 tells the browser not to ask again.
             return Response(status_code=204)
         return EventSourceResponse(
-            site.pulse.beats(allowed), headers={**HEADERS, "X-Accel-Buffering": "no"}, ping=30, send_timeout=30
+            site.pulse.beats(allowed, request.query_params.get("since", "")),
+            headers={**HEADERS, "X-Accel-Buffering": "no"},
+            ping=30,
+            send_timeout=30,
         )
 
     return answered

@@ -54,12 +54,16 @@ class Replays:
     def start(self, which: DeliveryFilter, matched: Counted) -> None:
         """Raises ConflictError while another one runs."""
         with self._lock:
-            if self.last is not None and self.last.running:
+            if self.running:
                 raise ConflictError("a replay is running", code="replay_running")
             self.last = replay = Replay(matched.number, matched.complete)
             self._stop.clear()
             self._thread = threading.Thread(target=self._run, args=(replay, which), name="replay", daemon=True)
             self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        return self.last is not None and self.last.running
 
     def stop(self) -> None:
         self._stop.set()

@@ -40,7 +40,7 @@ class Site:
         self.languages, self.assets, self.templates = _furniture()
         self.names = NAMES
         self.inbox = inbox.Inbox(services.clock)
-        self.pulse = live.Pulse(services.database, also=lambda: self.inbox.count)
+        self.pulse = live.Pulse(services.database, also=lambda: (self.inbox.count, self.replays.running))
         self.figures = overview.Figures(services)
         self.histories = chart.Histories(services)
         self.replays = replay.Replays(services)

@@ -60,6 +60,8 @@ class Visit:
     bound_to: str = field(repr=False)
     """The cookie that this visitor's forms are bound to."""
     form: FormData
+    state: str = ""
+    """Of what the page is made from, where it is one that follows along; "" where that cannot be said."""
 
     @property
     def services(self) -> Services:
@@ -206,6 +208,8 @@ def _handled(visit: Visit, page: Page) -> Response:
         if visit.request.url.path == "/":
             return visit.to("/users")
         raise errors.ForbiddenError("only sudo admins may see this page")
+    if page.who == SUDO and page.method == "GET":
+        visit.state = visit.site.pulse.state
     # What a form has changed must not be changed a second time because its answer could not be made.
     return page.handler(visit) if page.method == "POST" else patiently(partial(page.handler, visit))
 

@@ -2,6 +2,7 @@
 // exchanged. One request at a time, none while nobody looks, and nothing is kept from one to the next.
 let busy = false;
 let again = false;
+let signedOut = false;
 const reached = "a, button, summary, pre";
 
 async function refresh(ready) {
@@ -14,7 +15,8 @@ async function refresh(ready) {
   try {
     // Where the page answers a form, its own address is not one to open.
     const answer = await fetch(document.body.dataset.here, { headers: { Accept: "text/html" } });
-    if (answer.ok && !answer.redirected) exchange(new DOMParser().parseFromString(await answer.text(), "text/html"), ready);
+    signedOut = answer.redirected;
+    if (answer.ok && !signedOut) exchange(new DOMParser().parseFromString(await answer.text(), "text/html"), ready);
   } catch {
     // The service restarts, or the line is down: the stream tells when it is back.
   } finally {
@@ -24,6 +26,7 @@ async function refresh(ready) {
 }
 
 function exchange(fresh, ready) {
+  document.body.dataset.state = fresh.body.dataset.state;
   for (const old of document.querySelectorAll("[data-live]")) {
     const part = fresh.getElementById(old.id);
     if (!part) continue;
@@ -32,8 +35,7 @@ function exchange(fresh, ready) {
       if (same) same.open = true;
     }
     ready(part);
-    // The figures were kept from a moment ago: what changed since is worth one more look.
-    if (Number(part.dataset.again) > 0) setTimeout(() => refresh(ready), 1000 * part.dataset.again + 100);
+    lookAgain(part, ready);
     if (part.innerHTML === old.innerHTML) continue;
     const place = [...old.querySelectorAll(reached)].indexOf(document.activeElement);
     old.replaceChildren(...part.childNodes);
@@ -41,12 +43,30 @@ function exchange(fresh, ready) {
   }
 }
 
+// The figures were kept from a moment ago: what changed since is worth one more look.
+function lookAgain(part, ready) {
+  if (Number(part.dataset.again) > 0) setTimeout(() => refresh(ready), 1000 * part.dataset.again + 100);
+}
+
 export function follow(ready) {
-  if (!document.querySelector("[data-live]")) return;
+  const parts = document.querySelectorAll("[data-live]");
+  if (!parts.length) return;
   let stream;
   const open = () => {
-    stream ??= new EventSource("/live");
+    if (stream) return;
+    // Told at once of what has changed since the page was made, if anything has.
+    stream = new EventSource(`/live?since=${document.body.dataset.state}`);
     stream.addEventListener("change", () => refresh(ready));
+    stream.addEventListener("error", ({ target }) => {
+      // Of an answer that is no stream (the database is away, a proxy's own) the browser asks no more.
+      if (target.readyState === EventSource.CLOSED) setTimeout(() => reopen(target), 10_000);
+    });
+  };
+  const reopen = async (ended) => {
+    if (stream !== ended || signedOut) return;
+    stream = undefined;
+    await refresh(ready);
+    if (!document.hidden && !signedOut) open();
   };
   // A browser has few connections to one host: a page in the background gives its own back.
   document.addEventListener("visibilitychange", () => {
@@ -58,4 +78,5 @@ export function follow(ready) {
     }
   });
   if (!document.hidden) open();
+  parts.forEach((part) => lookAgain(part, ready));
 }
