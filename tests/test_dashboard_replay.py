@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from html import unescape
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +41,24 @@ def test_dead_letters_are_counted_and_replayed(browser: Browser) -> None:
     assert "2 deliveries match." in counted
     assert "Replay 2 deliveries" in counted
     assert state(browser, endpoint, events[0]) == DEAD
-    fields = {"username": "alice", "states": ["dead"]}
-    assert browser.post("/dead/replay", fields).headers["location"] == "/dead"
+    assert browser.post("/dead/replay?username=alice&states=dead").headers["location"] == "/dead"
     eventually(lambda: "2 deliveries are owed again." in browser.page("/dead"))
     assert [state(browser, endpoint, event) for event in events] == [PENDING, PENDING, DEAD]
-    refused = browser.post("/dead/replay", {"since": "x", "username": "bob", "states": ["dead", "cancelled"]})
+    refused = browser.post("/dead/replay?since=x&username=bob&states=dead&states=cancelled")
     page = browser.page(refused.headers["location"], 422)
     assert "A date is expected here." in page
     assert 'name="username" value="bob"' in page
+
+
+def test_older_letters_are_of_the_same_filter(browser: Browser) -> None:
+    """Also where several states are wanted."""
+    endpoint = browser.api.endpoint()
+    for number in range(60):
+        browser.api.settle(endpoint, browser.api.publish(username=f"user{number}"), DEAD)
+    page = browser.page("/dead?states=dead&states=cancelled&username=")
+    [older] = re.findall('rel="next" href="([^"]*)"', page)
+    assert unescape(older).startswith("?states=dead&states=cancelled&before=")
+    assert browser.page(f"/dead{unescape(older)}").count('href="/events/') == 10
 
 
 def test_replays_run_one_at_a_time(browser: Browser) -> None:

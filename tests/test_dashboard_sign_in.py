@@ -40,10 +40,11 @@ def test_a_stranger_is_asked_who_he_is_and_then_goes_on(stranger: Browser) -> No
     [
         ("/users/new", "/users/new"), ("/user/alice/charge", "/user/alice"), ("/events/1/2/retry", "/events/1"),
         ("/endpoints/1/edit", "/endpoints/1/edit"), ("/dead/replay", "/dead"), ("/sign-out", "/"),
+        ("/dead/replay?states=dead&states=cancelled&username=a", "/dead?states=dead&states=cancelled&username=a"),
     ],
 )  # fmt: skip
 def test_a_form_sent_after_the_sessions_end_leads_back_to_its_page(stranger: Browser, path: str, page: str) -> None:
-    """After the sign-in, which says that what was sent was not done."""
+    """After the sign-in, which says that what was sent was not done; to what was to be replayed, too."""
     sent = stranger.client.post(path, data={"username": "bob"})
     assert sent.status_code == 303
     form = stranger.page(sent.headers["location"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -98,7 +97,7 @@ def show(visit: Visit) -> Response:
     matched: Counted | None = None
     error: InvalidError | None = None
     try:
-        which = _filter(visit.asked, visit.request.query_params.getlist("states"))
+        which = _filter(visit)
         if counted:
             # Count and list share the time that a page may take.
             matched = operations.replayable_within(visit.services, which, SECONDS / 2)
@@ -125,14 +124,13 @@ def show(visit: Visit) -> Response:
 
 @pages.post("/dead/replay")
 def start(visit: Visit) -> Response:
-    states = visit.given_all("states")
+    """The filter is in the address, as the page has it: who has to sign in first comes back to it."""
     try:
-        which = _filter(visit.given, states)
+        which = _filter(visit)
         matched = operations.replayable_within(visit.services, which, SECONDS)
     except InvalidError:
         # The page itself says what is wrong with this filter.
-        names = ("endpoint", "action", "username", "since", "until")
-        return visit.to("/dead", states=states, **{name: visit.given(name) for name in names})
+        return visit.to(visit.here)
     visit.site.replays.start(which, matched)
     return visit.to("/dead")
 
@@ -143,8 +141,9 @@ def stop(visit: Visit) -> Response:
     return visit.to("/dead")
 
 
-def _filter(field: Callable[[str], str], states: list[str]) -> DeliveryFilter:
+def _filter(visit: Visit) -> DeliveryFilter:
     """The filter as it was written. Raises InvalidError."""
+    field, states = visit.asked, visit.request.query_params.getlist("states")
     return operations.replay_filter(
         endpoint_id=whole(field("endpoint")),
         states=tuple(state for state in CHOICES if state in states) or (DEAD,),

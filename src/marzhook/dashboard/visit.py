@@ -114,15 +114,17 @@ class Visit:
 
     @property
     def here(self) -> str:
-        """This page with its query, to come back to; in the answer to a form, the nearest page that is one to come back to."""
+        """This page with its query, to come back to; in the answer to a form, the nearest page that is one to come back to,
+        with the query that the form was sent with."""
+        path, query = self.request.url.path, self.request.url.query
         if self.request.method == "POST":
-            return self.site.page_above(self.request.url.path)
-        return self.request.url.path + (f"?{self.request.url.query}" if self.request.url.query else "")
+            path = self.site.page_above(path)
+        return path + (f"?{query}" if query else "")
 
     def query(self, **changed: Any) -> str:
         """This page's query with some parameters changed; None takes one away."""
-        items = {**self.request.query_params, **changed}
-        return "?" + urlencode({k: v for k, v in items.items() if v not in (None, "")})
+        kept = [(name, value) for name, value in self.request.query_params.multi_items() if name not in changed]
+        return "?" + urlencode([(name, value) for name, value in (*kept, *changed.items()) if value not in (None, "")])
 
     def problem(self, error: errors.MarzhookError) -> tuple[str, str]:
         return words.problem(self.language, error)
