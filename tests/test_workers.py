@@ -14,8 +14,9 @@ import pytest
 from conftest import SECRET_KEY
 from dispatching import CLOCK, House
 from marzhook.dispatch import ownership
-from marzhook.errors import StoreBusyError
+from marzhook.errors import OwnershipLostError, StoreBusyError
 from marzhook.event import SHARDS, shard_of
+from marzhook.store import postgresql
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
 from marzhook.store.postgresql import CARETAKER
@@ -161,6 +162,25 @@ def test_who_hangs_has_lost_its_shards(house: House, start: Start, receiver: Rec
     assert since > went_on
     assert [number for number, *_ in house.attempts(endpoint, 1)] == [1]
     assert len(receiver.seen()) == 2
+
+
+def test_who_hangs_in_a_transaction_has_lost_its_shards(
+    house: House, reopen: Callable[..., Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as one that hangs between two: the guide promises 30 seconds."""
+    assert postgresql.IDLE < 30
+    monkeypatch.setattr(postgresql, "IDLE", 1)
+    with closing(reopen().shards("hung")) as session:
+        session.sweep()
+        assert len(shards_of(house.database, "hung")) == SHARDS
+
+        def hang() -> None:
+            with session.write() as tx:
+                eventually(lambda: shards_of(house.database, "hung") == set())
+                tx.conn.exec_driver_sql("SELECT 1")
+
+        with pytest.raises(OwnershipLostError):
+            hang()
 
 
 def caretaker(house: House) -> int | None:

@@ -44,9 +44,9 @@ PATIENCE: Final = {
     "tcp_user_timeout": "20000",
 }  # fmt: skip
 """How soon this side gives a server up that it is cut off from (seconds; milliseconds). What the URL says goes first."""
-IDLE: Final = 60
-"""Seconds after which the server ends a write transaction in which nothing happens: its process hangs, or is cut off, and
-others wait for its locks."""
+IDLE: Final = 25
+"""Seconds after which the server ends a write transaction, and a session that holds locks, in which nothing happens: its
+process hangs, or is cut off, and others wait for its locks."""
 
 # Advisory locks have two numbers. The first says what kind of thing is locked.
 NAMED: Final = 0x4D5A01

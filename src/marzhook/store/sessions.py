@@ -12,7 +12,7 @@ import psycopg
 import sqlalchemy as sa
 
 from marzhook.errors import MarzhookError
-from marzhook.store.postgresql import CARETAKER, CHANNEL, PostgreSQLDatabase
+from marzhook.store.postgresql import CARETAKER, CHANNEL, IDLE, PostgreSQLDatabase
 from marzhook.store.sharing import Caretaker, ChangeWatch
 
 SWEEP: Final = 1.0
@@ -20,7 +20,7 @@ SWEEP: Final = 1.0
 _SERVERS_PATIENCE: Final = (
     "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;"
     # The last one is for a process that hangs on a machine which answers for it: it says something each second, or each five.
-    " SET tcp_user_timeout = 25000; SET idle_session_timeout = 25000"
+    f" SET tcp_user_timeout = {IDLE * 1000}; SET idle_session_timeout = {IDLE * 1000}"
 )
 
 
