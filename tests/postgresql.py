@@ -89,6 +89,15 @@ class Server:
         self._end()
         self.process = self._start()
 
+    def freeze(self) -> None:
+        """It answers nothing more, and refuses nothing."""
+        for pid in family(self.process.pid):
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for pid in family(self.process.pid):
+            os.kill(pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """As if the machine lost its power: all of its processes at once, by SIGKILL."""
         kill_tree(self.process.pid)
@@ -255,10 +264,14 @@ def free_port() -> int:
 def kill_tree(pid: int) -> None:
     """A process and its children, by SIGKILL; what has ended by itself meanwhile is no matter."""
     with suppress(FileNotFoundError, ProcessLookupError):
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for one in (pid, *map(int, children)):
+        for one in family(pid):
             with suppress(ProcessLookupError):
                 os.kill(one, signal.SIGKILL)
+
+
+def family(pid: int) -> list[int]:
+    """A process and its children."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 def die_with_parent() -> None:

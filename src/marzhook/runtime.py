@@ -16,6 +16,7 @@ from marzhook.clock import Clock, SystemClock
 from marzhook.destinations.exec import SCHEME, argv_of
 from marzhook.dispatch.dispatcher import Dispatcher
 from marzhook.dispatch.limits import Limits
+from marzhook.dispatch.lookout import Lookout
 from marzhook.dispatch.reporter import Reporter
 from marzhook.dispatch.upkeep import Upkeep
 from marzhook.dispatch.watchdog import LATE, Watchdog
@@ -260,6 +261,7 @@ class Runtime:
             metrics=s.metrics,
             mine=self._caretaker.mine,
         )
+        self.lookout = Lookout(s.database, s.clock)
         self.reporter = Reporter(s.database, s.clock, self.dispatcher, name)
         s.metrics.before_render(self._measure)
         if self._sending is not None:
@@ -279,6 +281,8 @@ class Runtime:
             self.watchdog.start()
             self.follower.start()
             self.reporter.start()
+        else:
+            self.lookout.start()
         self._started = True
         database = {"database": s.database.name, s.database.kind.lower(): s.database.version()}
         log.info("started", extra={"fields": database})
@@ -307,6 +311,7 @@ class Runtime:
 
     def stop(self) -> None:
         """Sources first, so that nothing new comes; then what is on its way; the database last."""
+        self.lookout.stop(3)
         if self._started and self._dispatches:
             # A panel may take its time to answer; what it says then is not written any more, and asked for again.
             self.follower.stop(3)
@@ -328,7 +333,7 @@ class Runtime:
     def _not_ready(self) -> list[str]:
         if not self._started:
             return ["starting"]
-        return self.dispatcher.not_ready + self.watchdog.trouble if self._dispatches else []
+        return self.dispatcher.not_ready + self.watchdog.trouble if self._dispatches else self.lookout.not_ready
 
     def _measure(self) -> None:
         s = self.services
@@ -340,6 +345,7 @@ class Runtime:
             next_due = users.next_due(conn)
             last_event = stats.last_event(conn)
             followed = sources.all_sources(conn)
+        s.metrics.set_workers(1 if s.database.kind == "SQLite" else len(s.database.workers()))
         for source in followed:
             seen_at = source.passed_at or source.created_at
             s.metrics.set_source(source.name, (now - seen_at).total_seconds(), source.error is not None)

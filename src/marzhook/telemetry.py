@@ -235,6 +235,7 @@ class Metrics:
         self._review_lag = Gauge(
             "marzhook_review_lag_seconds", "How late the review is for its earliest due user.", registry=registry
         )
+        self._workers = Gauge("marzhook_workers", "Processes that deliver, of all on this database.", registry=registry)
         self._callbacks: list[Callable[[], None]] = []
         self._rendering = threading.Lock()
 
@@ -282,6 +283,9 @@ class Metrics:
 
     def set_review_lag(self, seconds: float) -> None:
         self._review_lag.set(seconds)
+
+    def set_workers(self, count: int) -> None:
+        self._workers.set(count)
 
     def before_render(self, callback: Callable[[], None]) -> None:
         """Have `callback` set the gauges that need the database, each time they are asked for."""

@@ -16,7 +16,7 @@ from fastapi.security import OAuth2PasswordBearer
 from sqlalchemy import Connection
 
 from marzhook.admin import SCOPES, Admin
-from marzhook.api.context import ServicesDep, patiently
+from marzhook.api.context import ServicesDep, found, patiently
 from marzhook.errors import ForbiddenError, UnauthorizedError
 from marzhook.runtime import Services
 from marzhook.store import admins, api_keys
@@ -42,8 +42,7 @@ class Caller:
         return scope in self.scopes or "admin" in self.scopes
 
 
-# The dependencies below are `async`, although they await nothing: a plain function would cost a trip through the thread
-# pool, which takes longer than their look-ups by key do. And a look-up waits for nobody: in WAL, no writer stops a reader.
+# The dependencies below are `async`: a plain function would always cost a trip through the thread pool, see `found`.
 
 
 async def current_admin(services: ServicesDep, token: Token) -> Admin:
@@ -75,13 +74,13 @@ def require(scope: str) -> Callable[..., Awaitable[Caller]]:
 
     async def caller(services: ServicesDep, token: Token) -> Caller:
         if token is not None and token.startswith(api_keys.PREFIX):
-            found = await _key(services, token)
-            if not found.may(scope):
+            key = await _key(services, token)
+            if not key.may(scope):
                 raise ForbiddenError(
-                    f"this API key has the scopes {', '.join(sorted(found.scopes))}; this call needs {scope}",
+                    f"this API key has the scopes {', '.join(sorted(key.scopes))}; this call needs {scope}",
                     code="missing_scope",
                 )
-            return found
+            return key
         admin = await _admin(services, token)
         if not admin.is_sudo:
             raise ForbiddenError(
@@ -116,8 +115,8 @@ async def _key(services: Services, token: str) -> Caller:
 
 
 async def _found(services: Services, look: Callable[[Connection], T]) -> T:
-    async def found() -> T:
+    def once() -> T:
         with services.database.read() as conn:
             return look(conn)
 
-    return await patiently(found)
+    return await patiently(partial(found, services, once))

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator
 
@@ -47,6 +48,15 @@ async def patiently(look: Callable[[], Awaitable[T]]) -> T:
         except TransientError as error:
             wait = tries.after(error)
         await asyncio.sleep(wait)
+
+
+async def found(services: Services, look: Callable[[], T]) -> T:
+    """What `look` finds by a key in the database.
+
+    On SQLite at once: the trip through the thread pool takes longer, and in WAL no writer keeps a reader waiting. A server, or
+    the way to it, may; then all that the event loop does would wait, too.
+    """
+    return look() if services.database.kind == "SQLite" else await run_in_threadpool(look)
 
 
 class Patient(APIRoute):

@@ -28,8 +28,9 @@ async def alive() -> Response:
         **example({"status": "not ready", "reasons": ["the dispatcher is not running"]}, "Not now", 503),
     },
 )
-def ready(services: ServicesDep) -> Response:
+async def ready(services: ServicesDep) -> Response:
     """503 with the reasons while it should be left alone."""
+    # Nothing here waits. And no thread is needed: all may be waiting for the database just then.
     reasons = services.not_ready()
     if reasons:
         return answer({"status": "not ready", "reasons": reasons}, 503)

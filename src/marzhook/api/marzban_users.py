@@ -7,12 +7,13 @@ what it gets is `User.shown()`.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Body, HTTPException, Query, Response
 
 from marzhook.api.auth import CurrentAdmin, SudoAdmin
-from marzhook.api.context import Patient, ServicesDep, answer, example
+from marzhook.api.context import Patient, ServicesDep, answer, example, found
 from marzhook.sources.user_fields import read_time
 from marzhook.store.user_lists import UserQuery
 from marzhook.user import User
@@ -62,8 +63,8 @@ def add_user(fields: NewUser, services: ServicesDep, admin: CurrentAdmin) -> Res
 
 @router.get("/user/{username}", responses=_USER)
 async def get_user(username: str, services: ServicesDep, admin: CurrentAdmin) -> Response:
-    # `async` as the dependencies are, and for their reason: one look-up by key takes less than the trip through a thread.
-    return _shown(services.registry.get(username, admin))
+    # `async` as the dependencies are, and for their reason.
+    return _shown(await found(services, partial(services.registry.get, username, admin)))
 
 
 @router.put("/user/{username}", responses=_USER)
