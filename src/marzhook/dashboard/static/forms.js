@@ -1,8 +1,23 @@
-// Asking before what cannot be taken back, copying, and a preview that keeps up with its form.
-function confirmed(form) {
-  form.addEventListener("submit", (event) => {
-    if (!window.confirm(form.dataset.confirm)) event.preventDefault();
-  });
+// Sending a form once, asking before what cannot be taken back, copying, and a preview that keeps up with its form.
+let sent = null;
+
+// A second click while the first one's answer is on its way must not act twice. By address: the form itself may have been
+// exchanged meanwhile.
+function once(event) {
+  const form = event.target;
+  if (form.method !== "post") return;
+  const { confirm } = form.dataset;
+  const to = form.getAttribute("action") ?? "";
+  if (to === sent || (confirm && !window.confirm(confirm))) event.preventDefault();
+  else sent = to;
+}
+
+export function sendOnce() {
+  document.addEventListener("submit", once);
+  // Back on this page, or the answer was not waited for.
+  for (const [target, type] of [[window, "pageshow"], [window.navigation, "navigateerror"]]) {
+    target?.addEventListener(type, () => { sent = null; });
+  }
 }
 
 function copies(button) {
@@ -32,7 +47,6 @@ function previews(form) {
 }
 
 export function enliven(root) {
-  root.querySelectorAll("form[data-confirm]").forEach(confirmed);
   root.querySelectorAll("[data-copy]").forEach(copies);
   root.querySelectorAll("form[data-preview]").forEach(previews);
 }
