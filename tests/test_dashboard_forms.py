@@ -91,6 +91,27 @@ def test_every_field_of_the_forms_is_tried(browser: Browser) -> None:
         assert {one or other for one, other in texts} == tried
 
 
+@pytest.mark.parametrize("comma", [",", "، ", "，", "、", ";", "؛ ", "；"])
+def test_names_stand_apart_by_any_keyboards_comma(browser: Browser, comma: str) -> None:
+    """Two patterns are never taken for one that no name matches."""
+    fields = WEBHOOK | {"usernames": f"vip_*{comma}!vip_test", "admins": f"alice{comma}bob"}
+    assert browser.post("/endpoints/new", fields, on="/endpoints/new").status_code == 303
+    with browser.services.database.read() as conn:
+        [endpoint] = endpoints.all_endpoints(conn)
+    assert (endpoint.usernames, endpoint.admins) == (("vip_*", "!vip_test"), {"alice", "bob"})
+
+
+@pytest.mark.parametrize("name", ["usernames", "admins"])
+def test_names_with_only_a_space_between_them_are_refused(browser: Browser, name: str) -> None:
+    """Beside their field, with what to do; the preview says it before."""
+    for path in ("/endpoints/new", "/endpoints/preview"):
+        refused = browser.post(path, WEBHOOK | {name: "alice bob, carol"}, on="/endpoints/new").text
+        assert refused.count("Put a comma between two names") == 1 + (path == "/endpoints/new")
+    assert re.search(
+        rf'name="{name}"[^>]* aria-describedby="wrong"', browser.post("/endpoints/new", WEBHOOK | {name: "a b"}).text
+    )
+
+
 @pytest.mark.parametrize("template", sorted(rendering.TEMPLATES.glob("*.html")), ids=lambda path: path.stem)
 def test_what_a_field_holds_is_escaped_and_no_more(template: Any) -> None:
     """What is shown is made harmless; what is sent again is not, or the form would change it."""

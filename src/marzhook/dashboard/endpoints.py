@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from starlette.responses import Response
 
@@ -37,6 +38,8 @@ HIDDEN = (*SECRET_URLS, "discord", "telegram")
 """Kinds whose address is a password: a form does not show it, and leaves it as it is where none is written."""
 SHOWN = 20
 """An endpoint's newest deliveries on its page."""
+_BETWEEN: Final = re.compile("[,،，、;؛；\n]")
+"""What stands between the names of a list, as each language's keyboard has it."""
 
 
 @pages.get("/endpoints")
@@ -283,23 +286,27 @@ def _values(visit: Visit, endpoint: Endpoint | None) -> dict[str, Any]:
 
 
 def _narrowing(fields: dict[str, Any]) -> dict[str, Any]:
-    """What of a filter is written as text, and the template, as columns."""
-    lists = {
-        name: [part.strip() for part in fields[name].split(",") if part.strip()] for name in ("admins", "usernames")
-    }
+    """What of a filter is written as text, and the template, as columns. Raises InvalidError."""
     return {
-        "admins": lists["admins"] or None,
-        "usernames": lists["usernames"] or None,
+        "admins": _listed(fields, "admins"),
+        "usernames": _listed(fields, "usernames"),
         "condition": fields["condition"].strip() or None,
         "template": fields["template"].strip() or None,
     }
 
 
+def _listed(fields: dict[str, Any], name: str) -> list[str] | None:
+    parts = [part.strip() for part in _BETWEEN.split(fields[name]) if part.strip()]
+    if any(len(part.split()) > 1 for part in parts):
+        raise InvalidError(f"{name}: a comma is missing, or a name has a space", code="spaced_names", field=name)
+    return parts or None
+
+
 def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
     """The request that these fields lead to, as far as they make sense already; or what is wrong with what is written."""
-    narrowing = _narrowing(fields)
     kind = kind if kind in KINDS else "webhook"
     try:
+        narrowing = _narrowing(fields)
         operations.checked(kind, narrowing)
         chosen = options.read(kind, fields["options"].__getitem__, {})
         if any(fields["options"].values()):

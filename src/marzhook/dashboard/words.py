@@ -61,6 +61,7 @@ _PROBLEMS: Final = {
     "invalid_action": N_("Choose at least one action, or all."),
     "invalid_admins": N_("These names of admins cannot be used."),
     "invalid_usernames": N_("These patterns of names cannot be used."),
+    "spaced_names": N_("Put a comma between two names; a name here has no spaces."),
     "invalid_condition": N_("This condition cannot be used."),
     "invalid_template": N_("This template cannot be used."),
     "render_failed": N_("The template makes no JSON of this event."),
