@@ -15,8 +15,9 @@ from command_line import as_json, marzhook
 from conftest import SECRET_KEY
 from histories import World
 from marzhook.delivery import DEAD, DELIVERED
-from marzhook.store import migrations
+from marzhook.store import integrity, migrations
 from marzhook.store.database import Database
+from marzhook.store.driver import Statement
 from marzhook.testing import FakeClock
 from postgresql import Server
 
@@ -183,3 +184,15 @@ def test_a_lost_key_is_found(database: Database, tmp_path: Path) -> None:
     [problem] = json.loads(marzhook(tmp_path, "db", "check", "--json", expect=1).stdout)["problems"]
     assert problem["code"] == "secret_key_missing"
     assert str(tmp_path / "marzhook.db.key") in problem["problem"]
+
+
+@pytest.mark.postgresql
+def test_a_check_may_take_longer_than_the_server_allows_a_statement(
+    database: Database, database_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Managed servers often end what takes seconds; a check of a large database takes minutes."""
+    slow = integrity.Rule("slow", Statement("SELECT 0", "SELECT 7 FROM pg_sleep(0.8)"), "are slow", "wait")
+    monkeypatch.setattr(integrity, "RULES", (slow,))
+    url = f"{database_settings['MARZHOOK_DATABASE_URL']}&options=-c%20statement_timeout%3D500"
+    with closing(Database.open(url, secret_keys=[SECRET_KEY])) as impatient:
+        assert [one.code for one in integrity.findings(impatient)] == ["slow"]

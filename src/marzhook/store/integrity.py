@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -118,7 +119,7 @@ def findings(database: Database) -> Iterator[Finding]:
                 "back it up and run `marzhook db migrate`, or start the service, which does the same",
             )
             return
-        with database.read() as conn:
+        with _reading(database) as conn:
             for rule in RULES:
                 [number] = driver.execute(conn, rule.statement).fetchone()
                 if number:
@@ -129,9 +130,18 @@ def findings(database: Database) -> Iterator[Finding]:
         yield Finding(error.code, str(error), RESTORE)
 
 
+@contextmanager
+def _reading(database: Database) -> Iterator[sa.Connection]:
+    """However long a look takes: what a server allows a statement is meant for those whom somebody waits for."""
+    with database.read() as conn:
+        if is_postgresql(conn):
+            conn.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        yield conn
+
+
 def counts(database: Database) -> dict[str, int]:
     """Rows of each table that people are told of. Raises DatabaseError where it is damaged."""
-    with database.read() as conn:
+    with _reading(database) as conn:
         return {
             name: conn.execute(sa.select(sa.func.count()).select_from(schema.metadata.tables[name])).scalar_one()
             for name in COUNTED
@@ -140,7 +150,7 @@ def counts(database: Database) -> dict[str, int]:
 
 def _damage(database: Database) -> Iterator[Finding]:
     """What the database software itself finds."""
-    with database.read() as conn:
+    with _reading(database) as conn:
         if is_postgresql(conn):
             rows = conn.exec_driver_sql(
                 "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
@@ -202,7 +212,7 @@ def given_ids(conn: sa.Connection, sequence: str) -> int:
 
 def _secrets(database: Database) -> Iterator[Finding]:
     vault = database.vault
-    with database.read() as conn:
+    with _reading(database) as conn:
         try:
             if not vault.unlock(conn):
                 yield Finding("secrets_plain", "secrets in it are not encrypted yet", "run `marzhook db migrate`")
