@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import timedelta
 
+import pytest
 import sqlalchemy as sa
 
 from dispatching import House
@@ -12,7 +14,9 @@ from marzhook.dispatch.watchdog import Watchdog
 from marzhook.store import endpoints
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
-from marzhook.testing import FakeClock
+from marzhook.testing import FakeClock, eventually
+from marzhook.transport import local
+from marzhook.transport.carriers import Carriers
 
 
 def published(house: House) -> list[tuple[str, dict[str, object]]]:
@@ -115,3 +119,31 @@ def test_a_clock_that_is_set_is_no_stall(database: Database, outbox: Outbox, clo
         clock.advance(seconds)
         dog.look()
         assert len(dog.trouble) == expected, seconds
+
+
+def test_an_alert_to_many_is_no_stall(
+    database: Database, outbox: Outbox, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its recipients are told one after the other, which may take minutes; what comes behind it waits for a reason."""
+    begun, done = threading.Event(), threading.Event()
+
+    def alert(*_: object) -> tuple[int, None, str]:
+        begun.set()
+        assert done.wait(20)
+        return 0, None, ""
+
+    monkeypatch.setattr(local, "alert", alert)
+    house = House(database, outbox)
+    house.endpoint("mailto://user:password@example.com?to=one@example.com,two@example.com", kind="alert")
+    with house.dispatching(transport=Carriers(house.clock)) as dispatcher:
+        watchdog = Watchdog(database, outbox, clock, resting=dispatcher.resting)
+        house.publish(["anna", "berta"])
+        dispatcher.wake()
+        assert begun.wait(20)
+        clock.jump(-clock.now().timestamp() + house.clock.now().timestamp())
+        for _ in range(3):
+            clock.advance(61)
+            watchdog.look()
+        assert watchdog.trouble == []
+        done.set()
+        eventually(lambda: house.count("pending") == 0)

@@ -26,6 +26,7 @@ class Alert(Destination):
     known_options = messages.OPTIONS
     # What a service takes at once is not known; what it wants between two, each answer says.
     concurrency = 1
+    takes_long = True  # each recipient of its URL has a request's time
 
     def __init__(self, endpoint: Endpoint, **values: Any) -> None:
         super().__init__(endpoint, **values)
