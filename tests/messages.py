@@ -1,5 +1,5 @@
 """Every text of the dashboard that is to be translated, as its templates and modules, the settings and the checks of
-addresses have it.
+forms have it.
 
 `python tests/messages.py` brings the `.po` files up to date: new texts come in, unused ones go out.
 """
@@ -14,7 +14,7 @@ from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po, write_po
 
 from marzhook import dashboard
-from marzhook.dashboard.languages import FOLDER, NAMES, SOURCE
+from marzhook.dashboard.languages import FOLDER, NAMES, SOURCE, UNITS
 from marzhook.endpoint import KIND_URL_PROBLEMS, OPTION_PROBLEMS, URL_PROBLEMS
 from marzhook.settings import SETTINGS
 from marzhook.transport.guard import REASONS
@@ -31,8 +31,8 @@ def extracted() -> Catalog:
     found = extract_from_dir(str(ROOT), METHODS, OPTIONS, keywords=KEYWORDS)
     for _file, _line, message, comments, context in found:
         catalog.add(message, auto_comments=comments, context=context)
-    for reason in (*URL_PROBLEMS, *KIND_URL_PROBLEMS, *OPTION_PROBLEMS, *REASONS):
-        catalog.add(reason)
+    for text in (*URL_PROBLEMS, *KIND_URL_PROBLEMS, *OPTION_PROBLEMS, *REASONS, *UNITS):
+        catalog.add(text)
     for setting in SETTINGS:
         if not setting.actions:
             catalog.add(setting.doc)

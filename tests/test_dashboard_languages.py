@@ -15,6 +15,7 @@ from messages import TRANSLATED, catalog_of, extracted
 
 LANGUAGES = load()
 _FIELD = re.compile(r"%\(\w+\)s|%%")
+_APART = re.compile("\u2066[^\u2069]*\u2069")
 
 
 def texts(value: object) -> tuple[str, ...]:
@@ -49,11 +50,18 @@ def test_numbers_and_directions_are_those_of_the_language() -> None:
     assert [LANGUAGES[code].direction for code in NAMES] == ["ltr", "rtl", "ltr", "ltr"]
     assert LANGUAGES["fa"].number(1234567) == "۱٬۲۳۴٬۵۶۷"
     assert LANGUAGES["ru"].number(1234.5) == "1\N{NO-BREAK SPACE}234,5"
-    assert LANGUAGES["en"].seconds(0.0124) == "12 ms"
+    assert [LANGUAGES["en"].seconds(value) for value in (0.0124, 0.0006, 0.0)] == ["12 ms", "0.6 ms", "0 ms"]
     assert LANGUAGES["fa"].seconds(3.44) == "۳٫۴ ثانیه"
     assert "۲" in LANGUAGES["fa"].seconds(7200)
     assert [LANGUAGES[code].percent(0.5) for code in NAMES] == ["50%", "۵۰٪", "50\N{NO-BREAK SPACE}%", "50%"]
-    assert LANGUAGES["en"].size(5 * 1024**3) == "5 GiB"
+    assert [LANGUAGES[code].size(5.5 * 1024**3) for code in NAMES] == ["5.5 GiB", "۵٫۵ GiB", "5,5 ГиБ", "5.5 GiB"]
+
+
+def test_latin_words_with_a_hyphen_stay_in_one_direction_in_persian() -> None:
+    """Where a line ends behind its hyphen, that would go to the wrong side of it: each is isolated."""
+    for message in filter(lambda message: message.id, catalog_of("fa")):
+        for string in texts(message.string):
+            assert not re.search(r"[A-Za-z\d]-[A-Za-z\d]", _APART.sub("", string)), message.id
 
 
 def test_russian_counts_in_its_three_forms() -> None:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from marzhook.dashboard import config
 from marzhook.dashboard.events import failed_before
+from marzhook.dashboard.languages import load
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING, Attempt, Outcome, Verdict, settle
 from marzhook.request import Response
 from marzhook.retry import RetryPolicy
+from marzhook.settings import SETTINGS
 from marzhook.store import endpoints, history, inbox
 
 if TYPE_CHECKING:
@@ -336,3 +339,10 @@ def test_settings_are_shown_with_their_source(browser: Browser) -> None:
     assert "the default" in page
     browser.get("/look?language=fa")
     assert "⟨U+" not in browser.page("/settings"), "a translator's own mark is no text"
+
+
+def test_a_secrets_length_is_told_in_the_readers_language() -> None:
+    """It is all that the page shows of one."""
+    secret = next(setting for setting in SETTINGS if setting.name == "WEBHOOK_SECRET")
+    said = [config._text(language, secret.shown("x" * 9)) for language in load().values()]
+    assert said == ["set (9 characters)", "تعیین شده (۹ نویسه)", "задано (9 символов)", "已设置（9 个字符）"]

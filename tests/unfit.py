@@ -6,7 +6,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 
 # What has its text cut off, a letter in each line, or sticks out of its own box or out of the window, though nothing can
 # scroll it.
-UNFIT = """
+UNFIT = r"""
 const found = [], root = document.documentElement;
 if (root.scrollWidth > root.clientWidth) found.push(`the page is ${root.scrollWidth} wide, not ${root.clientWidth}`);
 const told = (what, e) => found.push(`${what}: ${e.outerHTML.slice(0, 120)}`);
@@ -18,6 +18,15 @@ for (const e of document.body.querySelectorAll("*")) {
   if (e.matches("input, meter, progress")) continue;
   if (e.matches("dd") && box.width < 70 && box.height > 100) told(`squeezed into ${box.width}`, e);
   if (e.scrollWidth > e.clientWidth + 1) told("cut off or sticking out", e);
+}
+// A heading of a table that is broken within its words.
+for (const e of document.querySelectorAll("thead th")) {
+  if (getComputedStyle(e.parentElement.parentElement).position === "absolute") continue;
+  const range = document.createRange();
+  range.selectNodeContents(e);
+  const lines = new Set([...range.getClientRects()].map((box) => box.top)).size;
+  const words = e.textContent.trim().split(/[\s-]+/u).length;
+  if (lines > words && !/\p{Script=Han}/u.test(e.textContent)) told("broken within a word", e);
 }
 // Two pieces of text in the same place.
 const places = [];

@@ -15,6 +15,7 @@ STYLE: Final = (
     "body{font:16px/1.5 system-ui,sans-serif;margin:0;overflow-wrap:anywhere}"
     "main{max-width:60rem;margin-inline:auto;padding:1rem}h2{font-size:1.1rem;margin-block:2rem 0}"
     "table{border-collapse:collapse}th,td{text-align:start;vertical-align:top;padding:.15rem .5rem;border:1px solid}"
+    "th{overflow-wrap:break-word}"
 )
 # Told by its hash: no other style, and nothing inline, is allowed.
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from markupsafe import escape
 from starlette.responses import Response
 
@@ -13,13 +16,16 @@ from marzhook.settings import SETTINGS, Setting
 
 pages = Pages()
 
+_MASKED: Final = re.compile(r"set \((\d+) characters?\)")
+"""As settings show a secret."""
+
 
 @pages.get("/settings")
 def show(visit: Visit) -> Response:
     settings = visit.services.settings
     # Ours, as all texts of templates are: what turns direction in them, a translator has put there.
     docs = {setting.name: escape(_doc(visit.language, setting)) for setting in SETTINGS}
-    rows = [(entry, _text(entry.value), docs.get(entry.name, "")) for entry in settings.entries]
+    rows = [(entry, _text(visit.language, entry.value), docs.get(entry.name, "")) for entry in settings.entries]
     return visit.page("settings.html", rows=rows, unused=settings.unused)
 
 
@@ -31,12 +37,16 @@ def _doc(language: Language, setting: Setting) -> str:
     return language.gettext(setting.doc)
 
 
-def _text(value: JSON) -> str:
-    """The value as one would write it; "" where it is unset."""
+def _text(language: Language, value: JSON) -> str:
+    """The value as one would write it; "" where it is unset, and a secret's length in words."""
     if value is None or value == []:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return ", ".join(map(_text, value))
+        return ", ".join(_text(language, one) for one in value)
+    if isinstance(value, str) and (masked := _MASKED.fullmatch(value)):
+        length = int(masked[1])
+        told = language.ngettext("set (%(number)s character)", "set (%(number)s characters)", length)
+        return told % {"number": language.number(length)}
     return f"{value:g}" if isinstance(value, float) else str(value)

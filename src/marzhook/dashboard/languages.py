@@ -18,6 +18,7 @@ from babel.support import Translations
 FOLDER: Final = Path(__file__).with_name("locale")
 SOURCE: Final = "en"
 NAMES: Final = {"en": "English", "fa": "فارسی", "ru": "Русский", "zh": "中文"}
+UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _TAGS: Final = {"zh": "zh-Hans"}
 """Where the tag for browsers differs from ours."""
 
@@ -58,18 +59,20 @@ class Language:
     def seconds(self, value: float) -> str:
         """A short time with the unit that suits it: 12 ms, 3.4 s, 2 hr."""
         if value < 0.9995:
-            return self.gettext("%(number)s ms") % {"number": self.number(round(value * 1000))}
+            # What took less than one did not take none.
+            pattern = "0" if value >= 0.00095 else "0.#"
+            return self.gettext("%(number)s ms") % {"number": self.number(value * 1000, pattern)}
         if value < 120:
             return self.gettext("%(number)s s") % {"number": self.number(value, "0.#")}
         return self._digits(format_timedelta(timedelta(seconds=value), format="short", locale=self.locale))
 
     def size(self, value: float) -> str:
         """Bytes with the unit that suits them, in powers of 1,024."""
-        units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
-        while value >= 1024 and len(units) > 1:
+        unit = 0
+        while value >= 1024 and unit < len(UNITS) - 1:
             value /= 1024
-            del units[0]
-        return f"{self.number(value, '0.##')} {units[0]}"
+            unit += 1
+        return f"{self.number(value, '0.##')} {self.gettext(UNITS[unit])}"
 
     def _digits(self, text: str) -> str:
         """The library has the separators of each language, and Latin digits in all."""

@@ -88,6 +88,8 @@ _PROBLEMS: Final = {
     "not_found": N_("There is no such page."),
     "forbidden": N_("Your account may not see this."),
     "store_busy": N_("The database is busy. Try again in a moment."),
+    "disk_full": N_("The disk is full: nothing was changed. Free some space, then try again."),
+    "outcome_unknown": N_("The database went away meanwhile. Look whether it was done before you try again."),
     "internal": N_("Something went wrong. The log of the service has the details."),
 }
 _FIELDS: Final = {
