@@ -14,6 +14,7 @@ from marzhook.dashboard.overview import percentile
 from marzhook.dashboard.rendering import environment, harmless
 from marzhook.dashboard.site import _compiled
 from marzhook.delivery import DEAD, DELIVERED, PENDING
+from marzhook.errors import StoreBusyError
 from marzhook.testing import eventually
 
 if TYPE_CHECKING:
@@ -171,6 +172,26 @@ def test_an_address_that_is_none_is_a_page_to_browsers_and_json_to_programs(brow
     for path, headers in (("/nowhere", {}), ("/api/v1/nowhere", html)):
         got = browser.get(path, **headers)
         assert (got.status_code, got.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/", "/no-such-page"])
+def test_a_database_that_is_away_is_said_on_a_page(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Also where it is not even known who asks: in his language, and not as a program is told. Nobody is signed out."""
+    browser.get("/look?language=ru")
+
+    def look(_work: object) -> None:
+        raise StoreBusyError("it does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(browser.services.database, "look", look)
+        answered = browser.get(path, Accept="text/html")
+    assert answered.status_code == (503 if path == "/" else 404)
+    assert answered.headers["content-type"].startswith("text/html")
+    assert '<html lang="ru"' in answered.text
+    assert "set-cookie" not in answered.headers
+    assert browser.get("/").status_code == 200
 
 
 def test_what_nobody_expected_is_said_without_its_details(browser: Browser) -> None:

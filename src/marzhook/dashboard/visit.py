@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -179,11 +180,13 @@ def _endpoint(site: Site, pages: Mapping[str, Page]) -> Callable[[Request], Any]
 
 
 def _answer(site: Site, page: Page, request: Request, form: FormData) -> Response:
-    visit = begin(site, request, form)
-    fresh = not visit.bound_to
-    if fresh:
-        visit.bound_to = session.new_binding()
+    visit = unknown(site, request, form)
+    fresh = False
     try:
+        recognise(visit)
+        fresh = not visit.bound_to
+        if fresh:
+            visit.bound_to = session.new_binding()
         response = _handled(visit, page)
     except errors.MarzhookError as error:
         response = error_page(visit, error)
@@ -217,13 +220,24 @@ def _handled(visit: Visit, page: Page) -> Response:
 
 
 def begin(site: Site, request: Request, form: FormData) -> Visit:
-    """The visit, with whom its cookies say that it is."""
+    """The visit, with whom its cookies say that it is. Raises what `recognise` does."""
+    visit = unknown(site, request, form)
+    recognise(visit)
+    return visit
+
+
+def recognise(visit: Visit) -> None:
+    """Whom the cookies say that it is. Raises StoreBusyError, DatabaseError."""
+    if token := visit.request.cookies.get(session.SESSION, ""):
+        look = partial(admins.admin_of_token, token=token, now=visit.services.clock.now())
+        visit.admin = visit.services.database.look(look)
+        if visit.admin:
+            visit.bound_to = token
+
+
+def unknown(site: Site, request: Request, form: FormData) -> Visit:
+    """The visit of whoever it is."""
     cookies = request.cookies
-    token = cookies.get(session.SESSION, "")
-    admin = None
-    if token:
-        look = partial(admins.admin_of_token, token=token, now=site.services.clock.now())
-        admin = site.services.database.look(look)
     code = choose(cookies.get("marzhook_language"), request.headers.get("accept-language", ""))
     theme = cookies.get("marzhook_theme", "")
     return Visit(
@@ -231,8 +245,8 @@ def begin(site: Site, request: Request, form: FormData) -> Visit:
         request=request,
         language=site.languages[code],
         theme=theme if theme in THEMES else "auto",
-        admin=admin,
-        bound_to=token if admin else cookies.get(session.FORM, ""),
+        admin=None,
+        bound_to=cookies.get(session.FORM, ""),
         form=form,
     )
 
@@ -246,7 +260,11 @@ def error_page(visit: Visit, error: errors.MarzhookError) -> Response:
 
 def not_there(site: Site, request: Request, status: int) -> Response:
     """The page for an address that is none."""
-    response = error_page(begin(site, request, FormData()), errors.NotFoundError("there is no such page"))
+    visit = unknown(site, request, FormData())
+    # Who it is only decides whether there are links to the other pages: what is not there is said without the database, too.
+    with suppress(errors.MarzhookError):
+        recognise(visit)
+    response = error_page(visit, errors.NotFoundError("there is no such page"))
     response.status_code = status
     response.headers["Cache-Control"] = "no-store"
     response.headers.update(HEADERS)
