@@ -13,7 +13,7 @@ import pytest
 
 from conftest import SECRET_KEY
 from dispatching import CLOCK, House
-from marzhook.dispatch import ownership
+from marzhook.dispatch import ownership, settler
 from marzhook.errors import OwnershipLostError, StoreBusyError
 from marzhook.event import SHARDS, shard_of
 from marzhook.store import postgresql
@@ -204,6 +204,32 @@ def test_one_of_all_is_the_caretaker(house: House, reopen: Callable[..., Databas
         assert [first.mine(), second.mine(), first.mine()] == [False, True, False]
         second.close()
         eventually(first.mine)
+
+
+def test_who_cannot_write_a_note_keeps_its_session(
+    house: House, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a lock on `endpoints`, say. The server ends a session that says nothing for 25 seconds, and what others accepted
+    meanwhile would be dropped and sent again: it speaks between two tries."""
+    monkeypatch.setattr(settler, "RETRY_EVERY", 0.1)
+    fast = house.endpoint(receiver.url)
+    spoke: list[float] = []
+
+    def note() -> None:
+        spoke.append(holder._reached_at)
+        if len(spoke) < 4:
+            raise StoreBusyError("locked")
+
+    with house.dispatching(shared="one") as dispatcher:
+        eventually(lambda: len(shards_of(house.database, "one")) == SHARDS)
+        assert dispatcher._ownership is not None
+        holder = dispatcher._ownership._holder
+        assert isinstance(holder, ShardSession)
+        dispatcher._settler.call(note)
+        house.publish(["anna"])
+        eventually(lambda: house.count("pending") == 0)
+    assert len(set(spoke)) == 4
+    assert [number for number, *_ in house.attempts(fast, 1)] == [1]
 
 
 def test_who_lost_its_session_cannot_settle(house: House, receiver: Receiver, reopen: Callable[..., Database]) -> None:

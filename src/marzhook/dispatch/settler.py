@@ -10,6 +10,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from marzhook.clock import Clock
 from marzhook.delivery import DELIVERED, Settlement
@@ -25,6 +26,10 @@ RETRY_EVERY = 0.5
 """Seconds between two tries to write, while the database is locked or its disk is full."""
 
 Committed = Callable[[Sequence[Settlement]], None]
+
+
+def _nothing() -> None:
+    """There is no session to keep."""
 
 
 class Settler:
@@ -44,6 +49,8 @@ class Settler:
         self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
         self.trouble: str | None = None
         """Why nothing can be written just now, in words; None: all is well."""
+        self.meanwhile: Callable[[], None] = _nothing
+        """Done on this thread between two tries to write a note: the session that settles must not seem to hang."""
         self.delivered = 0
         """Deliveries that were accepted, and are on disk as such, since the start."""
 
@@ -139,6 +146,8 @@ class Settler:
             except StoreBusyError as error:
                 self.trouble = str(error)
                 log.warning("a note waits for the database: %s", error)
+                with suppress(Exception):  # what is lost, its owner finds out
+                    self.meanwhile()
                 if self._gave_up.wait(RETRY_EVERY):
                     return
             except Exception:
