@@ -77,7 +77,7 @@ def stored(browser: Browser) -> tuple[Any, ...]:
         users = conn.exec_driver_sql("SELECT note, data_limit, expire FROM users").all()
         return *(
             (one.options, one.name, one.template, one.condition, one.admins) for one in endpoints.all_endpoints(conn)
-        ), *users
+        ), *(field for user in users for field in user)
 
 
 def test_every_field_of_the_forms_is_tried(browser: Browser) -> None:
@@ -110,6 +110,25 @@ def test_names_with_only_a_space_between_them_are_refused(browser: Browser, name
     assert re.search(
         rf'name="{name}"[^>]* aria-describedby="wrong"', browser.post("/endpoints/new", WEBHOOK | {name: "a b"}).text
     )
+
+
+@pytest.mark.parametrize("amount", ["1e300", "1e308", "1073741825", "1e-10"])
+def test_traffic_that_nobody_can_have_is_refused(browser: Browser, amount: str) -> None:
+    """With the form as it was filled in; so little that it would be 0, which means no limit, is refused, too."""
+    browser.post("/users/new", {"username": "alice", "data_limit": "1"})
+    said = "This number is too large or too small."
+    for path, fields in (
+        ("/users/new", {"username": "bob", "data_limit": amount, "note": "kept"}),
+        ("/user/alice/edit", {"data_limit": amount, "note": "kept"}),
+        ("/user/alice/charge", {"amount": amount}),
+    ):
+        refused = browser.post(path, fields)
+        assert (refused.status_code, refused.text.count(said)) == (422, 1)
+        assert ("note" in fields) == ("kept" in refused.text)
+    assert stored(browser) == ("", 1024**3, None)
+    assert browser.post("/user/alice/edit", {"data_limit": "0"}).status_code == 303
+    assert stored(browser) == ("", None, None)
+    assert browser.post("/user/alice/charge", {"amount": "1073741824"}).status_code == 303
 
 
 @pytest.mark.parametrize("template", sorted(rendering.TEMPLATES.glob("*.html")), ids=lambda path: path.stem)

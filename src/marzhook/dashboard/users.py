@@ -10,6 +10,7 @@ from marzhook.clock import from_unix
 from marzhook.dashboard import words
 from marzhook.dashboard.visit import SIGNED_IN, Pages, Visit, moment, number
 from marzhook.errors import InvalidError, InvalidUserError, MarzhookError, http_status
+from marzhook.sources.user_fields import MAX_BYTES
 from marzhook.store import history, outcomes, user_lists
 from marzhook.user import RESET_DAYS, STATUSES, User
 
@@ -79,8 +80,7 @@ def change(visit: Visit) -> Response:
 def charge(visit: Visit) -> Response:
     user = _get(visit)
     try:
-        amount = number(visit.given("amount"))
-        visit.services.registry.charge([(user.username, round((amount or 0) * GIB))])
+        visit.services.registry.charge([(user.username, _bytes(visit, "amount") or 0)])
     except InvalidError as error:
         return _page(visit, error)
     return visit.to(f"/user/{user.username}")
@@ -169,14 +169,22 @@ def _as_written(visit: Visit) -> dict[str, Any]:
 
 def _fields(visit: Visit) -> dict[str, Any]:
     """The form as the registry takes it; None: left empty. Raises InvalidError."""
-    limit = number(visit.given("data_limit"), field="data_limit")
     until = moment(visit.given("expire"), field="expire")
     return {
-        "data_limit": None if limit is None else round(limit * GIB),
+        "data_limit": _bytes(visit, "data_limit"),
         "expire": None if until is None else int(until.timestamp()),
         "note": visit.given("note"),
         "data_limit_reset_strategy": visit.given("data_limit_reset_strategy") or "no_reset",
     }
+
+
+def _bytes(visit: Visit, name: str) -> int | None:
+    """A field in GiB as bytes; None: left empty. Raises InvalidError, also for what would be less than a byte: 0 may mean
+    something else."""
+    gib = number(visit.given(name), field=name)
+    if gib and not 1 <= gib * GIB <= MAX_BYTES:
+        raise InvalidError(f"expected 0, or 1 byte to {MAX_BYTES // GIB} GiB", code="number_out_of_range", field=name)
+    return None if gib is None else round(gib * GIB)
 
 
 def _fields_of(user: User) -> dict[str, Any]:

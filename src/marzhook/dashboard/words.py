@@ -71,6 +71,7 @@ _PROBLEMS: Final = {
     "program_not_allowed": N_("This program may not be run: MARZHOOK_EXEC_ALLOW does not name it."),
     "invalid_options": N_("One of the fields cannot be used."),
     "invalid_number": N_("A number is expected here."),
+    "number_out_of_range": N_("This number is too large or too small."),
     "ambiguous_number": N_("Write this number without a comma: it could set off thousands or a fraction."),
     "invalid_time": N_("A date is expected here."),
     "endpoint_from_environment": N_("This endpoint comes from the settings: change it there and restart Marzhook."),
