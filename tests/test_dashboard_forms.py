@@ -131,6 +131,62 @@ def test_traffic_that_nobody_can_have_is_refused(browser: Browser, amount: str) 
     assert browser.post("/user/alice/charge", {"amount": "1073741824"}).status_code == 303
 
 
+def test_a_user_keeps_what_nobody_changed(browser: Browser) -> None:
+    """Also what a field cannot hold exactly, and what somebody else has changed while the form was open."""
+    browser.post("/users/new", {"username": "alice", "data_limit": "1", "expire": "2027-01-31T10:00:30"})
+    registry, edit = browser.services.registry, "/user/alice/edit"
+    for limit in (50 * 10**9, 10**12, 1):
+        registry.modify("alice", {"data_limit": limit}, None)
+        form = Form(browser.page(edit), "note").fields
+        assert browser.post(edit, form | {"note": f"{limit}"}).status_code == 303
+        assert stored(browser)[:2] == (f"{limit}", limit)
+    form = Form(browser.page(edit), "note").fields
+    registry.modify("alice", {"data_limit": 5 * 1024**3, "expire": 0, "note": "by another"}, None)
+    # Without seconds, as browsers shorten it, and as the script sends it: untouched, all the same.
+    form["expire"] = "2027-01-31T10:00:30.000Z"
+    refused = browser.post(edit, form | {"data_limit": "much"})
+    again = Form(refused.text, "note").fields
+    assert again["data_limit"] == "much"
+    changed = again | {"data_limit": form["data_limit"], "data_limit_reset_strategy": "month"}
+    assert browser.post(edit, changed).status_code == 303
+    assert stored(browser) == ("by another", 5 * 1024**3, None)
+    assert registry.get("alice", None).data_limit_reset_strategy == "month"
+
+
+def test_an_endpoint_keeps_what_nobody_changed(browser: Browser) -> None:
+    """Also what the form cannot show; what was written is changed, and no more."""
+    browser.post("/endpoints/new", WEBHOOK | {"secret": "old"}, on="/endpoints/new")
+    kept = {
+        "rate_limit": 12345.6789012345, "usernames": ("a,b", "two words"), "admins": frozenset({"c d"}), "secret": "new",
+        "actions": frozenset({"user_created", "endpoint_failing"}), "template": '{"text":\n"x"} ',
+    }  # fmt: skip
+    edit = "/endpoints/1/edit"
+    with browser.services.database.write() as tx:
+        endpoints.update(tx, 1, **kept)
+    form = Form(browser.page(edit), "concurrency").fields
+    assert browser.post(edit, form | {"actions": ["user_created"], "concurrency": "7"}).status_code == 303
+    with browser.services.database.read() as conn:
+        after = endpoints.get(conn, 1)
+    assert after.concurrency == 7
+    assert {name: getattr(after, name) for name in kept} == kept
+    # Whoever had the form open before does not undo what was done meanwhile.
+    with browser.services.database.write() as tx:
+        endpoints.update(tx, 1, url="https://other.example/", secret=None, concurrency=9, options={"x": "y"})
+    assert browser.post(edit, form | {"actions": ["user_created"], "name": "renamed"}).status_code == 303
+    with browser.services.database.read() as conn:
+        after = endpoints.get(conn, 1)
+    assert (after.name, after.url, after.secret, after.concurrency) == ("renamed", "https://other.example/", None, 9)
+
+
+@pytest.mark.parametrize("shown", ["", "x", "[]", "[" * 100_000, '{"note": []}'])
+def test_a_form_that_does_not_say_what_it_showed_changes_all_that_it_holds(browser: Browser, shown: str) -> None:
+    """As a program sends it."""
+    browser.post("/users/new", {"username": "alice", "data_limit": "1"})
+    sent = {"shown": shown, "data_limit": "2", "note": "new"}
+    assert browser.post("/user/alice/edit", sent).status_code == 303
+    assert stored(browser) == ("new", 2 * 1024**3, None)
+
+
 @pytest.mark.parametrize("template", sorted(rendering.TEMPLATES.glob("*.html")), ids=lambda path: path.stem)
 def test_what_a_field_holds_is_escaped_and_no_more(template: Any) -> None:
     """What is shown is made harmless; what is sent again is not, or the form would change it."""

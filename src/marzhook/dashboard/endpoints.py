@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -93,10 +95,7 @@ def edit(visit: Visit) -> Response:
 def change(visit: Visit) -> Response:
     endpoint = _get(visit)
     try:
-        values = _values(visit, endpoint)
-        if visit.given("url") or endpoint.kind not in HIDDEN:
-            values["url"] = visit.given("url")
-        operations.change_endpoint(visit.services, endpoint.id, values)
+        operations.change_endpoint(visit.services, endpoint.id, _values(visit, endpoint))
     except (InvalidError, ForbiddenError) as error:
         return _form(visit, endpoint, _as_written(visit), error)
     return visit.to(f"/endpoints/{endpoint.id}")
@@ -205,6 +204,7 @@ def _form(
         endpoint=endpoint,
         hidden=HIDDEN,
         fields=fields,
+        before=visit.shown({**fields, **fields["options"]}),
         problem=visit.problem(error) if error else None,
         wrong=options.place(kind, error) if error else "",
         kinds=[kind for kind in KINDS if kind not in LOCAL_KINDS or kind in visit.services.settings.api_kinds],
@@ -231,8 +231,8 @@ def _fields_of(endpoint: Endpoint) -> dict[str, Any]:
         "name": endpoint.name, "format": endpoint.format,
         "secret_mode": endpoint.secret_mode, "signatures": endpoint.signatures, "detail": endpoint.detail,
         "all_actions": endpoint.actions is None,
-        "actions": sorted(endpoint.actions or ()), "ordered": endpoint.ordered,
-        "rate_limit": "" if endpoint.rate_limit is None else f"{endpoint.rate_limit:g}",
+        "actions": [action for action in PANEL_ACTIONS if action in (endpoint.actions or ())], "ordered": endpoint.ordered,
+        "rate_limit": "" if endpoint.rate_limit is None else f"{endpoint.rate_limit:.10g}",
         "concurrency": str(endpoint.concurrency), "secret": "", "has_secret": endpoint.secret is not None,
         "admins": ", ".join(sorted(endpoint.admins or ())), "usernames": ", ".join(endpoint.usernames or ()),
         "condition": endpoint.condition or "", "template": endpoint.template or "",
@@ -257,42 +257,24 @@ def _as_written(visit: Visit) -> dict[str, Any]:
 
 
 def _values(visit: Visit, endpoint: Endpoint | None) -> dict[str, Any]:
-    """The form as columns. Raises InvalidError."""
+    """The form as columns: those that somebody has written something else in. Raises InvalidError."""
     fields = _as_written(visit)
-    concurrency = number(fields["concurrency"], least=1, field="concurrency")
-    if concurrency is not None and (concurrency > 1000 or concurrency % 1):
-        raise InvalidError("expected a whole number from 1 to 1000", code="invalid_number", field="concurrency")
-    rate = number(fields["rate_limit"], field="rate_limit")
-    if rate is not None and not 0 < rate <= 100_000:
-        raise InvalidError("expected more than 0, and at most 100000", code="invalid_number", field="rate_limit")
-    values = {
-        "name": fields["name"] or None,
-        "format": fields["format"] or None,
-        "secret_mode": fields["secret_mode"] or None,
-        "signatures": fields["signatures"] or None,
-        "detail": fields["detail"] or None,
-        "actions": None if fields["all_actions"] else fields["actions"],
-        **_narrowing(fields),
-        "ordered": fields["ordered"],
-        "concurrency": None if concurrency is None else int(concurrency),
-        "rate_limit": rate,
-        "options": options.read(
-            endpoint.kind if endpoint else visit.given("kind"), visit.given, endpoint.options if endpoint else {}
-        ),
-    }
-    if visit.given("secret") or not (endpoint and visit.given("keep_secret") == "yes"):
+    changed = visit.changed({**fields, **fields["options"]})
+    if "all_actions" in changed:
+        changed.add("actions")
+    values = {name: read(fields) for name, read in _READ.items() if name in changed}
+    if "url" in changed and endpoint and (fields["url"] or endpoint.kind not in HIDDEN):
+        values["url"] = fields["url"]
+    if changed.intersection(options.NAMES):
+        kind, before = (endpoint.kind, endpoint.options) if endpoint else (fields["kind"], {})
+        values["options"] = options.read(kind, visit.given, before, changed)
+    if visit.given("secret") or ("has_secret" in changed and visit.given("keep_secret") != "yes"):
         values["secret"] = visit.given("secret") or None
     return values
 
 
-def _narrowing(fields: dict[str, Any]) -> dict[str, Any]:
-    """What of a filter is written as text, and the template, as columns. Raises InvalidError."""
-    return {
-        "admins": _listed(fields, "admins"),
-        "usernames": _listed(fields, "usernames"),
-        "condition": fields["condition"].strip() or None,
-        "template": fields["template"].strip() or None,
-    }
+def _text(fields: dict[str, Any], name: str) -> str | None:
+    return fields[name].strip() or None
 
 
 def _listed(fields: dict[str, Any], name: str) -> list[str] | None:
@@ -302,11 +284,42 @@ def _listed(fields: dict[str, Any], name: str) -> list[str] | None:
     return parts or None
 
 
+def _concurrency(fields: dict[str, Any]) -> int | None:
+    value = number(fields["concurrency"], least=1, field="concurrency")
+    if value is not None and (value > 1000 or value % 1):
+        raise InvalidError("expected a whole number from 1 to 1000", code="invalid_number", field="concurrency")
+    return None if value is None else int(value)
+
+
+def _rate_limit(fields: dict[str, Any]) -> float | None:
+    value = number(fields["rate_limit"], field="rate_limit")
+    if value is not None and not 0 < value <= 100_000:
+        raise InvalidError("expected more than 0, and at most 100000", code="invalid_number", field="rate_limit")
+    return value
+
+
+_NARROWING: Final[Mapping[str, Callable[[dict[str, Any]], Any]]] = {
+    "admins": partial(_listed, name="admins"),
+    "usernames": partial(_listed, name="usernames"),
+    "condition": partial(_text, name="condition"),
+    "template": partial(_text, name="template"),
+}
+"""What of a filter is written as text, and the template, as columns."""
+_READ: Final[Mapping[str, Callable[[dict[str, Any]], Any]]] = {
+    **_NARROWING,
+    **{name: partial(_text, name=name) for name in ("name", "format", "secret_mode", "signatures", "detail")},
+    "actions": lambda fields: None if fields["all_actions"] else fields["actions"],
+    "ordered": lambda fields: fields["ordered"],
+    "concurrency": _concurrency,
+    "rate_limit": _rate_limit,
+}
+
+
 def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
     """The request that these fields lead to, as far as they make sense already; or what is wrong with what is written."""
     kind = kind if kind in KINDS else "webhook"
     try:
-        narrowing = _narrowing(fields)
+        narrowing = {name: read(fields) for name, read in _NARROWING.items()}
         operations.checked(kind, narrowing)
         chosen = options.read(kind, fields["options"].__getitem__, {})
         if any(fields["options"].values()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from marzhook.endpoint import NO_LINE, wrong_option
@@ -40,10 +40,14 @@ def written(options: Mapping[str, Any]) -> dict[str, str]:
     return fields
 
 
-def read(kind: str, given: Callable[[str], str], before: Mapping[str, Any]) -> dict[str, Any]:
-    """The form's fields as options; what the form does not show stays as it was `before`. Raises InvalidError."""
+def read(
+    kind: str, given: Callable[[str], str], before: Mapping[str, Any], changed: Collection[str] = NAMES
+) -> dict[str, Any]:
+    """The form's `changed` fields as options; all else stays as it was `before`. Raises InvalidError."""
     options = dict(before)
     for name in FIELDS.get(kind, ()):
+        if name not in changed:
+            continue
         text = given(name)
         match name:
             case "chats":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, Final
 
 from starlette.responses import Response
 
 from marzhook.clock import from_unix
 from marzhook.dashboard import words
-from marzhook.dashboard.visit import SIGNED_IN, Pages, Visit, moment, number
+from marzhook.dashboard.visit import SIGNED_IN, Pages, Visit, for_field, moment, number
 from marzhook.errors import InvalidError, InvalidUserError, MarzhookError, http_status
 from marzhook.sources.user_fields import MAX_BYTES
 from marzhook.store import history, outcomes, user_lists
@@ -45,7 +47,7 @@ def new(visit: Visit) -> Response:
 @pages.post("/users/new", who=SIGNED_IN)
 def create(visit: Visit) -> Response:
     try:
-        fields = _fields(visit) | {"username": visit.given("username")}
+        fields = _fields(visit, _READ) | {"username": visit.given("username")}
         made = visit.services.registry.create({k: v for k, v in fields.items() if v is not None}, visit.who)
     except MarzhookError as error:
         return _form(visit, None, _as_written(visit), error)
@@ -67,7 +69,7 @@ def edit(visit: Visit) -> Response:
 def change(visit: Visit) -> Response:
     user = _get(visit)
     try:
-        fields = _fields(visit)
+        fields = _fields(visit, visit.changed(_as_written(visit)))
         # What is empty here means unlimited; to the registry that is 0, and null is "as it was".
         fields = {k: 0 if v is None and k in ("data_limit", "expire") else v for k, v in fields.items()}
         visit.services.registry.modify(user.username, fields, visit.who)
@@ -164,18 +166,7 @@ def _wrong(visit: Visit, error: MarzhookError) -> dict[str, str]:
 
 def _as_written(visit: Visit) -> dict[str, Any]:
     names = ("username", "data_limit", "expire", "note", "data_limit_reset_strategy")
-    return {name: visit.given(name) for name in names}
-
-
-def _fields(visit: Visit) -> dict[str, Any]:
-    """The form as the registry takes it; None: left empty. Raises InvalidError."""
-    until = moment(visit.given("expire"), field="expire")
-    return {
-        "data_limit": _bytes(visit, "data_limit"),
-        "expire": None if until is None else int(until.timestamp()),
-        "note": visit.given("note"),
-        "data_limit_reset_strategy": visit.given("data_limit_reset_strategy") or "no_reset",
-    }
+    return {name: visit.given(name) for name in names} | {"expire": for_field(visit.given("expire"))}
 
 
 def _bytes(visit: Visit, name: str) -> int | None:
@@ -187,11 +178,29 @@ def _bytes(visit: Visit, name: str) -> int | None:
     return None if gib is None else round(gib * GIB)
 
 
+def _expire(visit: Visit) -> int | None:
+    until = moment(visit.given("expire"), field="expire")
+    return None if until is None else int(until.timestamp())
+
+
+_READ: Final[Mapping[str, Callable[[Visit], Any]]] = {
+    "data_limit": partial(_bytes, name="data_limit"),
+    "expire": _expire,
+    "note": lambda visit: visit.given("note"),
+    "data_limit_reset_strategy": lambda visit: visit.given("data_limit_reset_strategy") or "no_reset",
+}
+
+
+def _fields(visit: Visit, names: Collection[str]) -> dict[str, Any]:
+    """These fields of the form as the registry takes them; None: left empty. Raises InvalidError."""
+    return {name: read(visit) for name, read in _READ.items() if name in names}
+
+
 def _fields_of(user: User) -> dict[str, Any]:
     return {
         "username": user.username,
         "data_limit": "" if user.data_limit is None else f"{user.data_limit / GIB:.10g}",
-        "expire": "" if user.expire is None else from_unix(user.expire).isoformat(),
+        "expire": "" if user.expire is None else for_field(from_unix(user.expire).isoformat()),
         "note": user.note or "",
         "data_limit_reset_strategy": user.data_limit_reset_strategy,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -90,12 +91,27 @@ class Visit:
     def given(self, name: str) -> str:
         """A field of the form; "" where it is missing. Browsers end lines in two characters; here it is one."""
         value = self.form.get(name)
-        return value.replace("\r\n", "\n").strip() if isinstance(value, str) else ""
+        return _plain(value) if isinstance(value, str) else ""
 
     def given_all(self, name: str) -> list[str]:
         return [value for value in self.form.getlist(name) if isinstance(value, str)]
 
+    def changed(self, fields: Mapping[str, Any]) -> set[str]:
+        """The names of the fields that somebody has written something else in than the form had shown there, whatever may have
+        been stored meanwhile."""
+        try:
+            shown = json.loads(self.given("shown"))
+        except (ValueError, RecursionError):
+            shown = None
+        shown = shown if isinstance(shown, dict) else {}
+        return {name for name, value in fields.items() if name not in shown or shown[name] != value}
+
     # -- answers
+
+    def shown(self, fields: Mapping[str, Any]) -> str:
+        """What the form shows, for `changed`: one that is shown again was not shown anew."""
+        texts = {name: _plain(value) if isinstance(value, str) else value for name, value in fields.items()}
+        return self.given("shown") or json.dumps(texts)
 
     def page(self, template: str, status: int = 200, **values: Any) -> Response:
         """The template, filled in."""
@@ -272,6 +288,12 @@ def not_there(site: Site, request: Request, status: int) -> Response:
 
 
 # -- reading fields
+
+
+def _plain(text: str) -> str:
+    """As it was written; a browser ends the lines of what it sends in two characters."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
+
 
 _THOUSANDS: Final = re.compile(r"(?<=\d)[٬\s](?=\d{3}(?!\d))")
 # In English 1,000 is a thousand, elsewhere it is one. 0,125 can be read in one way only.
