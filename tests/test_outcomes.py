@@ -11,7 +11,7 @@ from marzhook.runtime import environment_endpoints
 from marzhook.settings import load
 from marzhook.store import endpoints, history, inbox, outcomes, user_lists, users
 from marzhook.store.database import Database
-from marzhook.store.outcomes import Bucket, Owed
+from marzhook.store.outcomes import LOOKED_AT, Bucket, Owed
 from marzhook.testing import FakeClock
 from marzhook.user import Thresholds, User
 
@@ -107,6 +107,21 @@ def test_the_last_tries_come_newest_first_whatever_became_of_them(world: World) 
         tries = outcomes.last_tries(conn, world.one)
     assert [one.number for one in tries] == [2, 1, 1]
     assert tries[0].at > tries[1].at > tries[2].at
+
+
+def test_a_skipped_backlog_hides_neither_tries_nor_latencies(world: World) -> None:
+    """What was cancelled untried, however much, says nothing about an endpoint: its last tries are those before."""
+    for seconds, state in ((3.0, DELIVERED), (1.0, DELIVERED), (1.0, DEAD)):
+        ids = world.publish(1)
+        world.clock.advance(seconds)
+        world.settle(world.one, state, ids)
+    world.publish(1 + LOOKED_AT)
+    with world.database.write() as tx:
+        endpoints.cancel_all(tx, world.one, now=world.clock.now())
+    with world.database.read() as conn:
+        assert [one.schedule is None for one in outcomes.last_tries(conn, world.one)] == [False, True, True]
+        assert outcomes.latencies(conn, world.one) == pytest.approx([1.0, 3.0])
+        assert outcomes.last_tries(conn, world.two) == outcomes.latencies(conn, world.two) == []
 
 
 def test_states_of_a_page_of_events(world: World) -> None:

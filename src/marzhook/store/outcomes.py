@@ -50,6 +50,17 @@ _LAST_TRIES = joined("""
             SELECT event_id FROM settled WHERE endpoint_id = :endpoint ORDER BY event_id DESC LIMIT :settled) s) d
     CROSS JOIN attempts a ON a.endpoint_id = :endpoint AND a.event_id = d.event_id
     ORDER BY a.at DESC, a.number DESC LIMIT :limit""")
+# Where there is nothing among those, as after a backlog was skipped: of the newest tries, however long ago.
+_OLDER_TRIES = joined("""
+    SELECT number, at, duration, status, error, message, '' AS response, schedule FROM (
+        SELECT * FROM attempts WHERE endpoint_id = :endpoint ORDER BY event_id DESC, number DESC LIMIT :limit) a
+    ORDER BY at DESC, number DESC""")
+_OLDER_LATENCIES = joined("""
+    SELECT d.settled_at - e.enqueued_at FROM (
+        SELECT event_id, number FROM attempts WHERE endpoint_id = :endpoint
+        ORDER BY event_id DESC, number DESC LIMIT :limit) a
+    CROSS JOIN settled d ON d.endpoint_id = :endpoint AND d.event_id = a.event_id AND d.attempts = a.number
+    CROSS JOIN events e ON e.id = d.event_id WHERE d.state = 'delivered'""")
 _STATES = text(
     """
     SELECT d.endpoint_id, d.event_id, d.state FROM json_each(:events) j CROSS JOIN endpoints n
@@ -153,14 +164,17 @@ def owed(conn: sa.Connection, endpoint_id: int | None = None) -> dict[int, Owed]
 
 def latencies(conn: sa.Connection, endpoint_id: int) -> list[float]:
     """Seconds from an event to its delivery, of the newest, in rising order."""
-    rows = driver.execute(conn, _LATENCIES, {"endpoint": endpoint_id, "limit": LOOKED_AT})
-    return sorted(max(0.0, row[0]) for row in rows)
+    values = {"endpoint": endpoint_id, "limit": LOOKED_AT}
+    rows = driver.execute(conn, _LATENCIES, values).fetchall()
+    return sorted(max(0.0, row[0]) for row in rows or driver.execute(conn, _OLDER_LATENCIES, values))
 
 
 def last_tries(conn: sa.Connection, endpoint_id: int) -> list[Attempt]:
     """The endpoint's newest tries, the newest first, without what was answered. Fewer than SETTLED_LOOKED_AT are all."""
     values = {"endpoint": endpoint_id, "limit": LOOKED_AT, "settled": SETTLED_LOOKED_AT}
-    rows = driver.execute(conn, _LAST_TRIES, values)
+    rows = driver.execute(conn, _LAST_TRIES, values).fetchall()
+    if not rows:
+        rows = driver.execute(conn, _OLDER_TRIES, {"endpoint": endpoint_id, "limit": SETTLED_LOOKED_AT}).fetchall()
     return [Attempt(number, from_unix(at), *rest) for number, at, *rest in rows]
 
 
