@@ -205,6 +205,22 @@ def test_a_forged_sign_in_is_refused(stranger: Browser) -> None:
     assert stranger.client.post("/sign-in", data=fields).status_code == 403
 
 
+def test_who_signed_in_in_another_tab_may_sign_in_in_this_one(stranger: Browser) -> None:
+    """A browser that was opened again has several tabs that ask. Whoever is named in the form is signed in."""
+    stranger.admin("seller", is_sudo=False)
+    fields = {"username": "root", "password": PASSWORD, "next": "/events", "form_token": stranger.token("/sign-in")}
+    for _ in range(2):
+        signed = stranger.client.post("/sign-in", data=fields)
+        assert (signed.status_code, signed.headers["location"]) == (303, "/events")
+    wrong = stranger.client.post("/sign-in", data=fields | {"password": "guess"})
+    assert (wrong.status_code, stranger.get("/events").status_code) == (401, 200)
+    again = Form(wrong.text, "password").fields | {"username": "seller", "password": PASSWORD}
+    assert stranger.client.post("/sign-in", data=again).status_code == 303
+    assert stranger.get("/events").status_code == 403
+    # Other forms are bound to the session.
+    assert stranger.client.post("/sign-out", data=fields).status_code == 403
+
+
 def test_signing_out_and_a_new_password_end_the_session(browser: Browser) -> None:
     """A lost computer is locked out by changing the password."""
     # Tokens tell each other apart by the moment at which they were issued.

@@ -223,7 +223,9 @@ def _handled(visit: Visit, page: Page) -> Response:
         # Whoever has sent a form comes back to its page, but not to what was typed: that may be anything, and of anybody.
         unsent = {"unsent": "yes"} if page.method == "POST" else {}
         return visit.to("/sign-in", **({"next": visit.here} if visit.here != "/" else {}), **unsent)
-    if page.method == "POST" and not session.is_ours(visit.bound_to, visit.form.get("form_token")):
+    # The form to sign in may be older than the session that another tab has begun.
+    bound_to = {visit.bound_to, visit.request.cookies.get(session.FORM, "") if page.who == ANYONE else ""}
+    if page.method == "POST" and not any(session.is_ours(one, visit.form.get("form_token")) for one in bound_to):
         raise errors.ForbiddenError("the form's token is missing or out of date", code="form_expired")
     if page.who == SUDO and not visit.who.is_sudo:
         if visit.request.url.path == "/":
