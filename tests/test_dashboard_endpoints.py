@@ -104,6 +104,17 @@ def test_a_new_secret_is_shown_to_its_session_once(browser: Browser) -> None:
     assert "whsec_" not in browser.page("/endpoints/1", cookie=mine)
 
 
+def test_a_second_new_secret_asks_about_the_one_that_it_ends(browser: Browser) -> None:
+    """Requests are signed with two at the most: while they are, another new one cuts off who still has the older."""
+    path, ends = f"/endpoints/{browser.api.endpoint()}", "the one before this stops working at once"
+    for expected in (False, True):
+        assert (ends in browser.page(path)) is expected
+        browser.post(f"{path}/rotate")
+    browser.api.clock.advance(24 * 3600 + 1)
+    browser.sign_in()
+    assert ends not in browser.page(path)
+
+
 @pytest.mark.parametrize(
     ("wrong", "field", "said"),
     [

@@ -189,6 +189,7 @@ def _page(visit: Visit, endpoint_id: int, once: str) -> Response:
         rows=rows,
         secret=endpoint.signing_secret if is_new and endpoint.kind == "webhook" else None,
         is_inbox=is_inbox,
+        overlapping=endpoint.previous_expires_at is not None and now < endpoint.previous_expires_at.timestamp(),
         public_key=public_part(endpoint.signing_key) if endpoint.signing_key else None,
         shown=preview(visit, endpoint),
     )
