@@ -163,11 +163,10 @@ def test_what_is_not_there_is_said_so(browser: Browser, path: str) -> None:
 def test_an_address_that_is_none_is_a_page_to_browsers_and_json_to_programs(browser: Browser) -> None:
     """Who mistypes an address reads so in his language; what a program reads stays as it was."""
     html = {"accept": "text/html,*/*;q=0.8"}
-    for path, status in (("/nowhere", 404), ("/sign-out", 405)):
-        got = browser.get(path, **html)
-        assert got.status_code == status
-        assert "There is no such page." in got.text
-        assert "default-src 'none'" in got.headers["content-security-policy"]
+    got = browser.get("/nowhere", **html)
+    assert got.status_code == 404
+    assert "There is no such page." in got.text
+    assert "default-src 'none'" in got.headers["content-security-policy"]
     assert "چنین" in browser.get("/nowhere", **html, **{"accept-language": "fa"}).text
     for path, headers in (("/nowhere", {}), ("/api/v1/nowhere", html)):
         got = browser.get(path, **headers)
@@ -362,3 +361,17 @@ def test_constants_too_are_in_the_language_of_who_reads(first: str) -> None:
         ):
             assert text in found[code]
     assert len(set(found.values())) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("path", "page"),
+    [
+        ("/user/alice/charge", "/user/alice"), ("/endpoints/1/rotate", "/endpoints/1"), ("/dead/replay", "/dead"),
+        ("/sign-out", "/"), ("/inbox/token", "/inbox"),
+    ],
+)  # fmt: skip
+def test_an_address_that_takes_forms_leads_to_the_page_above_it(browser: Browser, path: str, page: str) -> None:
+    """As the address bar has it after a form was refused; programs are told that it takes no GET."""
+    opened = browser.get(path, accept="text/html")
+    assert (opened.status_code, opened.headers["location"]) == (303, page)
+    assert browser.get(path, accept="application/json").status_code == 405

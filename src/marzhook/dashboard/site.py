@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from functools import cache
+from http import HTTPStatus
 
 from fastapi import FastAPI
 from jinja2 import Environment
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from marzhook.dashboard import (
@@ -102,10 +103,13 @@ def install(app: FastAPI, services: Services) -> Site:
     as_json = app.exception_handlers[HTTPException]
 
     async def answered(request: Request, error: Exception) -> Response:
-        """What is not there, as a page to browsers and as JSON to programs."""
+        """What is not there, as a page to browsers and as JSON to programs. An address that only takes forms leads to the
+        page above it: browsers show it after a form was refused."""
         assert isinstance(error, HTTPException)
         if not _is_page(request):
             return await as_json(request, error)  # type: ignore[no-any-return, misc]
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            return RedirectResponse(site.page_above(request.url.path), HTTPStatus.SEE_OTHER)
         return await run_in_threadpool(not_there, site, request, error.status_code)
 
     app.add_exception_handler(HTTPException, answered)
