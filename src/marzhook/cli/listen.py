@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from marzhook.receiver import ReceivedEvent
     from marzhook.store.database import Transaction
 
+PARTING = 2.0
+"""Seconds that a replay which is stopped waits for what it is doing."""
 STAY = 0.5
 """Seconds between two looks at whether an attached listener is still an endpoint."""
 MAX_SHOWN = 16 * 1024
@@ -127,7 +129,7 @@ def _again(inbox: Inbox, file: Path, journal: _Journal | _JsonJournal, commands:
             statuses.append(status)
 
     # Not here, where Ctrl-C could come between the start of a command and the word that it has started.
-    taking = threading.Thread(target=take, name="replay")
+    taking = threading.Thread(target=take, name="replay", daemon=True)
     taking.start()
     try:
         taking.join()
@@ -136,7 +138,8 @@ def _again(inbox: Inbox, file: Path, journal: _Journal | _JsonJournal, commands:
         interrupted.set()
         commands.end()
         inbox.stopping.set()
-        taking.join()
+        # What is on its way to a program elsewhere need not be waited for.
+        taking.join(PARTING)
         output.line(f"\nStopped after {len(statuses)} of {len(found)}.")
     journal.ended()
     if len(statuses) < len(found) or any(status >= 300 for status in statuses):
