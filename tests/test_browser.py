@@ -233,9 +233,10 @@ def test_the_first_view_is_light(person: Person) -> None:
     person.page.get_log("performance")
     person.opens("/")
     person.sees("of the events of the last 24 hours")
-    for times in (3, 4, 5):
+    for _ in range(3):
+        times = [*asked().values()].count(home)
         calls(person.service, "POST", "/api/v1/events", {"username": "early", "action": "user_updated"})
-        eventually(lambda times=times: [*asked().values()].count(home) >= times)
+        eventually(lambda times=times: [*asked().values()].count(home) > times)
     # But for the icon: the page's and its tab's are asked for at the same moment.
     once = [url for url in asked().values() if "/static/" in url and "/icon.svg" not in url]
     assert len(once) == len(set(once)) >= 5, "\n".join(once)

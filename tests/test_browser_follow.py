@@ -4,11 +4,15 @@ date says so."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
+from gateway import Gateway
+from marzhook.testing import eventually
 from person import Person, calls
 from service import Service
 
@@ -18,6 +22,22 @@ pytestmark = pytest.mark.timeout(120)
 TWICE = """
 const button = arguments[0];
 for (const later of [50, 200]) setTimeout(() => button.click(), later);
+"""
+
+# Nothing waits for long.
+HASTE = """
+const later = window.setTimeout;
+window.setTimeout = (what, time) => later(what, Math.min(time, 200));
+"""
+# Waits until the page could have been exchanged: a stream of its own tells of the change, and the page is fetched.
+TOLD = """
+const done = arguments[0];
+const stream = new EventSource(`/live?since=${document.body.dataset.state}`);
+stream.addEventListener("change", async () => {
+  stream.close();
+  await (await fetch(document.body.dataset.here)).text();
+  setTimeout(done, 200);
+});
 """
 
 
@@ -56,3 +76,93 @@ def test_a_second_click_sends_nothing_twice(person: Person) -> None:
     finally:
         page.execute_cdp_cmd("Network.emulateNetworkConditions", line | {"latency": 0})
     assert person.complaints() == []
+
+
+def happens(person: Person, username: str) -> None:
+    calls(person.service, "POST", "/api/v1/events", {"username": username, "action": "user_updated"})
+
+
+@contextmanager
+def in_haste(page: WebDriver) -> Iterator[None]:
+    added = page.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": HASTE})
+    try:
+        yield
+    finally:
+        page.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+
+def test_a_page_that_cannot_follow_along_says_so_and_tries_again(page: WebDriver, service: Service) -> None:
+    """Where a gateway answers in the service's place, which ends a stream for good, until it is back: then what happened
+    meanwhile is seen by itself."""
+    with Gateway(service.port) as gateway, in_haste(page):
+        person = Person(page, service)
+        person.base = f"http://127.0.0.1:{gateway.port}"
+        person.comes_back()
+        happens(person, "before_it")
+        person.opens("/events")
+        person.sees("before_it")
+        notice = page.find_element(By.ID, "following")
+        assert notice.text == ""
+        gateway.loses()
+        eventually(lambda: notice.text.startswith("Not up to date since "))
+        happens(person, "meanwhile")
+        assert "meanwhile" not in person.screen()
+        gateway.finds()
+        person.sees("meanwhile")
+        eventually(lambda: not notice.text, what="nothing more to say")
+        happens(person, "after_it")
+        person.sees("after_it")
+
+
+def test_a_page_says_that_the_session_has_ended(person: Person) -> None:
+    """And leads to the sign-in and from there back to itself."""
+    person.opens("/events?state=pending")
+    person.page.delete_cookie("marzhook_session")
+    happens(person, "unseen")
+    person.sees("Your session has ended, so this page follows along no longer.")
+    notice = person.page.find_element(By.ID, "following")
+    before = person.page.find_element(By.TAG_NAME, "html")
+    notice.find_element(By.TAG_NAME, "a").click()
+    person.goes_on(before, "the notice")
+    person.types("username", "root")
+    person.types("password", "toor-toor")
+    person.clicks("Sign in")
+    assert person.page.current_url.endswith("/events?state=pending")
+
+
+def test_what_is_under_a_readers_hands_stays(person: Person) -> None:
+    """A click in which the page would be exchanged acts; a text that is marked stays marked; and then the page goes on."""
+    page = person.page
+    happens(person, "pressed")
+    person.opens("/events?username=pressed")
+    link = page.find_element(By.CSS_SELECTOR, "#list tbody a")
+    leads_to = link.get_attribute("href")
+    ActionChains(page, duration=0).click_and_hold(link).perform()
+    happens(person, "pressed")
+    page.execute_async_script(TOLD)
+    ActionChains(page, duration=0).release().perform()
+    eventually(lambda: page.current_url == leads_to, what="a click")
+    person.opens("/events")
+    page.execute_script("getSelection().selectAllChildren(document.querySelector('#list tbody td:nth-child(2)'))")
+    marked = page.execute_script("return String(getSelection())")
+    happens(person, "after_marking")
+    page.execute_async_script(TOLD)
+    assert page.execute_script("return String(getSelection())") == marked != ""
+    page.execute_script("getSelection().removeAllRanges()")
+    person.sees("after_marking")
+
+
+def test_the_focus_stays_on_what_it_was_on(person: Person) -> None:
+    """Events that come in before it move the focused one down; Enter still opens that one."""
+    for name in ("third", "second", "first"):
+        happens(person, name)
+    person.opens("/events")
+    focused = "return document.activeElement.href"
+    page = person.page
+    for row in (2, 1):
+        page.execute_script("document.querySelectorAll('#list tbody tr')[arguments[0]].querySelector('a').focus()", row)
+        leads_to = page.execute_script(focused)
+        assert "/events/" in leads_to
+        happens(person, f"newer_{row}")
+        person.sees(f"newer_{row}")
+        assert page.execute_script(focused) == leads_to

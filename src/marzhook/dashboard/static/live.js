@@ -1,82 +1,167 @@
 // Parts of a page that follow along: when the service says that something changed, the page is fetched and they are
-// exchanged. One request at a time, none while nobody looks, and nothing is kept from one to the next.
+// exchanged. One request at a time, none while nobody looks, and nothing is kept from one to the next. Where that does not
+// work, the page says so, and tries again.
+import { held } from "./hands.js";
+
+const reached = "a, button, summary, pre";
+// In milliseconds: until it is tried again, which grows, and until a reader is told.
+const [soon, longest, grace, patience] = [2_000, 60_000, 4_000, 30_000];
+let enliven, stream, timer;
+let wait = soon;
 let busy = false;
 let again = false;
+let following = false;
+let fetched = true;
+let late = false;
 let signedOut = false;
-const reached = "a, button, summary, pre";
+let known = Date.now(); // when all that is shown was right
 
-async function refresh(ready) {
+const parts = () => document.querySelectorAll("[data-live]");
+
+function later(time) {
+  clearTimeout(timer);
+  timer = setTimeout(refresh, time);
+}
+
+async function refresh() {
   if (busy || document.hidden) {
     again = true;
     return;
   }
+  if (held(parts())) {
+    later(500);
+    return;
+  }
   busy = true;
   again = false;
+  clearTimeout(timer);
   try {
     // Where the page answers a form, its own address is not one to open.
-    const answer = await fetch(document.body.dataset.here, { headers: { Accept: "text/html" } });
+    const asked = { headers: { Accept: "text/html" }, signal: AbortSignal.timeout(patience) };
+    const answer = await fetch(document.body.dataset.here, asked);
     signedOut = answer.redirected;
-    if (answer.ok && !signedOut) exchange(new DOMParser().parseFromString(await answer.text(), "text/html"), ready);
+    fetched = answer.ok && !signedOut;
+    if (fetched) exchange(new DOMParser().parseFromString(await answer.text(), "text/html"));
   } catch {
-    // The service restarts, or the line is down: the stream tells when it is back.
+    fetched = false; // the service restarts, or the line is down
   } finally {
     busy = false;
   }
-  if (again) setTimeout(() => refresh(ready), 1000);
+  if (signedOut) close();
+  else if (!fetched) retry();
+  else {
+    if (again) later(1000);
+    known = Date.now();
+    open();
+  }
+  tell();
 }
 
-function exchange(fresh, ready) {
-  document.body.dataset.state = fresh.body.dataset.state;
-  for (const old of document.querySelectorAll("[data-live]")) {
+function retry() {
+  later(wait);
+  wait = Math.min(2 * wait, longest);
+}
+
+function exchange(fresh) {
+  for (const old of parts()) {
     const part = fresh.getElementById(old.id);
     if (!part) continue;
     for (const details of old.querySelectorAll("details[open][id]")) {
       const same = part.querySelector(`#${CSS.escape(details.id)}`);
       if (same) same.open = true;
     }
-    ready(part);
-    lookAgain(part, ready);
+    enliven(part);
+    lookAgain(part);
     if (part.innerHTML === old.innerHTML) continue;
-    const place = [...old.querySelectorAll(reached)].indexOf(document.activeElement);
+    // Pressed or marked since the page was asked for: then it is asked for once more.
+    if (held([old])) {
+      again = true;
+      return;
+    }
+    const focused = old.contains(document.activeElement) && document.activeElement;
+    const place = focused && alike(old, focused).indexOf(focused);
     old.replaceChildren(...part.childNodes);
-    if (place >= 0) old.querySelectorAll(reached)[place]?.focus();
+    if (focused) (alike(old, focused)[place] ?? old).focus({ preventScroll: true });
   }
+  document.body.dataset.state = fresh.body.dataset.state;
+}
+
+// What does the same thing, wherever it stands now: of events, another one is in the place of the first.
+function alike(part, element) {
+  const does = (one) =>
+    [
+      one.tagName,
+      one.rel || one.getAttribute("href") || one.dataset.copy,
+      one.closest("form")?.getAttribute("action"),
+      one.closest("details")?.id,
+    ].join("\n");
+  return [...part.querySelectorAll(reached)].filter((one) => does(one) === does(element));
 }
 
 // The figures were kept from a moment ago: what changed since is worth one more look.
-function lookAgain(part, ready) {
-  if (Number(part.dataset.again) > 0) setTimeout(() => refresh(ready), 1000 * part.dataset.again + 100);
+function lookAgain(part) {
+  if (Number(part.dataset.again) > 0) setTimeout(refresh, 1000 * part.dataset.again + 100);
+}
+
+function open() {
+  if (stream) return;
+  // Told at once of what has changed since the page was made, if anything has.
+  stream = new EventSource(`/live?since=${document.body.dataset.state}`);
+  stream.addEventListener("change", refresh);
+  stream.addEventListener("open", () => {
+    following = true;
+    wait = soon;
+    check();
+  });
+  stream.addEventListener("error", ({ target }) => {
+    if (target !== stream) return;
+    lost();
+    // Of an answer that is no stream (the database is away, a proxy's own) the browser asks no more.
+    if (stream.readyState !== EventSource.CLOSED) return;
+    stream = undefined;
+    retry();
+  });
+  setTimeout(check, grace);
+}
+
+function close() {
+  stream?.close();
+  stream = undefined;
+  lost();
+}
+
+function lost() {
+  if (following && fetched) known = Date.now();
+  following = false;
+  setTimeout(check, grace);
+}
+
+function check() {
+  late = !following && !document.hidden;
+  tell();
+}
+
+function tell() {
+  const place = document.getElementById("following");
+  const what = signedOut ? "signed-out" : late || !fetched ? `late ${known}` : "";
+  if (!place || place.dataset.says === what) return;
+  place.dataset.says = what;
+  place.replaceChildren();
+  if (!what) return;
+  const said = document.getElementById(what.split(" ")[0]).content.cloneNode(true);
+  for (const time of said.querySelectorAll("time")) time.dateTime = time.textContent = new Date(known).toISOString();
+  enliven(said);
+  place.append(said);
 }
 
 export function follow(ready) {
-  const parts = document.querySelectorAll("[data-live]");
-  if (!parts.length) return;
-  let stream;
-  const open = () => {
-    if (stream) return;
-    // Told at once of what has changed since the page was made, if anything has.
-    stream = new EventSource(`/live?since=${document.body.dataset.state}`);
-    stream.addEventListener("change", () => refresh(ready));
-    stream.addEventListener("error", ({ target }) => {
-      // Of an answer that is no stream (the database is away, a proxy's own) the browser asks no more.
-      if (target.readyState === EventSource.CLOSED) setTimeout(() => reopen(target), 10_000);
-    });
-  };
-  const reopen = async (ended) => {
-    if (stream !== ended || signedOut) return;
-    stream = undefined;
-    await refresh(ready);
-    if (!document.hidden && !signedOut) open();
-  };
+  if (!parts().length) return;
+  enliven = ready;
   // A browser has few connections to one host: a page in the background gives its own back.
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden) {
-      stream?.close();
-      stream = undefined;
-    } else {
-      open();
-    }
+    if (document.hidden) close();
+    else open();
   });
   if (!document.hidden) open();
-  parts.forEach((part) => lookAgain(part, ready));
+  parts().forEach((part) => lookAgain(part));
 }

@@ -1,0 +1,68 @@
+"""What stands before a service on a bad day: passes bytes on, or has lost it and answers 502."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+from types import TracebackType
+
+LOST = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbad"
+
+
+class Gateway:
+    """On a port of its own, before this one."""
+
+    def __init__(self, behind: int) -> None:
+        self._behind = behind
+        self._lost = False
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def loses(self) -> None:
+        """Cuts what is open, and answers 502 from now on."""
+        self._lost = True
+        for one in self._open:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def finds(self) -> None:
+        self._lost = False
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError):
+            if self._lost:
+                client.recv(65536)
+                client.sendall(LOST)
+                return
+            with socket.create_connection(("127.0.0.1", self._behind)) as service:
+                self._open += (client, service)
+                threading.Thread(target=_pump, args=(client, service), daemon=True).start()
+                _pump(service, client)
+
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.loses()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_RDWR)
