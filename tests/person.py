@@ -68,7 +68,10 @@ class Person:
 
     def sets(self, name: str, moment: str) -> None:
         """In a field of a date and a time, which each language is typed into in another way."""
-        self.page.execute_script("document.getElementsByName(arguments[0])[0].value = arguments[1]", name, moment)
+        set_ = "[field] = document.getElementsByName(arguments[0]); field.value = arguments[1];"
+        self.page.execute_script(
+            f"const {set_} field.dispatchEvent(new Event('input', {{bubbles: true}}))", name, moment
+        )
 
     def held(self, name: str) -> str:
         """What a field holds now."""

@@ -78,6 +78,13 @@ def test_times_are_of_the_readers_calendar(page: WebDriver, panel: Eventful) -> 
     reader.opens("/users")
     shown = page.find_element(By.CSS_SELECTOR, "time").text
     assert re.fullmatch("[\u2066-\u2069\u200e\u200f]*۱[۱۲] دی ۱۴۰۸[\u2066-\u2069\u200e\u200f]*", shown), shown
+    reader.opens("/user/bob_with_a_name_of_32_characters")
+    assert "دی ۱۴۰۸" in page.find_element(By.CSS_SELECTOR, "dd time").text
+    # The field itself is the browser's, which knows the Gregorian calendar alone.
+    reader.opens("/user/bob_with_a_name_of_32_characters/edit")
+    assert "دی ۱۴۰۸" in page.find_element(By.CSS_SELECTOR, "label:has([name=expire]) small").text
+    reader.sets("expire", "2026-03-20T12:00")
+    assert "۲۹ اسفند ۱۴۰۴" in page.find_element(By.CSS_SELECTOR, "label:has([name=expire]) small").text
 
 
 @pytest.mark.parametrize("code", NAMES)

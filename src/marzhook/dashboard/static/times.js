@@ -12,28 +12,38 @@ const styles = {
   utcday: { ...day, timeZone: "UTC" },
 };
 const made = {};
+const years = new Intl.DateTimeFormat(locale, { year: "numeric" });
 
-function formatter(style) {
-  made[style] ??= new Intl.DateTimeFormat(locale, styles[style] ?? styles.full);
-  return made[style];
+function formatter(name, at) {
+  const style = styles[name] ?? styles.full;
+  const now = new Date();
+  // Of today, the day says nothing; a day of another year is one only with it.
+  const today = !style.year && now.toDateString() === at.toDateString();
+  const other = !style.year && years.format(now) !== years.format(at);
+  const but = { ...(today && { month: undefined, day: undefined }), ...(other && { year: "numeric" }) };
+  return made[`${name} ${today} ${other}`] ??= new Intl.DateTimeFormat(locale, { ...style, ...but });
 }
 
 export function localize(root) {
   for (const element of root.querySelectorAll("time[datetime]:not([title])")) {
     const at = new Date(element.dateTime);
-    const today = new Date().toDateString() === at.toDateString();
-    // Of today, the day says nothing.
-    const style = { ...(styles[element.dataset.style] ?? styles.full) };
     element.title = element.textContent;
     element.dir = "auto";
-    if (today && ["short", "exact", "hour"].includes(element.dataset.style)) {
-      delete style.month;
-      delete style.day;
-      element.textContent = new Intl.DateTimeFormat(locale, style).format(at);
-    } else {
-      element.textContent = formatter(element.dataset.style).format(at);
-    }
+    element.textContent = formatter(element.dataset.style, at).format(at);
   }
+}
+
+// A browser's date field is of the Gregorian calendar; beside it stands the day of the reader's own, where that is another.
+function besides(field) {
+  if (years.resolvedOptions().calendar === "gregory") return;
+  const told = document.createElement("small");
+  const tell = () => {
+    const at = new Date(field.value);
+    told.textContent = isNaN(at) ? "" : formatter("full", at).format(at);
+  };
+  field.after(told);
+  field.addEventListener("input", tell);
+  tell();
 }
 
 // A field of a date and a time knows no zone. It comes and goes in UTC; in between it is in the reader's time zone.
@@ -43,6 +53,7 @@ export function localizeFields(root) {
     const came = field.value;
     if (came) field.value = local(new Date(`${came}Z`));
     const shown = field.value;
+    besides(field);
     for (const label of field.labels[0].querySelectorAll("[data-local]")) label.textContent = label.dataset.local;
     field.form.addEventListener("formdata", ({ formData }) => {
       // Untouched, it goes as it came: an hour that the clocks have twice names two moments.
