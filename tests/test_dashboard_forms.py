@@ -131,6 +131,30 @@ def test_traffic_that_nobody_can_have_is_refused(browser: Browser, amount: str) 
     assert browser.post("/user/alice/charge", {"amount": "1073741824"}).status_code == 303
 
 
+def test_without_scripts_a_page_asks_before_what_cannot_be_taken_back(browser: Browser) -> None:
+    """And only then does it, with all that the form held."""
+    browser.post("/users/new", {"username": "alice"})
+    endpoint, event = browser.api.endpoint(), browser.api.publish()
+    browser.api.publish()
+    browser.post(f"/endpoints/{endpoint}/pause")
+    pages = {f"/events/{event}": 1, f"/endpoints/{endpoint}": 3, "/user/alice": 1}
+    for page, count in pages.items():
+        forms = [
+            form for form in browser.page(page).split("<form ")[1:] if 'name="asks"' in form.partition("</form>")[0]
+        ]
+        assert len(forms) == count
+        for form in forms:
+            action, asking = form.split('"')[5], Form(f"<form {form}", "asks").fields
+            asked = browser.client.post(action, data=asking)
+            assert (asked.status_code, "Are you sure?" in asked.text) == (200, True)
+            assert f'href="{page}">Cancel' in asked.text
+            assert f'action="{action}"' in browser.page(page)
+            fields = Form(asked.text.partition("<main")[2], "form_token").fields
+            assert asking == fields | {"asks": asking["asks"]}
+            assert browser.client.post(action, data=fields).status_code == 303
+    assert [browser.get(page).status_code for page in pages] == [200, 404, 404]
+
+
 def test_a_user_keeps_what_nobody_changed(browser: Browser) -> None:
     """Also what a field cannot hold exactly, and what somebody else has changed while the form was open."""
     browser.post("/users/new", {"username": "alice", "data_limit": "1", "expire": "2027-01-31T10:00:30"})

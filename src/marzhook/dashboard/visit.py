@@ -233,6 +233,10 @@ def _handled(visit: Visit, page: Page) -> Response:
         raise errors.ForbiddenError("only sudo admins may see this page")
     if page.who == SUDO and page.method == "GET":
         visit.state = visit.site.pulse.state
+    if page.method == "POST" and (question := visit.given("asks")):
+        # The script has not asked it, and taken it out: there was none, or it had not come yet.
+        fields = [(n, v) for n, v in visit.form.multi_items() if isinstance(v, str) and n not in ("asks", "form_token")]
+        return visit.page("sure.html", question=question, fields=fields)
     # What a form has changed must not be changed a second time because its answer could not be made.
     return page.handler(visit) if page.method == "POST" else patiently(partial(page.handler, visit))
 

@@ -6,10 +6,12 @@ let sent = null;
 function once(event) {
   const form = event.target;
   if (form.method !== "post") return;
-  const { confirm } = form.dataset;
+  const { asks } = form.elements;
   const to = form.getAttribute("action") ?? "";
-  if (to === sent || (confirm && !window.confirm(confirm))) event.preventDefault();
-  else sent = to;
+  if (to === sent || (asks && !window.confirm(asks.value))) return event.preventDefault();
+  sent = to;
+  // Answered: it is not sent, or the server would ask on a page.
+  if (asks) asks.disabled = true;
 }
 
 export function sendOnce() {
