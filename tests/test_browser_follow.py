@@ -166,3 +166,25 @@ def test_the_focus_stays_on_what_it_was_on(person: Person) -> None:
         happens(person, f"newer_{row}")
         person.sees(f"newer_{row}")
         assert page.execute_script(focused) == leads_to
+
+
+def test_a_year_that_is_none_is_shown_again_as_it_was_written(person: Person) -> None:
+    """It is refused, the field keeps it, and the rest of the page's script still works. The last minute of the years that
+    there are stays what it was, also where it is the next year's."""
+    page = person.page
+    page.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Tehran"})
+    try:
+        person.opens("/users/new")
+        person.types("username", "for_ever")
+        person.sets("expire", "12026-01-31T10:00")
+        person.clicks("Save")
+        assert page.find_elements(By.CSS_SELECTOR, "[name=expire][aria-invalid]")
+        assert person.held("expire") == "12026-01-31T10:00"
+        assert "UTC" not in person.screen()
+        person.opens("/events?since=9999-12-31T23:59")
+        assert person.held("since") == "9999-12-31T23:59"
+        person.clicks("Search")
+        assert "9999-12-31" in page.current_url
+        assert not [told for told in person.complaints() if "Uncaught" in told]
+    finally:
+        page.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})

@@ -51,16 +51,23 @@ export function localizeFields(root) {
   if (!window.FormDataEvent) return; // Then it could not go in UTC.
   for (const field of root.querySelectorAll("input[type=datetime-local]")) {
     const came = field.value;
-    if (came) field.value = local(new Date(`${came}Z`));
+    field.value = moved(came, (text) => local(new Date(`${text}Z`)));
     const shown = field.value;
     besides(field);
     for (const label of field.labels[0].querySelectorAll("[data-local]")) label.textContent = label.dataset.local;
     field.form.addEventListener("formdata", ({ formData }) => {
       // Untouched, it goes as it came: an hour that the clocks have twice names two moments.
-      if (field.value !== shown) formData.set(field.name, field.value && new Date(field.value).toISOString());
-      else formData.set(field.name, came);
+      const goes = field.value === shown ? came : moved(field.value, (text) => new Date(text).toISOString());
+      formData.set(field.name, goes);
     });
   }
+}
+
+// A year that has not four digits on both sides stays as it was written: it is refused, and shown as such once more.
+function moved(text, move) {
+  const four = /^\d{4}-/;
+  const there = four.test(text) ? move(text) : "";
+  return four.test(there) ? there : text;
 }
 
 function local(at) {
