@@ -40,6 +40,17 @@ stream.addEventListener("change", async () => {
 });
 """
 
+# The first answer is kept back until a later one has been shown.
+OVERTAKEN = """
+const plain = window.fetch;
+let first = true;
+window.fetch = async (...given) => {
+  const answer = plain(...given);
+  if (first) { first = false; await new Promise((go) => { window.letGo = go; }); }
+  return answer;
+};
+"""
+
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
@@ -188,3 +199,16 @@ def test_a_year_that_is_none_is_shown_again_as_it_was_written(person: Person) ->
         assert not [told for told in person.complaints() if "Uncaught" in told]
     finally:
         page.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})
+
+
+def test_an_answer_that_was_overtaken_is_not_shown(person: Person) -> None:
+    """The preview is that of the form as it is, whichever request for it was answered last."""
+    page = person.page
+    person.opens("/endpoints/new")
+    page.execute_script(OVERTAKEN)
+    person.types("url", "https://earlier.example/")
+    eventually(lambda: page.execute_script("return Boolean(window.letGo)"), what="a request for the preview")
+    person.types("url", "https://later.example/")
+    person.sees("POST https://later.example/")
+    page.execute_async_script("window.letGo(); setTimeout(arguments[0], 200)")
+    assert "POST https://later.example/" in person.screen()

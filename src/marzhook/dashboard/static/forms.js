@@ -35,13 +35,16 @@ function copies(button) {
 
 function previews(form) {
   let timer;
+  let latest = 0;
   form.addEventListener("input", () => {
+    const mine = ++latest;
     clearTimeout(timer);
     timer = setTimeout(async () => {
       const answer = await fetch(form.dataset.preview, { method: "POST", body: new URLSearchParams(new FormData(form)) });
       const place = document.getElementById("preview");
       if (!answer.ok || answer.redirected || !place) return;
       const shown = new DOMParser().parseFromString(await answer.text(), "text/html");
+      if (mine !== latest) return; // a later one may have been answered first
       place.replaceChildren(...shown.body.childNodes);
       enliven(place);
     }, 300);
