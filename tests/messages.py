@@ -14,8 +14,10 @@ from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po, write_po
 
 from marzhook import dashboard
+from marzhook.condition import CONDITION_PROBLEMS
 from marzhook.dashboard.languages import FOLDER, NAMES, SOURCE, UNITS
 from marzhook.endpoint import KIND_URL_PROBLEMS, OPTION_PROBLEMS, URL_PROBLEMS
+from marzhook.filter import FILTER_PROBLEMS
 from marzhook.settings import SETTINGS
 from marzhook.transport.guard import REASONS
 
@@ -31,7 +33,15 @@ def extracted() -> Catalog:
     found = extract_from_dir(str(ROOT), METHODS, OPTIONS, keywords=KEYWORDS)
     for _file, _line, message, comments, context in found:
         catalog.add(message, auto_comments=comments, context=context)
-    for text in (*URL_PROBLEMS, *KIND_URL_PROBLEMS, *OPTION_PROBLEMS, *REASONS, *UNITS):
+    for text in (
+        *URL_PROBLEMS,
+        *KIND_URL_PROBLEMS,
+        *OPTION_PROBLEMS,
+        *FILTER_PROBLEMS,
+        *CONDITION_PROBLEMS,
+        *REASONS,
+        *UNITS,
+    ):
         catalog.add(text)
     for setting in SETTINGS:
         if not setting.actions:

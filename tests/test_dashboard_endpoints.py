@@ -121,7 +121,7 @@ def test_a_second_new_secret_asks_about_the_one_that_it_ends(browser: Browser) -
         ({"url": "ftp://shop.example/"}, "url", "it must start with http:// or https://"),
         ({"which": "some"}, "actions", "Choose at least one action"),
         ({"concurrency": "many"}, "concurrency", "A number is expected here."),
-        ({"concurrency": "1.5"}, "concurrency", "whole number from 1 to 1000"),
+        ({"concurrency": "1.5"}, "concurrency", "(a whole number from 1 to 1000 is expected)"),
         ({"rate_limit": "0"}, "rate_limit", "more than 0"),
         ({"secret": "geheim ü"}, "secret", "This secret cannot be used"),
         ({"admins": "x" * 200}, "admins", "These names of admins cannot be used."),

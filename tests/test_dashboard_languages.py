@@ -10,6 +10,8 @@ from marzhook.dashboard import words
 from marzhook.dashboard.languages import NAMES, choose, load
 from marzhook.delivery import ERRORS, Attempt
 from marzhook.endpoint import Endpoint
+from marzhook.errors import InvalidError
+from marzhook.operations import checked
 from marzhook.signing import new_secret
 from messages import TRANSLATED, catalog_of, extracted
 
@@ -108,6 +110,16 @@ def test_one_word_of_english_is_told_apart_where_others_have_two() -> None:
 def test_the_language_is_the_chosen_one_or_the_browsers(wanted: str | None, header: str, code: str) -> None:
     """A visitor reads his own language at once, and keeps the one that he chose."""
     assert choose(wanted, header) == code
+
+
+@pytest.mark.parametrize("wrong", [{"admins": ["x"] * 101}, {"usernames": ["\n"]}, {"condition": "[a, b]"}])
+def test_what_is_wrong_with_a_filter_is_said_in_the_readers_language(wrong: dict[str, object]) -> None:
+    """With no English beside it."""
+    with pytest.raises(InvalidError) as raised:
+        checked("webhook", wrong)
+    said = [words.problem(LANGUAGES[code], raised.value) for code in NAMES]
+    assert len({what for what, _detail in said}) == len(NAMES)
+    assert {detail for _what, detail in said} == {""}
 
 
 @pytest.mark.parametrize("code", NAMES)

@@ -26,6 +26,14 @@ MAX_DEPTH: Final = 40
 MAX_STEPS: Final = 2000
 """Parts of the expression that are looked at for one event; one within `[*]` or `[?…]` counts for each element."""
 
+LENGTH, CONTROL, UNREADABLE, TOO_DEEP, NO_LITERAL = CONDITION_PROBLEMS = (
+    f"it must have 1 to {MAX_LENGTH} characters",
+    "it contains control characters",
+    "it cannot be read",
+    f"it is nested more than {MAX_DEPTH} levels deep",
+    "a list in […] may only hold texts and other literals, such as ['vip', 'test']",
+)
+"""What a face has its own words for."""
 _PARTS: Final = frozenset(
     {
         "and_expression", "comparator", "current", "field", "filter_projection", "flatten", "function_expression", "identity",
@@ -53,7 +61,7 @@ class Condition:
         except exceptions.JMESPathError as error:
             raise _invalid(_in_words(error)) from None
         except (ValueError, RecursionError):
-            raise _invalid("it cannot be read") from None
+            raise _invalid(UNREADABLE) from None
         for part, depth in _parts(self._tree):
             _check(part, depth)
 
@@ -88,15 +96,16 @@ class _Steps(visitor.TreeInterpreter):  # type: ignore[misc] # of a library with
 
 
 def _invalid(reason: str) -> InvalidError:
-    return InvalidError(f"condition: {reason}", code="invalid_condition")
+    known = reason if reason in CONDITION_PROBLEMS else ""
+    return InvalidError(f"condition: {reason}", code="invalid_condition", reason=known)
 
 
 def check_condition(expression: object) -> str:
     """Return an expression that can be used, or raise InvalidError with what is wrong and where."""
     if not isinstance(expression, str) or not 1 <= len(expression) <= MAX_LENGTH:
-        raise _invalid(f"it must have 1 to {MAX_LENGTH} characters")
+        raise _invalid(LENGTH)
     if any(ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF for c in expression):
-        raise _invalid("it contains control characters")
+        raise _invalid(CONTROL)
     Condition(expression)
     return expression
 
@@ -122,9 +131,9 @@ def _parts(tree: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
 def _check(part: dict[str, Any], depth: int) -> None:
     kind, children = part["type"], part["children"]
     if depth > MAX_DEPTH:
-        raise _invalid(f"it is nested more than {MAX_DEPTH} levels deep")
+        raise _invalid(TOO_DEEP)
     if kind == "multi_select_list" and any(child["type"] != "literal" for child in children):
-        raise _invalid("a list in […] may only hold texts and other literals, such as ['vip', 'test']")
+        raise _invalid(NO_LITERAL)
     if kind not in _PARTS:
         named = {"multi_select_dict": "an object in {…}", "expref": "an expression as an argument (&…)"}
         raise _invalid(f"{named.get(kind, kind)} is not possible here")

@@ -81,7 +81,8 @@ class OutcomeUnknownError(StoreBusyError):
 
 class InvalidError(MarzhookError):
     """`field`: the one that is wrong, as a form calls it; empty where the code says enough. `reason`: what exactly is wrong
-    with an address or an option, as the end of a sentence that a face can translate; empty where there are no words for it."""
+    with an address, an option or a filter, as the end of a sentence that a face can translate; empty where there are no words
+    for it."""
 
     code = "invalid"
 

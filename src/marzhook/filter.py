@@ -17,6 +17,10 @@ from marzhook.event import JSON, MAX_USERNAME, NewEvent, check_action
 
 MOST: Final = 100
 """Names or patterns in one filter."""
+TOO_MANY, UNUSABLE = FILTER_PROBLEMS = (
+    f"at most {MOST} of them are possible",
+    f"each of them has 1 to {MAX_USERNAME} printable characters",
+)
 EXCLUDES: Final = "!"
 """What a pattern begins with that says who is not meant."""
 
@@ -160,10 +164,11 @@ def _checked_list(name: str, values: object, code: str) -> list[Any]:
     if not isinstance(values, list | tuple | set | frozenset) or not values:
         raise InvalidError(f"{name} is empty; null means all of them", code=code)
     if len(values) > MOST:
-        raise InvalidError(f"{name} has {len(values)} entries; at most {MOST} are possible", code=code)
+        raise InvalidError(f"{name} has {len(values)} entries; at most {MOST} are possible", code=code, reason=TOO_MANY)
     return list(values)
 
 
 def _check_text(name: str, value: object, code: str) -> None:
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_USERNAME or not value.isprintable():
-        raise InvalidError(f"{name}: {ascii(value)[:60]} must have 1 to {MAX_USERNAME} printable characters", code=code)
+        told = f"{name}: {ascii(value)[:60]} must have 1 to {MAX_USERNAME} printable characters"
+        raise InvalidError(told, code=code, reason=UNUSABLE)

@@ -286,16 +286,18 @@ def _listed(fields: dict[str, Any], name: str) -> list[str] | None:
 
 
 def _concurrency(fields: dict[str, Any]) -> int | None:
-    value = number(fields["concurrency"], least=1, field="concurrency")
-    if value is not None and (value > 1000 or value % 1):
-        raise InvalidError("expected a whole number from 1 to 1000", code="invalid_number", field="concurrency")
+    value = number(fields["concurrency"], field="concurrency")
+    if value is not None and (not 1 <= value <= 1000 or value % 1):
+        reason = words.N_("a whole number from 1 to 1000 is expected")
+        raise InvalidError(reason, code="invalid_number", field="concurrency", reason=reason)
     return None if value is None else int(value)
 
 
 def _rate_limit(fields: dict[str, Any]) -> float | None:
     value = number(fields["rate_limit"], field="rate_limit")
     if value is not None and not 0 < value <= 100_000:
-        raise InvalidError("expected more than 0, and at most 100000", code="invalid_number", field="rate_limit")
+        reason = words.N_("a number of more than 0 is expected, at most 100000")
+        raise InvalidError(reason, code="invalid_number", field="rate_limit", reason=reason)
     return value
 
 

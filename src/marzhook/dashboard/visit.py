@@ -306,7 +306,7 @@ _THOUSANDS: Final = re.compile(r"(?<=\d)[٬\s](?=\d{3}(?!\d))")
 _AMBIGUOUS: Final = re.compile(r"[+-]?(?![0٠۰]+,)\d+,\d{3}(?!\d)")
 
 
-def number(text: str, *, least: float = 0, field: str = "") -> float | None:
+def number(text: str, *, field: str = "") -> float | None:
     """A decimal number, in any script's digits, with a point or a comma, and thousands set off by spaces or `٬`; None: nothing
     was written. Raises InvalidError, which names the `field`."""
     if not text:
@@ -319,9 +319,9 @@ def number(text: str, *, least: float = 0, field: str = "") -> float | None:
         value = float(_THOUSANDS.sub("", text).replace("٫", ".").replace(",", "."))
     except ValueError:
         value = float("nan")
-    if not least <= value < float("inf"):
+    if not 0 <= value < float("inf"):
         raise errors.InvalidError(
-            f"{ascii(text)[:40]} is not a number of {least:g} or more", code="invalid_number", field=field
+            f"{ascii(text)[:40]} is not a number of 0 or more", code="invalid_number", field=field
         )
     return value
 

@@ -102,8 +102,8 @@ _FIELDS: Final = {
 # Whose own message says more than its code does: what exactly is wrong, in English.
 _DETAILED: Final = frozenset(
     {
-        "invalid_url", "invalid_name", "invalid_user", "invalid_number", "invalid_time", "invalid_admins", "invalid_usernames",
-        "invalid_condition", "invalid_template", "invalid_options", "render_failed",
+        "invalid_url", "invalid_name", "invalid_user", "invalid_admins", "invalid_usernames", "invalid_condition",
+        "invalid_template", "invalid_options", "render_failed",
     }
 )  # fmt: skip
 
@@ -126,9 +126,14 @@ def problem(language: Language, error: errors.MarzhookError) -> tuple[str, str]:
     if isinstance(error, errors.InvalidError) and error.reason:
         # Ours: what turns direction in it, a translator has put there.
         _ = language.gettext
-        option = error.code == "invalid_options"
-        told = _("This cannot be used: %(reason)s.") if option else _("This address cannot be used: %(reason)s.")
-        return escape(told % {"reason": _(error.reason)}), ""
+        reason = _(error.reason)
+        if error.code in ("invalid_url", "address_not_allowed"):
+            told = _("This address cannot be used: %(reason)s.") % {"reason": reason}
+        elif error.code == "invalid_options":
+            told = _("This cannot be used: %(reason)s.") % {"reason": reason}
+        else:
+            told = f"{_(_PROBLEMS[error.code])} ({reason})"
+        return escape(told), ""
     if error.code in _PROBLEMS:
         return language.gettext(_PROBLEMS[error.code]), str(error) if error.code in _DETAILED else ""
     return language.gettext("This was refused."), str(error)
