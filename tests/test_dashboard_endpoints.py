@@ -202,6 +202,23 @@ def test_the_preview_keeps_up_with_the_template(browser: Browser, written: dict[
     assert said in html.unescape(browser.post("/endpoints/preview", fields, on="/endpoints/new").text)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "shown"),
+    [
+        ({}, "user_updated"),
+        ({"which": "some", "actions": "user_created"}, "user_created"),
+        ({"which": "some", "actions": ["user_created", "user_updated"]}, "user_updated"),
+        ({"which": "some"}, "user_updated"),
+    ],
+)
+def test_the_preview_is_of_an_event_that_is_sent(browser: Browser, chosen: dict[str, str], shown: str) -> None:
+    """Of the actions that were chosen, where any was."""
+    got = browser.post(
+        "/endpoints/preview", {"kind": "webhook", "url": "https://a.example/", **chosen}, on="/endpoints/new"
+    )
+    assert f'"action": "{shown}"' in html.unescape(got.text)
+
+
 def test_an_endpoint_of_the_settings_is_not_changed_here(browser: Browser) -> None:
     """They would say something else at the next start."""
     with browser.services.database.write() as tx:

@@ -343,5 +343,6 @@ def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
             signatures=fields["signatures"] if fields["signatures"] in SIGNATURES else "v1",
             detail=fields["detail"] if fields["detail"] in DETAILS else "safe",
             template=narrowing["template"],
+            actions=None if fields["all_actions"] else frozenset(fields["actions"]) & set(PANEL_ACTIONS),
         ),
     )

@@ -51,7 +51,7 @@ def preview(
 
     An event's credentials, which an endpoint with the detail `full` is sent, are left out all the same.
     """
-    event = event or _example(visit)
+    event = event or _example(visit, endpoint)
     event = event._replace(full_json="")
     # Never the real secrets: what is not put in cannot come out.
     masked = replace(
@@ -107,6 +107,8 @@ def _curl(url: str, headers: tuple[tuple[str, str], ...], body: str) -> str:
     return " \\\n  ".join([*parts, f"--data-raw {shlex.quote(body)}"])
 
 
-def _example(visit: Visit) -> Event:
+def _example(visit: Visit, endpoint: Endpoint) -> Event:
+    """One that the endpoint's choice of actions lets through."""
+    action = min(endpoint.actions or {"user_updated"}, key=lambda one: (one != "user_updated", one))
     detail = {"by": {"username": visit.who.username, "is_sudo": visit.who.is_sudo}, "user": {"status": "active"}}
-    return Event(1, "user_updated", "marzban_test_user", 1680506457.636369, detail_json(detail))
+    return Event(1, action, "marzban_test_user", 1680506457.636369, detail_json(detail))
