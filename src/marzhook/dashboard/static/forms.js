@@ -10,6 +10,8 @@ function once(event) {
   const to = form.getAttribute("action") ?? "";
   if (to === sent || (asks && !window.confirm(asks.value))) return event.preventDefault();
   sent = to;
+  // Where nothing says that a page was given up, it can be sent again after a while.
+  setTimeout(() => { sent = null; }, 30_000);
   // Answered: it is not sent, or the server would ask on a page.
   if (asks) asks.disabled = true;
 }

@@ -14,6 +14,7 @@ let following = false;
 let fetched = true;
 let late = false;
 let signedOut = false;
+let leaving = 0; // when another page was asked for: this one may be that of what is just being deleted
 let known = Date.now(); // when all that is shown was right
 
 const parts = () => document.querySelectorAll("[data-live]");
@@ -26,6 +27,10 @@ function later(time) {
 async function refresh() {
   if (busy || document.hidden) {
     again = true;
+    return;
+  }
+  if (Date.now() - leaving < patience) {
+    later(1000);
     return;
   }
   if (held(parts())) {
@@ -162,6 +167,8 @@ export function follow(ready) {
     if (document.hidden) close();
     else open();
   });
+  window.addEventListener("beforeunload", () => { leaving = Date.now(); });
+  window.addEventListener("pageshow", () => { leaving = 0; });
   if (!document.hidden) open();
   parts().forEach((part) => lookAgain(part));
 }
