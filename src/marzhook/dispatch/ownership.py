@@ -58,7 +58,7 @@ class Ownership:
         self.end()
         self._holder = self._database.shards(self._name)
         self._outbox.settle_on(self._holder.write)
-        self._settler.meanwhile = self._holder.sweep
+        self._settler.meanwhile = self._holder.keep
         self._outbox.own(())
         self.shards, self._busy = frozenset(), Counter()
         self.asking, self._next_sweep = False, 0.0

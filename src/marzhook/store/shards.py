@@ -146,6 +146,10 @@ class ShardSession(ShardHolder):
     def silent_for(self) -> float:
         return time.monotonic() - self._reached_at
 
+    def keep(self) -> None:
+        with self._kept():
+            self._row("SELECT 1")
+
     def release(self, shards: Iterable[int]) -> None:
         """Let others have these; nothing of them may be on its way. Raises OwnershipLostError."""
         with self._kept():

@@ -60,6 +60,10 @@ class ShardHolder(ABC):
         """Take free shards up to a fair share. Raises OwnershipLostError."""
 
     @abstractmethod
+    def keep(self) -> None:
+        """Say that this process lives, and change nothing. Raises OwnershipLostError."""
+
+    @abstractmethod
     def release(self, shards: Iterable[int]) -> None:
         """Let others have these; nothing of them may be on its way. Raises OwnershipLostError."""
 

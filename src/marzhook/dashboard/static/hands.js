@@ -24,7 +24,7 @@ for (const type of ["pointerup", "pointercancel", "contextmenu", "keyup", "blur"
 export function held(parts) {
   const selection = getSelection();
   const marked = !selection.isCollapsed && [...parts].some((part) => selection.containsNode(part, true));
-  if (pressed || marked) since ||= Date.now();
+  if (pressed || !selection.isCollapsed) since ||= Date.now();
   else since = 0;
-  return since > 0 && Date.now() - since < patience;
+  return (pressed || marked) && Date.now() - since < patience;
 }

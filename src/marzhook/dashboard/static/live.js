@@ -38,7 +38,7 @@ async function refresh() {
     return;
   }
   busy = true;
-  again = false;
+  again = signedOut = false;
   clearTimeout(timer);
   try {
     // Where the page answers a form, its own address is not one to open.
@@ -109,13 +109,14 @@ function lookAgain(part) {
 }
 
 function open() {
-  if (stream) return;
+  if (stream || document.hidden) return;
   // Told at once of what has changed since the page was made, if anything has.
   stream = new EventSource(`/live?since=${document.body.dataset.state}`);
   stream.addEventListener("change", refresh);
   stream.addEventListener("open", () => {
     following = true;
     wait = soon;
+    if (!fetched) refresh();
     check();
   });
   stream.addEventListener("error", ({ target }) => {
