@@ -145,5 +145,9 @@ def test_an_alert_to_many_is_no_stall(
             clock.advance(61)
             watchdog.look()
         assert watchdog.trouble == []
+        # But longer than one alert can take at the most.
+        clock.advance(300)
+        watchdog.look()
+        assert len(watchdog.trouble) == 1
         done.set()
         eventually(lambda: house.count("pending") == 0)

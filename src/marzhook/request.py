@@ -7,6 +7,8 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import NamedTuple
 
+LONGEST_ALERT = 300.0
+"""Seconds that one alert may take, however many recipients its URL names."""
 MAX_RESPONSE = 16 * 1024
 """Bytes of a response's body that are read and kept."""
 

@@ -15,7 +15,7 @@ from marzhook.destinations.base import Destination, done
 from marzhook.destinations.messages import FACTS, Messages, visible
 from marzhook.endpoint import NO_SERVICE, Endpoint, unusable
 from marzhook.event import JSON
-from marzhook.request import Job, Response
+from marzhook.request import LONGEST_ALERT, Job, Response
 
 _TEMPLATE = "{{ username }}\n" + FACTS
 
@@ -26,7 +26,7 @@ class Alert(Destination):
     known_options = messages.OPTIONS
     # What a service takes at once is not known; what it wants between two, each answer says.
     concurrency = 1
-    takes_long = True  # each recipient of its URL has a request's time
+    longest = LONGEST_ALERT  # each recipient of its URL has a request's time
 
     def __init__(self, endpoint: Endpoint, **values: Any) -> None:
         super().__init__(endpoint, **values)

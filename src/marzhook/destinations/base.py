@@ -29,8 +29,8 @@ class Destination(ABC):
     """Bytes that the items of a request may have together (one item alone may have more)."""
     concurrency: ClassVar[int] = 1000
     """Requests in flight at the most, whatever the endpoint allows."""
-    takes_long: ClassVar[bool] = False
-    """Whether one request may take minutes and nothing be wrong."""
+    longest: ClassVar[float] = 0.0
+    """Seconds that one request may take beyond a request's usual time, and nothing be wrong."""
     known_options: ClassVar[tuple[str, ...]] = ()
     problem: str | None = None
     """Why nothing can be sent to the endpoint as it is stored, in words."""

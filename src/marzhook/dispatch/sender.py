@@ -204,9 +204,8 @@ class Sender:
 
     @property
     def resting(self) -> bool:
-        """Whether it is left alone on purpose just now: disabled, not understood, paused, its breaker open, or long at it."""
-        long = self.destination.takes_long and self.pace.in_flight > 0
-        return long or not self.sends or self.breaker.open or self.pace.paused_until > self._clock.monotonic()
+        """Whether it is left alone on purpose just now: disabled, not understood, paused, or its breaker open."""
+        return not self.sends or self.breaker.open or self.pace.paused_until > self._clock.monotonic()
 
     @property
     def wants_reading(self) -> bool:

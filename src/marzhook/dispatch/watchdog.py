@@ -12,6 +12,7 @@ from datetime import datetime
 
 from marzhook.background import Background
 from marzhook.clock import Clock
+from marzhook.destinations.kinds import KINDS
 from marzhook.dispatch import health
 from marzhook.endpoint import Endpoint
 from marzhook.errors import MarzhookError, NotFoundError
@@ -71,7 +72,11 @@ class Watchdog(Background):
         self._awake = {id_: self._awake.get(id_, moment) for id_ in awake}
         waited = {id_: min(ages[id_], moment - self._awake[id_]) for id_ in awake}
         late = {id_: ages[id_] for id_, seconds in waited.items() if seconds > self._late}
-        known = self._named(late)
+        known = {
+            id_: endpoint
+            for id_, endpoint in self._named(late).items()
+            if waited[id_] > self._late + (KINDS[endpoint.kind].longest if endpoint.kind in KINDS else 0)
+        }
         self.trouble = [
             f"endpoint {id_} ({endpoint.name}): its oldest due delivery has waited for {late[id_]:.0f} s"
             for id_, endpoint in known.items()

@@ -10,15 +10,13 @@ from io import StringIO
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
-from marzhook.request import Alert
+from marzhook.request import LONGEST_ALERT, Alert
 
 if TYPE_CHECKING:
     from apprise import Apprise
 
 MISSING: Final = "Apprise is not installed here; type: pip install 'marzhook[destinations]'"
 NOT_UNDERSTOOD: Final = "Apprise does not understand this URL"
-LONGEST: Final = 300.0
-"""Seconds that one alert may take, however many recipients its URL names."""
 _PART = re.compile(r"[^/:@?&=#]{4,}")
 
 
@@ -39,7 +37,7 @@ def alert(work: Alert, timeout: float, begin: Callable[[float, float], None]) ->
     if problem := _too_many(recipients, pause):
         return 1, "other", problem
     # Apprise tells one after the other. Who gave it up before the last one would tell all of them once more, and again.
-    begin(min(LONGEST, recipients * timeout + (recipients - 1) * pause), pause)
+    begin(min(LONGEST_ALERT, recipients * timeout + (recipients - 1) * pause), pause)
     # The log is the process's: without the filter, what is said of one endpoint would be told of another one too.
     logger, mine = logging.getLogger("apprise"), threading.get_ident()
     logger.propagate = False
@@ -69,9 +67,9 @@ def _pause(service: Apprise) -> float:
 
 
 def _too_many(recipients: int, pause: float) -> str:
-    if (recipients - 1) * pause <= LONGEST / 2:
+    if (recipients - 1) * pause <= LONGEST_ALERT / 2:
         return ""
-    most = int(LONGEST / 2 / pause) + 1
+    most = int(LONGEST_ALERT / 2 / pause) + 1
     return (
         f"this URL names {recipients} recipients, of whom its service takes one in {pause:g} s; make several endpoints of"
         f" it, with {most} recipients each at the most"
