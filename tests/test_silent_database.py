@@ -16,6 +16,8 @@ from conftest import SECRET_KEY
 from dispatching import House
 from marzhook.dispatch import lookout
 from marzhook.dispatch.lookout import Lookout
+from marzhook.runtime import Runtime
+from marzhook.settings import load
 from marzhook.testing import FakeClock, eventually
 from postgresql import Server
 from service import Service
@@ -70,6 +72,19 @@ def test_a_database_that_is_gone_is_told_of(tmp_path: Path, server: Server) -> N
         eventually(lambda: probe(service, "/readyz")[0] == 503, timeout=15)
         server.restart()
         eventually(lambda: probe(service, "/readyz")[0] == 200, timeout=15)
+
+
+@pytest.mark.postgresql
+def test_calls_that_have_all_connections_do_not_make_it_unready(database_settings: dict[str, str]) -> None:
+    """The database answers, to who has a connection; a probe that said otherwise would take the others' process away, too."""
+    runtime = Runtime(load(database_settings, None), dispatches=False)
+    database = runtime.services.database
+    with ExitStack() as calls:
+        calls.callback(runtime.stop)
+        for _ in range(30):
+            calls.enter_context(database.read())
+        runtime.lookout.look()
+        assert runtime.lookout.not_ready == []
 
 
 @pytest.mark.postgresql

@@ -261,7 +261,8 @@ class Runtime:
             metrics=s.metrics,
             mine=self._caretaker.mine,
         )
-        self.lookout = Lookout(s.database, s.clock)
+        # On a connection of its own: calls that have all the others do not make the database one that does not answer.
+        self.lookout = Lookout(claimed, s.clock)
         self.reporter = Reporter(s.database, s.clock, self.dispatcher, name)
         s.metrics.before_render(self._measure)
         if self._sending is not None:
