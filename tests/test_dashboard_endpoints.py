@@ -219,6 +219,26 @@ def test_the_preview_is_of_an_event_that_is_sent(browser: Browser, chosen: dict[
     assert f'"action": "{shown}"' in html.unescape(got.text)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "secret", "signature"),
+    [
+        ({"secret_mode": "plain"}, "***", "v1,<base64 HMAC-SHA256>"),
+        ({"secret_mode": "hmac", "signatures": "v1a"}, "<hex HMAC-SHA256>", "v1a,<base64 ed25519>"),
+        ({"signatures": "both"}, "***", "v1,<base64 HMAC-SHA256> v1a,<base64 ed25519>"),
+    ],
+)
+def test_the_preview_tells_how_a_secret_is_sent(
+    browser: Browser, chosen: dict[str, str], secret: str, signature: str
+) -> None:
+    """What is itself secret is not shown, but what form it has."""
+    fields = {"kind": "webhook", "url": "https://a.example/", "secret": "s3cret", **chosen}
+    got = html.unescape(browser.post("/endpoints/preview", fields, on="/endpoints/new").text)
+    assert got.count(f"x-webhook-secret: {secret}\n") == 1
+    assert got.count(f"webhook-signature: {signature}\n") == 1
+    assert f"-H 'x-webhook-secret: {secret}'" in got
+    assert "s3cret" not in got
+
+
 def test_an_endpoint_of_the_settings_is_not_changed_here(browser: Browser) -> None:
     """They would say something else at the next start."""
     with browser.services.database.write() as tx:

@@ -22,6 +22,7 @@ from marzhook.signing import new_private_key, new_secret
 
 SECRET_HEADERS: Final = frozenset({"x-webhook-secret", "webhook-signature"})
 MASKED: Final = "***"
+_ALGORITHMS: Final = {"v1": "HMAC-SHA256", "v1a": "ed25519"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +81,18 @@ def preview(
     if text := event.traceparent:
         own = trace_context.span_id(text, endpoint.id, event.id, number) if visit.services.spans else ""
         request = request._replace(lines=(*request.lines, *trace_context.lines(text, own)))
-    headers = tuple((name, MASKED if name in SECRET_HEADERS else value) for name, value in request.headers)
+    headers = tuple((name, _form(value) if name in SECRET_HEADERS else value) for name, value in request.headers)
     url = _masked(endpoint.url, web=True)
     body = _seen(request.body.decode())
     return Shown(message, f"POST {url}", headers, body, _curl(url, headers, body))
+
+
+def _form(value: str) -> str:
+    """What a header that is secret looks like: the secret itself, masked already; what is made with one, as what it is."""
+    if value == MASKED:
+        return value
+    schemes = [one.partition(",")[0] for one in value.split(" ") if "," in one]
+    return " ".join(f"{one},<base64 {_ALGORITHMS[one]}>" for one in schemes) or "<hex HMAC-SHA256>"
 
 
 def _masked(url: str, *, web: bool) -> str:
