@@ -172,7 +172,7 @@ def test_a_filter_and_a_template_are_written_into_the_form(browser: Browser) -> 
     assert (endpoint.condition, endpoint.template) == ("user.status == 'active'", '{\n"who": "{{ username }}"}')
     path = f"/endpoints/{endpoint.id}"
     page = html.unescape(browser.page(path))
-    for shown in ("alice", "!vip_2", "user.status == 'active'", '"who": "marzban_test_user"'):
+    for shown in ("alice", "!vip_2", "user.status == 'active'", '"who": "vip_test_user"'):
         assert shown in page
     form = html.unescape(browser.page(f"{path}/edit"))
     for written in ('value="alice, bob"', 'value="vip_*, !vip_2"', '"who": "{{ username }}"}</textarea>'):
@@ -217,6 +217,41 @@ def test_the_preview_is_of_an_event_that_is_sent(browser: Browser, chosen: dict[
         "/endpoints/preview", {"kind": "webhook", "url": "https://a.example/", **chosen}, on="/endpoints/new"
     )
     assert f'"action": "{shown}"' in html.unescape(got.text)
+
+
+@pytest.mark.parametrize(
+    ("narrowed", "shown", "said"),
+    [
+        ({"usernames": "vip_*"}, '"username": "vip_test_user"', ""),
+        ({"usernames": "VIP_?[0-9]"}, '"username": "VIP_10"', ""),
+        ({"usernames": "vip_*, !vip_test*"}, '"username": "vip_user"', ""),
+        ({"usernames": "!marzban_*, !user1"}, '"username": "alice"', ""),
+        ({"usernames": "vip_*, !vip*"}, '"username": "marzban_test_user"', "no name could be found"),
+        ({"admins": "alice, root"}, '"by": {"username": "root", "is_sudo": true}', ""),
+        ({"admins": "bob, alice"}, '"by": {"username": "alice", "is_sudo": false}', ""),
+        ({"condition": "user.status == 'active'"}, '"username": "marzban_test_user"', ""),
+        (
+            {"condition": "user.status == 'limited'"},
+            '"username": "marzban_test_user"',
+            "the condition is not true of it",
+        ),
+        ({"condition": "abs(username) > `1`"}, '"username": "marzban_test_user"', ""),
+        ({"which": "some"}, '"username": "marzban_test_user"', "Choose at least one action"),
+    ],
+)
+def test_the_preview_is_of_a_user_that_the_filter_lets_pass(
+    browser: Browser, narrowed: dict[str, str], shown: str, said: str
+) -> None:
+    """Or says that nothing like it is sent; here and on the endpoint's page."""
+    fields = {"kind": "webhook", "url": "https://a.example/", **narrowed}
+    pages = [browser.post("/endpoints/preview", fields, on="/endpoints/new").text]
+    if "which" not in narrowed:
+        made = browser.post("/endpoints/new", fields, on="/endpoints/new").headers["location"]
+        pages.append(browser.page(made))
+    for got in map(html.unescape, pages):
+        assert shown in got
+        assert said in got
+        assert ('<p role="status">' in got) == bool(said)
 
 
 @pytest.mark.parametrize(

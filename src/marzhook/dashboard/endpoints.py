@@ -322,8 +322,7 @@ def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
     """The request that these fields lead to, as far as they make sense already; or what is wrong with what is written."""
     kind = kind if kind in KINDS else "webhook"
     try:
-        narrowing = {name: read(fields) for name, read in _NARROWING.items()}
-        operations.checked(kind, narrowing)
+        narrowing = operations.checked(kind, {name: read(fields) for name, read in _NARROWING.items()})
         chosen = options.read(kind, fields["options"].__getitem__, {})
         if any(fields["options"].values()):
             chosen = DESTINATIONS[kind].checked_options(chosen)
@@ -342,7 +341,7 @@ def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
             secret_mode=fields["secret_mode"] if fields["secret_mode"] in SECRET_MODES else "auto",
             signatures=fields["signatures"] if fields["signatures"] in SIGNATURES else "v1",
             detail=fields["detail"] if fields["detail"] in DETAILS else "safe",
-            template=narrowing["template"],
+            **narrowing,
             actions=None if fields["all_actions"] else frozenset(fields["actions"]) & set(PANEL_ACTIONS),
         ),
     )

@@ -10,13 +10,15 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from marzhook import trace_context
+from marzhook.dashboard import words
+from marzhook.dashboard.example import example
 from marzhook.dashboard.rendering import unseen
 from marzhook.dashboard.visit import Visit
 from marzhook.delivery import Delivery
 from marzhook.destinations.kinds import destination
 from marzhook.endpoint import Endpoint, masked_url
 from marzhook.errors import InvalidError, RenderError
-from marzhook.event import Event, detail_json
+from marzhook.event import Event
 from marzhook.request import Job
 from marzhook.signing import new_private_key, new_secret
 
@@ -36,6 +38,8 @@ class Shown:
     body: str = ""
     curl: str = ""
     problem: tuple[str, str] | None = None
+    note: str = ""
+    """Why an event like this one would not be sent; empty: it would."""
 
 
 def preview(
@@ -47,13 +51,18 @@ def preview(
     *,
     number: int = 1,
 ) -> Shown:
-    """What goes out for the event (None: one that could happen) at a time (None: now), as the try of this `number`. The URL is
-    masked as everywhere.
+    """What goes out for the event at a time (None: now), as the try of this `number`. The URL is masked as everywhere. Without
+    an event: for one that could happen and is let pass, where it can be made.
 
     An event's credentials, which an endpoint with the detail `full` is sent, are left out all the same.
     """
-    event = event or _example(visit, endpoint)
-    event = event._replace(full_json="")
+    if event is None:
+        event, part = example(endpoint, visit.who)
+        return replace(_shown(visit, endpoint, event, tries, at, number), note=words.unsent(visit.language, part))
+    return _shown(visit, endpoint, event._replace(full_json=""), tries, at, number)
+
+
+def _shown(visit: Visit, endpoint: Endpoint, event: Event, tries: int, at: datetime | None, number: int) -> Shown:
     # Never the real secrets: what is not put in cannot come out.
     masked = replace(
         endpoint,
@@ -114,10 +123,3 @@ def _curl(url: str, headers: tuple[tuple[str, str], ...], body: str) -> str:
     parts = ["curl -i -g", shlex.quote(url)]
     parts += [f"-H {shlex.quote(f'{name}: {value}')}" for name, value in headers]
     return " \\\n  ".join([*parts, f"--data-raw {shlex.quote(body)}"])
-
-
-def _example(visit: Visit, endpoint: Endpoint) -> Event:
-    """One that the endpoint's choice of actions lets through."""
-    action = min(endpoint.actions or {"user_updated"}, key=lambda one: (one != "user_updated", one))
-    detail = {"by": {"username": visit.who.username, "is_sudo": visit.who.is_sudo}, "user": {"status": "active"}}
-    return Event(1, action, "marzban_test_user", 1680506457.636369, detail_json(detail))

@@ -99,6 +99,11 @@ _FIELDS: Final = {
     "expire": N_("A date is expected here."),
     "note": N_("This text cannot be used: at most 500 characters."),
 }
+_UNSENT: Final = {
+    "actions": N_("Choose at least one action, or all."),
+    "usernames": N_("Not sent: no name could be found here that these patterns let pass."),
+    "condition": N_("This example is not sent: the condition is not true of it."),
+}
 # Whose own message says more than its code does: what exactly is wrong, in English.
 _DETAILED: Final = frozenset(
     {
@@ -142,6 +147,11 @@ def problem(language: Language, error: errors.MarzhookError) -> tuple[str, str]:
 def field(language: Language, name: str) -> str | None:
     """What a field of a user takes; None for one that no form has."""
     return language.gettext(_FIELDS[name]) if name in _FIELDS else None
+
+
+def unsent(language: Language, part: str | None) -> str:
+    """Why an event is not sent that this part of a filter does not let pass; "" where all do."""
+    return language.gettext(_UNSENT[part]) if part in _UNSENT else ""
 
 
 # -- tries
