@@ -232,6 +232,39 @@ def test_who_cannot_write_a_note_keeps_its_session(
     assert [number for number, *_ in house.attempts(fast, 1)] == [1]
 
 
+def test_who_waits_for_a_lock_goes_on_sending(
+    receiver: Receiver,
+    reopen: Callable[..., Database],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A note, or what is settled, gives up and is tried again before the session that holds the shards seems to hang."""
+    assert postgresql.BRIEF + 2 * ownership.SWEEP_EVERY < ownership.SILENT
+    monkeypatch.setattr(postgresql, "BRIEF", 1.0)
+    monkeypatch.setattr(ownership, "SILENT", 4.0)
+    database = reopen()
+    house = House(database, Outbox(database))
+    endpoint = house.endpoint(receiver.url)
+    with house.dispatching(shared="one") as dispatcher:
+        eventually(lambda: len(shards_of(database, "one")) == SHARDS)
+
+        def waits(table: str, begin: Callable[[], object], told: str) -> None:
+            with database.write() as tx:
+                tx.conn.exec_driver_sql(f"SELECT 1 FROM {table} FOR UPDATE")
+                begin()
+                eventually(lambda: dispatcher._silent or told in caplog.text)
+                assert not dispatcher._silent
+
+        waits("endpoints", lambda: dispatcher._notices.change(endpoint, name="noted"), "a note waits")
+        eventually(lambda: house.load(endpoint.id).name == "noted")
+        receiver.do(hold=True)
+        house.publish(["anna"])
+        receiver.wait(1)
+        waits("pending", lambda: receiver.do(status=200), "settlements wait")
+        eventually(lambda: house.count("pending") == 0)
+    assert [number for number, *_ in house.attempts(endpoint, 1)] == [1]
+
+
 def test_who_lost_its_session_cannot_settle(house: House, receiver: Receiver, reopen: Callable[..., Database]) -> None:
     """An answer that comes after the session is gone changes nothing: the delivery is made again, by whoever has it then."""
     endpoint = house.endpoint(receiver.url)

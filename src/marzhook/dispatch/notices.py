@@ -40,7 +40,7 @@ class Notices:
             return
 
         def write() -> None:
-            with self._database.write() as tx:
+            with self._database.write(brief=True) as tx:
                 if endpoints.still(tx.conn, endpoint):
                     endpoints.update(tx, endpoint.id, **values)
                 tx.after_commit(self._wake)
@@ -92,7 +92,7 @@ class Notices:
         new = health.event(action, replace(endpoint, failing_since=since), now, why)
 
         def write() -> None:
-            with self._database.write() as tx:
+            with self._database.write(brief=True) as tx:
                 if action == health.FAILING and not outages.told(tx, endpoint.id, stage):
                     return  # another process was before us, or the endpoint is back
                 if action == health.DISABLED:

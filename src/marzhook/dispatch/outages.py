@@ -165,7 +165,7 @@ class Outages:
 
         def write() -> None:
             try:
-                with self._database.write() as tx:
+                with self._database.write(brief=True) as tx:
                     result = work(tx)
             except StoreBusyError:
                 raise  # the settler tries again

@@ -24,6 +24,8 @@ from marzhook.store.workers import Worker
 
 BUSY_TIMEOUT = 10.0
 """Seconds that a write waits for another process's before it gives up with StoreBusyError."""
+BRIEF = 3.0
+"""The same for who tries again by himself and is waited for: a worker that was not heard of for 10 s sends nothing."""
 FIRST_WAIT, LONGEST_WAIT = 0.02, 1.0
 """Seconds from one try of a transaction to the next: twice as long each time."""
 
@@ -167,13 +169,13 @@ class Database(ABC):
             yield conn
 
     @contextmanager
-    def write(self, *, durable: bool = True) -> Iterator[Transaction]:
+    def write(self, *, durable: bool = True, brief: bool = False) -> Iterator[Transaction]:
         """All or nothing, on disk when the block has ended. Raises StoreBusyError when it could not be written.
 
         `durable` False: on disk with the next durable one. So the others do not wait for the disk; a power failure in
-        between undoes it, as a whole.
+        between undoes it, as a whole. `brief`: on PostgreSQL it waits for another's lock for BRIEF seconds only.
         """
-        with self._explained(), self._writing(durable) as tx:
+        with self._explained(), self._writing(durable, brief) as tx:
             yield tx
         # What fails from here on is no trouble of the transaction, which must not be taken for undone.
         tx._committed()
@@ -319,7 +321,7 @@ class Database(ABC):
     def _reading(self, by_key: bool) -> AbstractContextManager[sa.Connection]: ...
 
     @abstractmethod
-    def _writing(self, durable: bool) -> AbstractContextManager[Transaction]: ...
+    def _writing(self, durable: bool, brief: bool) -> AbstractContextManager[Transaction]: ...
 
     @abstractmethod
     def _explained(self) -> AbstractContextManager[None]:

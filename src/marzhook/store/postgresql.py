@@ -26,6 +26,7 @@ from marzhook.errors import (
     TransientError,
 )
 from marzhook.store.database import (
+    BRIEF,
     BUSY_TIMEOUT,
     Database,
     Transaction,
@@ -134,14 +135,17 @@ class PostgreSQLDatabase(Database):
         )
         sa.event.listen(self._engine, "begin", _begin)
         # In one journey. Not options of the session: a pooler would give them to others, or refuse them.
-        self.begin = begin = (
-            f"BEGIN; SET LOCAL lock_timeout = {int(busy_timeout * 1000)};"
+        begin, self.begin_brief = (
+            f"BEGIN; SET LOCAL lock_timeout = {int(patience * 1000)};"
             f" SET LOCAL idle_in_transaction_session_timeout = {IDLE * 1000}"
+            for patience in (busy_timeout, min(BRIEF, busy_timeout))
         )
-        self._write_engine, self._lazy_engine, self._key_engine = (
+        self._write_engine, self._brief_engine, self._lazy_engine, self._key_engine = (
             self._engine.execution_options(marzhook_begin=statements)
-            for statements in (begin, f"{begin}; SET LOCAL synchronous_commit = off", f"{_READ}; {BY_KEY}")
-        )
+            for statements in (
+                begin, self.begin_brief, f"{begin}; SET LOCAL synchronous_commit = off", f"{_READ}; {BY_KEY}",
+            )
+        )  # fmt: skip
 
     def connect(self, **more: str) -> psycopg.Connection[Any]:
         """A session of its own. It begins no transactions by itself, and prepares no statements: a pooler, which gives each
@@ -221,8 +225,9 @@ class PostgreSQLDatabase(Database):
         return (self._key_engine if by_key else self._engine).begin()
 
     @contextmanager
-    def _writing(self, durable: bool) -> Iterator[Transaction]:
-        with (self._write_engine if durable else self._lazy_engine).connect() as conn, conn.begin() as transaction:
+    def _writing(self, durable: bool, brief: bool) -> Iterator[Transaction]:
+        engine = self._brief_engine if brief else self._write_engine if durable else self._lazy_engine
+        with engine.connect() as conn, conn.begin() as transaction:
             yield self.transaction(conn)
             try:
                 transaction.commit()
@@ -277,7 +282,7 @@ def writer_engine(database: PostgreSQLDatabase, creator: Callable[[], psycopg.Co
     """Write transactions that go by keys, one after the other, on the one connection that `creator` gives."""
     engine = sa.create_engine(
         "postgresql+psycopg://", creator=creator, hide_parameters=True, use_native_hstore=False, poolclass=StaticPool,
-        execution_options={OPTION: database.vault, "marzhook_begin": f"{database.begin}; {BY_KEY}"},
+        execution_options={OPTION: database.vault, "marzhook_begin": f"{database.begin_brief}; {BY_KEY}"},
     )  # fmt: skip
     sa.event.listen(engine, "begin", _begin)
     return engine

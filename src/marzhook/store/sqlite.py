@@ -128,7 +128,7 @@ class SQLiteDatabase(Database):
         return self._engine.begin()
 
     @contextmanager
-    def _writing(self, durable: bool) -> Iterator[Transaction]:
+    def _writing(self, durable: bool, brief: bool) -> Iterator[Transaction]:
         with self._turn(), (self._write_engine if durable else self._lazy_engine).begin() as conn:
             yield Transaction(conn)
 
