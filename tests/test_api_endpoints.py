@@ -100,6 +100,20 @@ def test_urls_are_masked_for_readers(api: Api, url: str, masked: str) -> None:
     assert api.get("/api/v1/endpoints").json()["endpoints"][0]["url"] == url
 
 
+def test_a_name_is_taken_away_with_null(api: Api) -> None:
+    """The address is one again, and follows it; a name that was given does not, and what is missing stays."""
+    make(api, url="https://a.example/hook", name="shop")
+    for change, name in (
+        ({"url": "https://b.example/hook"}, "shop"),
+        ({"name": None}, "https://b.example/hook"),
+        ({"url": "https://c.example/hook"}, "https://c.example/hook"),
+        ({"name": "again", "url": "https://d.example/hook"}, "again"),
+        ({"name": None, "url": "https://e.example/hook"}, "https://e.example/hook"),
+        ({"detail": "none"}, "https://e.example/hook"),
+    ):
+        assert api.call("PATCH", "/api/v1/endpoints/1", json=change).json()["name"] == name
+
+
 @pytest.mark.parametrize(
     ("name", "kept"),
     [("shop", "shop"), (DISCORD, "https://discord.com/api/…"), ("https://[hush", "…"), ("a://[b", "a://[b")],

@@ -162,6 +162,7 @@ def test_endpoints_are_made_and_edited_with_filters_and_a_template(tmp_path: Pat
     edited = marzhook(tmp_path, "endpoints", "edit", "1", "--template", "-", "--clear", "admins", text="{}").stdout
     assert edited == "Endpoint 1 is changed: admins, template.\n"
     after = as_json(tmp_path, "endpoints", "edit", "1", "--clear", "template", "--clear", "condition", "--name", "shop")
+    assert as_json(tmp_path, "endpoints", "edit", "1", "--clear", "name")["name"] != after["name"] == "shop"
     assert (after["admins"], after["condition"], after["has_template"], after["name"]) == (None, None, False, "shop")
 
 

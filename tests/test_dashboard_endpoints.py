@@ -219,6 +219,17 @@ def test_the_preview_is_of_an_event_that_is_sent(browser: Browser, chosen: dict[
     assert f'"action": "{shown}"' in html.unescape(got.text)
 
 
+def test_a_name_is_taken_away_in_the_form(browser: Browser) -> None:
+    """Its field is emptied, and is empty again when the form is opened: the address is no name that somebody gave."""
+    made = {"kind": "webhook", "url": "https://a.example/hook", "name": "shop"}
+    browser.post("/endpoints/new", made, on="/endpoints/new")
+    for field, name in ((r'name="name" value="shop"', "shop"), (r'name="name" value=""', "https://a.example/hook")):
+        page = browser.page("/endpoints/1/edit")
+        assert field in page
+        assert f"<h1><bdi>{name}</bdi></h1>" in page
+        assert browser.post("/endpoints/1/edit", made | {"name": ""}).status_code == 303
+
+
 @pytest.mark.parametrize(
     ("narrowed", "shown", "said"),
     [

@@ -61,7 +61,7 @@ CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "template": check_template,
 }
 """What an endpoint's filter and template have to pass."""
-MAY_BE_NONE: Final = frozenset({"secret", "rate_limit", *CHECKS})
+MAY_BE_NONE: Final = frozenset({"name", "secret", "rate_limit", *CHECKS})
 
 
 class Works(Protocol):
@@ -122,7 +122,7 @@ def checked(kind: str, values: Mapping[str, Any], *, before: Endpoint | None = N
     for name, choices in CHOICES.items():
         if name in found:
             check_choice(name, found[name], choices)
-    if "name" in found:
+    if found.get("name") is not None:
         if not 1 <= len(found["name"]) <= MAX_NAME or not found["name"].isprintable():
             raise InvalidError(f"name must have 1 to {MAX_NAME} printable characters", code="invalid_name")
         # Names go to logs and metrics, which anybody may read; URLs may hold tokens.
@@ -177,7 +177,8 @@ def create_endpoint(
     address = columns.pop("url")
     _permit_address(services, kind, address)
     _check_templated(kind, columns)
-    columns.setdefault("name", masked_url(address))
+    if columns.get("name") is None:
+        columns["name"] = masked_url(address)
     columns.setdefault("concurrency", services.settings.endpoint_concurrency)
     if not enabled:
         columns["disabled_reason"] = "made disabled"
@@ -221,7 +222,11 @@ def change_endpoint(
                 code="endpoint_from_environment",
             )
         _check_templated(before.kind, columns)
-        return endpoints.update(tx, endpoint_id, **columns) if columns else before
+        named = {}
+        # One that is called by its address stays so.
+        if columns.get("name", None if before.name == masked_url(before.url) else before.name) is None:
+            named["name"] = masked_url(columns.get("url", before.url))
+        return endpoints.update(tx, endpoint_id, **{**columns, **named}) if columns else before
 
     return _changed(services, change)
 

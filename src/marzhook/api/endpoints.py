@@ -38,12 +38,13 @@ _ONCE = _SHOWN | {"signing_secret": "whsec_…"}
 
 class EndpointChange(BaseModel):
     """What is missing stays as it is; `secret: null` sends none; `null` as a part of the filter (`actions`, `admins`,
-    `usernames`, `condition`) means any, and `template: null` sends the format's own body."""
+    `usernames`, `condition`) means any, `template: null` sends the format's own body, and `name: null` calls it by its
+    address."""
 
     model_config = ConfigDict(extra="forbid")
 
     url: str | None = Field(default=None, repr=False)
-    name: str | None = None
+    name: str | None = Field(default=None, description="null: its address, masked")
     format: str | None = Field(default=None, description=" | ".join(FORMATS))
     secret: str | None = Field(default=None, repr=False, description="sent in x-webhook-secret")
     secret_mode: str | None = Field(default=None, description=" | ".join(SECRET_MODES))

@@ -17,7 +17,7 @@ from marzhook.errors import ConditionError, RenderError, SettingError
 if TYPE_CHECKING:
     from marzhook.event import Event
 
-CLEARED: Final = ("secret", "actions", "admins", "usernames", "condition", "template", "rate_limit")
+CLEARED: Final = ("name", "secret", "actions", "admins", "usernames", "condition", "template", "rate_limit")
 """What `--clear` takes away."""
 STDIN: Final = "-"
 

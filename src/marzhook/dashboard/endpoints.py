@@ -26,6 +26,7 @@ from marzhook.endpoint import (
     SECRET_URLS,
     SIGNATURES,
     Endpoint,
+    masked_url,
 )
 from marzhook.errors import ForbiddenError, InvalidError, MarzhookError, http_status
 from marzhook.event import PANEL_ACTIONS
@@ -229,7 +230,7 @@ def _blank(visit: Visit) -> dict[str, Any]:
 def _fields_of(endpoint: Endpoint) -> dict[str, Any]:
     return {
         "kind": endpoint.kind, "url": "" if endpoint.kind in HIDDEN else endpoint.url,
-        "name": endpoint.name, "format": endpoint.format,
+        "name": "" if endpoint.name == masked_url(endpoint.url) else endpoint.name, "format": endpoint.format,
         "secret_mode": endpoint.secret_mode, "signatures": endpoint.signatures, "detail": endpoint.detail,
         "all_actions": endpoint.actions is None,
         "actions": [action for action in PANEL_ACTIONS if action in (endpoint.actions or ())], "ordered": endpoint.ordered,
