@@ -1,10 +1,11 @@
-"""What stands before a service on a bad day: passes bytes on, or has lost it and answers 502."""
+"""What stands before a service on a bad day: passes bytes on, keeps the answers back, or has lost it and answers 502."""
 
 from __future__ import annotations
 
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 
 LOST = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbad"
@@ -16,6 +17,10 @@ class Gateway:
     def __init__(self, behind: int) -> None:
         self._behind = behind
         self._lost = False
+        self._passing = threading.Event()
+        self._passing.set()
+        self.posted = 0
+        """Requests with the method POST, each first on its connection or alone on the way."""
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -32,6 +37,15 @@ class Gateway:
     def finds(self) -> None:
         self._lost = False
 
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Requests get through, and their answers when the block has ended."""
+        self._passing.clear()
+        try:
+            yield
+        finally:
+            self._passing.set()
+
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
@@ -46,8 +60,11 @@ class Gateway:
                 return
             with socket.create_connection(("127.0.0.1", self._behind)) as service:
                 self._open += (client, service)
-                threading.Thread(target=_pump, args=(client, service), daemon=True).start()
-                _pump(service, client)
+                threading.Thread(target=_pump, args=(client, service, self._noted), daemon=True).start()
+                _pump(service, client, lambda _data: self._passing.wait())
+
+    def _noted(self, data: bytes) -> None:
+        self.posted += data.startswith(b"POST ")
 
     def __enter__(self) -> Gateway:
         return self
@@ -60,9 +77,10 @@ class Gateway:
         self.loses()
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
+def _pump(source: socket.socket, target: socket.socket, before: Callable[[bytes], object]) -> None:
     with suppress(OSError):
         while data := source.recv(65536):
+            before(data)
             target.sendall(data)
     with suppress(OSError):
         target.shutdown(socket.SHUT_RDWR)

@@ -89,6 +89,30 @@ def test_a_second_click_sends_nothing_twice(person: Person) -> None:
     assert person.complaints() == []
 
 
+def test_a_second_click_acts_no_second_time_before_the_script_has_come(page: WebDriver, service: Service) -> None:
+    """The browser sends both, and follows the answer to the second; what is sent from the next page acts."""
+    calls(service, "POST", "/api/user", {"username": "unwatched", "proxies": {"vless": {}}})
+    with Gateway(service.port) as gateway:
+        person = Person(page, service)
+        person.base = f"http://127.0.0.1:{gateway.port}"
+        page.execute_cdp_cmd("Network.enable", {})
+        page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/page.js*"]})
+        try:
+            person.comes_back()
+            for charged in (1, 2):
+                person.opens("/user/unwatched")
+                person.types("amount", "1")
+                before, posted = page.find_element(By.TAG_NAME, "html"), gateway.posted
+                with gateway.holding():
+                    page.execute_script(TWICE, page.find_element(By.CSS_SELECTOR, "form[action$='/charge'] button"))
+                    eventually(lambda posted=posted: gateway.posted == posted + 2, what="both of them")
+                person.goes_on(before, "Charge")
+                person.sees(f"{charged} GiB")
+                assert calls(service, "GET", "/api/user/unwatched")["used_traffic"] == charged * 2**30
+        finally:
+            page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+
+
 def happens(person: Person, username: str) -> None:
     calls(person.service, "POST", "/api/v1/events", {"username": username, "action": "user_updated"})
 

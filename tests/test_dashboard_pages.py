@@ -78,7 +78,7 @@ def test_every_page_in_every_language(browser: Browser, paths: list[str], code: 
             assert tag not in ("iframe", "object", "base")
         assert len([1 for tag, attrs in elements if tag == "script"]) == 1
         labelled = [1 for tag, attrs in elements if tag == "form" and attrs.get("method") == "post"]
-        assert page.count('name="form_token"') == len(labelled), path
+        assert page.count('name="form_token"') == page.count('name="form_key"') == len(labelled), path
 
 
 def test_names_are_shown_harmless(browser: Browser, paths: list[str]) -> None:

@@ -102,7 +102,7 @@ def change(visit: Visit) -> Response:
     return visit.to(f"/endpoints/{endpoint.id}")
 
 
-@pages.post("/endpoints/preview")
+@pages.post("/endpoints/preview", acts=False)
 def preview_fragment(visit: Visit) -> Response:
     """What the form that is being filled in would send: a part of a page, for the script."""
     return visit.page("preview.html", shown=_preview_of(visit, visit.given("kind"), _as_written(visit)))

@@ -22,7 +22,7 @@ def form(visit: Visit) -> Response:
     return visit.page("sign_in.html", next=going, username="", problem=None)
 
 
-@pages.post("/sign-in", who=ANYONE)
+@pages.post("/sign-in", who=ANYONE, acts=False)
 def sign_in(visit: Visit) -> Response:
     going, username = local_path(visit.given("next") or "/"), visit.given("username")
     # Not stripped: spaces may be part of a password.

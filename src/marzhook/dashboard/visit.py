@@ -25,6 +25,7 @@ from marzhook import errors
 from marzhook.admin import Admin
 from marzhook.dashboard import session, words
 from marzhook.dashboard.languages import Language, choose
+from marzhook.dashboard.once import once
 from marzhook.runtime import Services
 from marzhook.store import admins
 from marzhook.store.database import patiently
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 MAX_ID: Final = 2**63 - 1
 THEMES: Final = ("auto", "light", "dark")
 ANYONE, SIGNED_IN, SUDO = "anyone", "signed in", "sudo"
+_OWN: Final = ("asks", "form_token", "form_key")
+"""Fields that each page's forms have of their own."""
 
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -64,6 +67,8 @@ class Visit:
     form: FormData
     state: str = ""
     """Of what the page is made from, where it is one that follows along; "" where that cannot be said."""
+    form_key: str = field(default_factory=session.new_binding)
+    """What this page's forms act once with."""
 
     @property
     def services(self) -> Services:
@@ -156,6 +161,7 @@ class Page:
     method: str
     who: str
     handler: Handler
+    acts: bool
 
 
 class Pages:
@@ -165,14 +171,15 @@ class Pages:
         self.all: list[Page] = []
 
     def get(self, path: str, *, who: str = SUDO) -> Callable[[Handler], Handler]:
-        return self._add(path, "GET", who)
+        return self._add(path, "GET", who, acts=False)
 
-    def post(self, path: str, *, who: str = SUDO) -> Callable[[Handler], Handler]:
-        return self._add(path, "POST", who)
+    def post(self, path: str, *, who: str = SUDO, acts: bool = True) -> Callable[[Handler], Handler]:
+        """`acts`: whether it changes anything that must not change twice."""
+        return self._add(path, "POST", who, acts=acts)
 
-    def _add(self, path: str, method: str, who: str) -> Callable[[Handler], Handler]:
+    def _add(self, path: str, method: str, who: str, *, acts: bool) -> Callable[[Handler], Handler]:
         def added(handler: Handler) -> Handler:
-            self.all.append(Page(path, method, who, handler))
+            self.all.append(Page(path, method, who, handler, acts))
             return handler
 
         return added
@@ -235,10 +242,13 @@ def _handled(visit: Visit, page: Page) -> Response:
         visit.state = visit.site.pulse.state
     if page.method == "POST" and (question := visit.given("asks")):
         # The script has not asked it, and taken it out: there was none, or it had not come yet.
-        fields = [(n, v) for n, v in visit.form.multi_items() if isinstance(v, str) and n not in ("asks", "form_token")]
+        fields = [(n, v) for n, v in visit.form.multi_items() if isinstance(v, str) and n not in _OWN]
         return visit.page("sure.html", question=question, fields=fields)
+    act = partial(page.handler, visit)
+    if page.acts:
+        return once(visit, act)
     # What a form has changed must not be changed a second time because its answer could not be made.
-    return page.handler(visit) if page.method == "POST" else patiently(partial(page.handler, visit))
+    return act() if page.method == "POST" else patiently(act)
 
 
 def begin(site: Site, request: Request, form: FormData) -> Visit:

@@ -55,6 +55,7 @@ _PROBLEMS: Final = {
     "too_many_sign_ins": N_("Too many failed sign-ins. Wait a few minutes, then try again."),
     "too_many_logins": N_("Too many sign-ins at once. Try again in a second."),
     "form_expired": N_("This form is out of date. Go back, reload the page and try again."),
+    "form_repeated": N_("This was sent before, and whether it was done is not known yet. Look before you do it again."),
     "invalid_url": N_("This address cannot be used."),
     "invalid_name": N_("This name cannot be used."),
     "invalid_secret": N_("This secret cannot be used: 1 to 1,024 printable ASCII characters."),

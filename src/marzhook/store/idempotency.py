@@ -55,3 +55,12 @@ def remember(tx: Transaction, owner: str, key: str, request_hash: bytes, respons
             owner=owner, key=key, request_hash=request_hash, response=response, created_at=now.timestamp()
         )
     )
+
+
+def answer(tx: Transaction, owner: str, key: str, response: str | None) -> None:
+    """Replace what is kept as the answer: for work that began before its answer could be known. None: forget the key."""
+    mine = _t.c.owner == owner, _t.c.key == key
+    if response is None:
+        tx.conn.execute(sa.delete(_t).where(*mine))
+    else:
+        tx.conn.execute(sa.update(_t).where(*mine).values(response=response))

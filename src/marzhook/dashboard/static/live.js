@@ -77,7 +77,7 @@ function exchange(fresh) {
     }
     enliven(part);
     lookAgain(part);
-    if (part.innerHTML === old.innerHTML) continue;
+    if (plain(part) === plain(old)) continue;
     // Pressed or marked since the page was asked for: then it is asked for once more.
     if (held([old])) {
       again = true;
@@ -89,6 +89,11 @@ function exchange(fresh) {
     if (focused) (alike(old, focused)[place] ?? old).focus({ preventScroll: true });
   }
   document.body.dataset.state = fresh.body.dataset.state;
+}
+
+// Each page's forms have a key of their own, of which one is as good as another.
+function plain(part) {
+  return part.innerHTML.replace(/(name="form_key" value=")[^"]*/g, "$1");
 }
 
 // What does the same thing, wherever it stands now: of events, another one is in the place of the first.
