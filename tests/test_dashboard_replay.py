@@ -50,6 +50,21 @@ def test_dead_letters_are_counted_and_replayed(browser: Browser) -> None:
     assert 'name="username" value="bob"' in page
 
 
+def test_dead_letters_of_a_deleted_endpoint_are_in_no_figure(browser: Browser) -> None:
+    """The list holds what is counted, and what can be replayed; what became of each stays in its event's story."""
+    api = browser.api
+    gone, left = api.endpoint(name="gone"), api.endpoint("https://left.example/", name="left")
+    event = api.publish()
+    for endpoint in (gone, left):
+        api.settle(endpoint, event, DEAD)
+    browser.post(f"/endpoints/{gone}/delete")
+    page = browser.page("/dead?count=yes")
+    assert "1 delivery matches." in page
+    assert re.findall("<bdi>(gone|left)</bdi>", page) == ["left"]
+    assert "1 of the last 24 hours" in browser.page("/")
+    assert "<bdi>gone</bdi>" in browser.page(f"/events/{event}")
+
+
 def test_older_letters_are_of_the_same_filter(browser: Browser) -> None:
     """Also where several states are wanted."""
     endpoint = browser.api.endpoint()

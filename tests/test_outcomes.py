@@ -11,6 +11,7 @@ from marzhook.runtime import environment_endpoints
 from marzhook.settings import load
 from marzhook.store import endpoints, history, inbox, outcomes, user_lists, users
 from marzhook.store.database import Database
+from marzhook.store.outbox import DeliveryFilter
 from marzhook.store.outcomes import LOOKED_AT, Bucket, Owed
 from marzhook.testing import FakeClock
 from marzhook.user import Thresholds, User
@@ -49,6 +50,24 @@ def test_deliveries_are_counted_by_the_hour_of_their_event(world: World) -> None
     with world.database.read() as conn:
         found = hours.buckets(conn, edges, now=now, seconds=1.0, monotonic=world.clock.monotonic)
     assert [(bucket.delivered, bucket.pending) for bucket in found] == [(5, 0), (1, 3), (0, 0)]
+
+
+def test_what_died_at_an_endpoint_that_was_deleted_is_no_dead_letter(world: World) -> None:
+    """Nobody owes it any more, as what was waiting there: in the chart both are cancelled, and what arrived has arrived."""
+    began = world.clock.now().timestamp()
+    ids = world.publish(4)
+    world.settle(world.one, DEAD, ids[:1])
+    world.settle(world.two, DEAD, ids[:2])
+    world.settle(world.two, DELIVERED, ids[2:3])
+    with world.database.write() as tx:
+        endpoints.delete(tx, world.two, now=world.clock.now())
+    with world.database.read() as conn:
+        [hour] = outcomes.Hours().buckets(
+            conn, [began, began + 3600], now=began, seconds=1.0, monotonic=world.clock.monotonic
+        )
+        assert (hour.delivered, hour.pending, hour.dead, hour.cancelled) == (1, 3, 1, 3)
+        rows = history.deliveries(conn, DeliveryFilter(states=(DEAD,), alive=True))
+        assert [(row.endpoint_id, row.event.id) for row in rows] == [(world.one, ids[0])]
 
 
 def test_where_a_past_hour_begins_is_looked_up_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

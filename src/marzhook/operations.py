@@ -353,6 +353,7 @@ def replay_filter(
         username=None if username is None else check_username(username),
         since=since,
         until=until,
+        alive=True,
     )
     if not chosen.states or chosen.actions == ():
         raise InvalidError("states and actions must not be empty; leave them out to mean any", code="invalid_filter")

@@ -93,7 +93,7 @@ class Replays:
 def show(visit: Visit) -> Response:
     """Dead letters; with `count` also how many deliveries a replay with this filter would take."""
     counted = bool(visit.asked("count"))
-    which = DeliveryFilter(states=(DEAD,))
+    which = DeliveryFilter(states=(DEAD,), alive=True)
     matched: Counted | None = None
     error: InvalidError | None = None
     try:

@@ -78,6 +78,8 @@ def deliveries(
     query = sa.select(_endpoints.c.id).order_by(_endpoints.c.id)
     if which.endpoint_id is not None:
         query = query.where(_endpoints.c.id == which.endpoint_id)
+    if which.alive:
+        query = query.where(_endpoints.c.deleted_at.is_(None))
     streams = _streams(conn, which, limit, by_key=within is not None, listed=among is not None)
     found: list[Any] = []
     for endpoint_id in conn.execute(query).scalars().all():

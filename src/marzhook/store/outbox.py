@@ -49,6 +49,8 @@ class DeliveryFilter:
     username: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    alive: bool = False
+    """Whether history, too, leaves out the endpoints that were deleted: nothing is ever moved there, nor counted to be."""
 
 
 class Outbox:

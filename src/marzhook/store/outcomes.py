@@ -25,12 +25,13 @@ _SETTLED = """
     WHERE d.endpoint_id = n.id AND d.event_id >= :low AND d.event_id < :high
         AND (CAST(:endpoint AS bigint) IS NULL OR n.id = CAST(:endpoint AS bigint))"""
 _STILL_PENDING = _SETTLED.replace("settled d", "pending d")
+# What died at an endpoint that was deleted since is owed to nobody, as what was cancelled then is.
 _UNDELIVERED = """
-    SELECT d.state, count(*) FROM endpoints n CROSS JOIN settled d
+    SELECT CASE WHEN n.deleted_at IS NULL THEN d.state ELSE 'cancelled' END, count(*) FROM endpoints n CROSS JOIN settled d
     WHERE d.state <> 'delivered' AND d.state IN ('dead', 'cancelled') AND d.endpoint_id = n.id
         AND d.event_id >= :low AND d.event_id < :high
         AND (CAST(:endpoint AS bigint) IS NULL OR n.id = CAST(:endpoint AS bigint))
-    GROUP BY d.state"""
+    GROUP BY 1"""
 _OWED = "SELECT endpoint_id, count(*), count(*) FILTER (WHERE attempts > 0) FROM pending GROUP BY endpoint_id"
 _DEAD = "SELECT endpoint_id, count(*) FROM settled WHERE state <> 'delivered' AND state = 'dead' GROUP BY endpoint_id"
 _OWED_ONE = _OWED.replace("GROUP BY", "WHERE endpoint_id = :endpoint GROUP BY")
