@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from conftest import SECRET_KEY
 from marzhook.delivery import CANCELLED, DELIVERED
@@ -18,6 +20,7 @@ from marzhook.event import NewEvent
 from marzhook.store import admins, endpoints, idempotency
 from marzhook.store.database import Database
 from marzhook.store.outbox import DeliveryFilter, Outbox
+from marzhook.store.postgresql import PostgreSQLDatabase
 from marzhook.testing import FakeClock, eventually
 from postgresql import Server
 from registries import World
@@ -190,6 +193,24 @@ def test_a_restart_costs_what_was_on_its_way(threads: ThreadPoolExecutor, clock:
             watch.close()
     finally:
         server.stop()
+
+
+def test_a_session_that_ends_as_it_begins_is_one_trouble(
+    postgresql: Server, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between the pool's own look at it and the transaction: nobody tries to roll that back, and logs that he cannot."""
+    assert isinstance(database, PostgreSQLDatabase)
+
+    def end(connection: psycopg.Connection[Any], *_: object) -> None:
+        postgresql.sql(f"SELECT pg_terminate_backend({connection.info.backend_pid}, 10000)")
+
+    sa.event.listen(database._engine, "checkout", end)
+    with pytest.raises(StoreBusyError), database.read():
+        pass
+    sa.event.remove(database._engine, "checkout", end)
+    assert [record.name for record in caplog.records] == ["marzhook.store.presence"]
+    with database.read() as conn:
+        assert conn.exec_driver_sql("SELECT 1").scalar() == 1
 
 
 def test_more_callers_than_connections(database: Database, reopen: Open) -> None:

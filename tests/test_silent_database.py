@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -64,14 +64,28 @@ def test_it_stops_no_answer_that_needs_none_of_it(tmp_path: Path, server: Server
         eventually(lambda: probe(service, "/readyz")[0] == 200, timeout=15)
 
 
-def test_a_database_that_is_gone_is_told_of(tmp_path: Path, server: Server) -> None:
-    """Who only serves is not ready without it, and says why; and is again when it is back."""
+@pytest.mark.parametrize("arguments", [(), ("--no-dispatch",)])
+def test_a_database_that_is_gone_is_told_of(tmp_path: Path, server: Server, arguments: Sequence[str]) -> None:
+    """A service is not ready without it, and is again when it is back. The log has a line when it goes and one when it is
+    back, whoever meets that meanwhile, and tracebacks of bugs only."""
     settings = {"MARZHOOK_DATABASE_URL": server.tcp_url(), "MARZHOOK_SECRET_KEY": SECRET_KEY}
-    with Service(tmp_path, "--no-dispatch", **settings) as service:
+    with Service(tmp_path, *arguments, **settings) as service:
+        assert service.call("POST", "/api/v1/events", {"username": "anna", "action": "user_updated"})[0] == 202
         server.kill()
         eventually(lambda: probe(service, "/readyz")[0] == 503, timeout=15)
+        assert service.call("GET", "/api/v1/endpoints")[0] == 503
         server.restart()
         eventually(lambda: probe(service, "/readyz")[0] == 200, timeout=15)
+        service.stop()
+    told = [json.loads(line) for line in service.log]
+    warned = [
+        line["message"] for line in told if line["level"] == "warning" and line["logger"] == "marzhook.store.presence"
+    ]
+    assert [name for message in warned for name in (" is away (", " is back after ") if name in message] == [
+        " is away (",
+        " is back after ",
+    ]
+    assert [line for line in told if line["level"] == "error" or "exception" in line] == []
 
 
 @pytest.mark.postgresql

@@ -25,6 +25,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from marzhook.errors import MarzhookError
+
 log = logging.getLogger(__name__)
 
 FORMATS: Final = ("auto", "text", "json")
@@ -312,9 +314,18 @@ class Metrics:
         for callback in self._callbacks:
             try:
                 callback()
-            except Exception:
+            except Exception as error:
                 # The counters are what one needs when the database is in trouble.
-                log.exception("a metric could not be read")
+                log_failure(log, "a metric could not be read", error)
+
+
+def log_failure(logger: logging.Logger, message: str, error: Exception) -> None:
+    """A trouble that passes in one line; with its traceback what nobody thought of. That the database is away it tells itself,
+    once for all who meet it (`store/presence.py`)."""
+    if not isinstance(error, MarzhookError):
+        logger.error(message, exc_info=error)
+    elif error.code != "database_unreachable":
+        logger.warning(message, extra=fields(reason=str(error)))
 
 
 def fields(**values: Any) -> dict[str, dict[str, Any]]:

@@ -56,7 +56,7 @@ async def _ours(_request: Request, error: Exception) -> Response:
     seconds = error.seconds if isinstance(error, errors.ThrottledError) else 1
     retry = {"Retry-After": str(seconds)}
     headers = {401: {"WWW-Authenticate": "Bearer"}, 429: retry, 503: retry}.get(status)
-    if status >= 500:
+    if status >= 500 and error.code != "database_unreachable":  # that is told once for all
         log.error("%s: %s", error.code, error)
     detail = error.fields if isinstance(error, errors.InvalidUserError) else str(error)
     return answer({"detail": detail, "code": error.code}, status, headers)

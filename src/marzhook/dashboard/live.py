@@ -51,6 +51,8 @@ class Pulse:
         """Grows with each change that was noticed."""
         self._told = 0
         """The version that listeners have been told of."""
+        self._failing = False
+        """Whether the last look of the stream's failed, as the log was told."""
         self._listeners = 0
         self._closed = False
         self._beat = asyncio.Event()
@@ -149,10 +151,16 @@ class Pulse:
     async def _try_to_see(self) -> int:
         try:
             # In a thread: the API's other calls have no time to lose.
-            return await run_in_threadpool(self._seen)
+            told = await run_in_threadpool(self._seen)
         except Exception as error:
-            log.warning("open pages cannot follow along just now: %s", error)
+            if not self._failing:
+                log.warning("open pages cannot follow along just now: %s", error)
+            self._failing = True
             return self._told
+        if self._failing:
+            log.info("open pages follow along again")
+        self._failing = False
+        return told
 
 
 def stream(site: Site) -> Callable[[Request], Awaitable[Response]]:

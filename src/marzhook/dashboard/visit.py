@@ -285,7 +285,7 @@ def unknown(site: Site, request: Request, form: FormData) -> Visit:
 
 def error_page(visit: Visit, error: errors.MarzhookError) -> Response:
     what, detail = visit.problem(error)
-    if isinstance(error, errors.StoreBusyError | errors.DatabaseError):
+    if isinstance(error, errors.StoreBusyError | errors.DatabaseError) and error.code != "database_unreachable":
         log.error("%s: %s", error.code, error)
     return visit.page("error.html", errors.http_status(error), what=what, detail=detail)
 

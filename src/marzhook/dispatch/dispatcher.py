@@ -29,7 +29,7 @@ from marzhook.request import Response
 from marzhook.store import endpoints, outages
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
-from marzhook.telemetry import Metrics
+from marzhook.telemetry import Metrics, log_failure
 from marzhook.transport.carriers import Carriers
 
 if TYPE_CHECKING:
@@ -58,11 +58,10 @@ class Dispatcher:
         shared: str = "",
         spans: Spans | None = None,
     ) -> None:
-        """The transport is the dispatcher's from now on, which also closes it.
+        """The transport is the dispatcher's from now on, which also closes it. `spans` records each try.
 
         `interval`: seconds between two looks at the queue (JOB_SEND_NOTIFICATIONS_INTERVAL); None: at once.
         `shared`: as what other processes that send from this database know this one; empty: there are none.
-        `spans`: records each try.
         """
         self._database = database
         self._outbox = outbox
@@ -165,8 +164,9 @@ class Dispatcher:
                 self._work()
             except Exception as error:
                 # All that matters is on disk: begin anew from there, as after a restart.
+                if str(error) != self.trouble:
+                    log_failure(log, "the dispatcher starts anew", error)
                 self.trouble = str(error)
-                log.exception("the dispatcher starts anew")
                 self._transport.reset()  # first: by now it may be another process's to send
                 self._await_settler()
                 if self._stop_at is None:

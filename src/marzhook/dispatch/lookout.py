@@ -9,6 +9,7 @@ from marzhook.background import Background
 from marzhook.clock import Clock
 from marzhook.errors import MarzhookError
 from marzhook.store.database import Database
+from marzhook.telemetry import log_failure
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,6 @@ class Lookout(Background):
         while not self._stopping.is_set():
             try:
                 self.look()
-            except Exception:
-                log.exception("the lookout stumbled")
+            except Exception as error:
+                log_failure(log, "the lookout stumbled", error)
             self._stopping.wait(EVERY)

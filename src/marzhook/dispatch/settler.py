@@ -16,6 +16,7 @@ from marzhook.clock import Clock
 from marzhook.delivery import DELIVERED, Settlement
 from marzhook.errors import MarzhookError, OwnershipLostError, StoreBusyError
 from marzhook.store.outbox import Outbox
+from marzhook.telemetry import log_failure
 
 log = logging.getLogger(__name__)
 
@@ -108,11 +109,11 @@ class Settler:
                 self._outbox.settle(batch, now=self._clock.now())
             except OwnershipLostError as error:
                 # Others may have sent them by now. They stay owed.
-                log.warning("settlements are dropped: %s", error, extra={"fields": {"dropped": len(batch)}})
+                told = {"fields": {"dropped": len(batch)}}
+                log.warning("settlements are dropped; what they were of is sent again: %s", error, extra=told)
                 return
             except MarzhookError as error:
-                self.trouble = str(error)
-                log.warning("settlements wait for the database: %s", error, extra={"fields": {"waiting": len(batch)}})
+                self._waits("settlements wait for the database", error)
                 if self._gave_up.wait(RETRY_EVERY):
                     return
             except Exception:
@@ -127,9 +128,20 @@ class Settler:
                     self._attempt([settlement])
                 return
             else:
-                self.trouble = None
+                self._written()
                 self._tell(batch)
                 return
+
+    def _waits(self, what: str, error: MarzhookError) -> None:
+        """Told once, until something can be written again."""
+        if self.trouble is None:
+            log_failure(log, what, error)
+        self.trouble = str(error)
+
+    def _written(self) -> None:
+        if self.trouble is not None:
+            log.info("what waited for the database is written")
+        self.trouble = None
 
     def _tell(self, batch: list[Settlement]) -> None:
         self.delivered += sum(settlement.state == DELIVERED for settlement in batch)
@@ -144,16 +156,15 @@ class Settler:
             try:
                 action()
             except StoreBusyError as error:
-                self.trouble = str(error)
-                log.warning("a note waits for the database: %s", error)
+                self._waits("a note waits for the database", error)
                 with suppress(Exception):  # what is lost, its owner finds out
                     self.meanwhile()
                 if self._gave_up.wait(RETRY_EVERY):
                     return
-            except Exception:
+            except Exception as error:
                 # Without this thread nothing would ever be settled again.
-                log.exception("a note could not be written")
+                log_failure(log, "a note could not be written", error)
                 return
             else:
-                self.trouble = None
+                self._written()
                 return

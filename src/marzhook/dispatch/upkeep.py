@@ -10,10 +10,9 @@ from typing import Final
 from marzhook import signals
 from marzhook.background import Background
 from marzhook.clock import Clock
-from marzhook.errors import StoreBusyError
 from marzhook.store.database import Database
 from marzhook.store.retention import Ages, Retention
-from marzhook.telemetry import Metrics, fields
+from marzhook.telemetry import Metrics, fields, log_failure
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +92,6 @@ class Upkeep(Background):
                     due = self._clock.monotonic() + EVERY
                 # After a pass too: the file becomes shorter when its log is copied into it.
                 self._database.checkpoint(LOG_KEPT)
-            except StoreBusyError as error:
-                log.warning("the upkeep could not write, and tries again", extra=fields(reason=str(error)))
-            except Exception:
-                log.exception("the upkeep failed, and tries again")
+            except Exception as error:
+                log_failure(log, "the upkeep failed, and tries again", error)
             self._stopping.wait(CHECK)

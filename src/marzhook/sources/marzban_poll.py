@@ -23,7 +23,7 @@ from marzhook.sources.snapshot import Shown, Snapshots, shown
 from marzhook.store import source_users, sources
 from marzhook.store.database import Database
 from marzhook.store.sources import Source
-from marzhook.telemetry import Metrics, fields
+from marzhook.telemetry import Metrics, fields, log_failure
 
 log = logging.getLogger(__name__)
 
@@ -184,12 +184,10 @@ class Follower(Background):
                 else:
                     self._following.clear()
             except StoreBusyError as error:
-                log.warning(
-                    "what a panel shows could not be written; it is asked again", extra=fields(reason=str(error))
-                )
-            except Exception:
+                log_failure(log, "what a panel shows could not be written; it is asked again", error)
+            except Exception as error:
                 # Perhaps what was remembered in between is at fault; what is on disk is not.
-                log.exception("following a panel failed, and is tried again")
+                log_failure(log, "following a panel failed, and is tried again", error)
                 self._following.clear()
                 pause = AFTER_FAULT
             self._stopping.wait(pause)

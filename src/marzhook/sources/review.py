@@ -17,13 +17,12 @@ from typing import Final
 from marzhook import signals
 from marzhook.background import Background
 from marzhook.clock import Clock
-from marzhook.errors import StoreBusyError
 from marzhook.sources.user_changes import UserChanges
 from marzhook.store import users
 from marzhook.store.database import Database
 from marzhook.store.driver import Row
 from marzhook.store.outbox import Outbox
-from marzhook.telemetry import Metrics, fields
+from marzhook.telemetry import Metrics, fields, log_failure
 from marzhook.user import Thresholds, User, assessed, is_forgotten
 
 log = logging.getLogger(__name__)
@@ -111,11 +110,8 @@ class Review(Background):
                 now = self._clock.now()
                 self.pass_once(now)
                 pause = 0.0 if refreshing is not None else self._pause()
-            except StoreBusyError as error:
-                log.warning("the review could not write, and tries again", extra=fields(reason=str(error)))
-                pause, refreshing = RETRY, self._again(refreshing)
-            except Exception:
-                log.exception("the review failed, and tries again")
+            except Exception as error:
+                log_failure(log, "the review failed, and tries again", error)
                 pause, refreshing = RETRY, self._again(refreshing)
             self._stopping.wait(pause)
 

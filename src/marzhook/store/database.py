@@ -49,7 +49,8 @@ class Tries:
         again = isinstance(error, TransientError) or (self._repeatable and isinstance(error, OutcomeUnknownError))
         if not again or time.monotonic() + self._wait > self._until:
             raise error
-        log.warning("a transaction is tried again: %s", error)
+        if error.code != "database_unreachable":  # that is told once for all
+            log.warning("a transaction is tried again: %s", error)
         wait, self._wait = self._wait, min(2 * self._wait, LONGEST_WAIT)
         # By chance, so that two who met do not meet again.
         return wait * random.uniform(0.5, 1.0)  # noqa: S311

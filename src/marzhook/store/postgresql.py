@@ -31,6 +31,7 @@ from marzhook.store.database import (
     Database,
     Transaction,
 )
+from marzhook.store.presence import presence_of
 from marzhook.store.sharing import Caretaker, ChangeWatch, Horizon, ShardHolder
 from marzhook.store.statements import BY_KEY
 from marzhook.store.vault import OPTION, Vault
@@ -255,17 +256,20 @@ class PostgreSQLDatabase(Database):
     @contextmanager
     def explained(self, address: Address) -> Iterator[None]:
         """Turn the driver's errors into ours, which name the address that was tried."""
+        presence = presence_of(address.name)
         try:
             yield
+            presence.back()
         except sa.exc.TimeoutError as error:
             raise StoreBusyError(
                 f"all connections to {address.name} are in use; nothing was changed, try again"
             ) from error
         except (sa.exc.DBAPIError, psycopg.Error) as error:
             cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-            explained = _explanation(address, cause) if isinstance(cause, psycopg.Error) else None
-            if explained is None:
+            if not isinstance(cause, psycopg.Error) or (explained := _explanation(address, cause)) is None:
                 raise
+            if explained.code == "database_unreachable":
+                presence.gone(_words_of(cause))
             raise explained from error
 
     def _prepare(self) -> None:
@@ -291,7 +295,13 @@ def writer_engine(database: PostgreSQLDatabase, creator: Callable[[], psycopg.Co
 def _begin(conn: sa.Connection) -> None:
     # By the driver's own hand: two statements in one journey need the simple protocol, without parameters.
     cursor = conn.connection.cursor()
-    cursor.execute(conn.get_execution_options()["marzhook_begin"])
+    try:
+        cursor.execute(conn.get_execution_options()["marzhook_begin"])
+    except psycopg.Error as error:
+        if cursor.connection.broken:
+            # Else the pool would try to roll back, and tell the log at length that it cannot.
+            conn.invalidate(error)
+        raise
     cursor.close()
 
 
@@ -323,13 +333,19 @@ def _name_of(parts: dict[str, str]) -> str:
     return f"postgresql://{','.join(hosts)}/{database}"
 
 
+def _words_of(error: psycopg.Error) -> str:
+    return (error.diag.message_primary or str(error)).strip().splitlines()[0][:300]
+
+
 def _explanation(address: Address, error: psycopg.Error) -> MarzhookError | None:
     name = address.name
     state = error.sqlstate or ""
-    text = (error.diag.message_primary or str(error)).strip().splitlines()[0][:300]
+    text = _words_of(error)
     match state:
         case "40001" | "40P01":
             return TransientError(f"{name} is busy ({text}); nothing was changed, try again")
+        case "53300":
+            return TransientError(f"{name} takes no more connections ({text}); nothing was changed, try again")
         case "55P03" | "57014":
             return StoreBusyError(f"{name} is busy ({text}); nothing was changed, try again")
         case "53100":

@@ -1,0 +1,47 @@
+"""Whether a database is there: told in the log once when it goes, and once when it is back, however many threads meet it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import cache
+from threading import Lock
+
+log = logging.getLogger(__name__)
+
+
+class Presence:
+    """One for each database that this process knows. Thread-safe."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._there = False
+        """One that was never reached is not told of here: whoever starts on it says so."""
+        self._gone_at: float | None = None
+        self._changing = Lock()
+
+    def gone(self, why: str) -> None:
+        """Somebody did not reach it."""
+        with self._changing:
+            if self._there:
+                self._there, self._gone_at = False, time.monotonic()
+                log.warning(
+                    "%s is away (%s): until it is back, nothing is read, written or sent; what was acknowledged is kept, and"
+                    " it is tried again all the time",
+                    self._name, why,
+                )  # fmt: skip
+
+    def back(self) -> None:
+        """Somebody has reached it."""
+        if self._there:  # nearly always
+            return
+        with self._changing:
+            self._there = True
+            if self._gone_at is not None:
+                log.warning("%s is back after %.1f s", self._name, time.monotonic() - self._gone_at)
+                self._gone_at = None
+
+
+@cache
+def presence_of(name: str) -> Presence:
+    return Presence(name)
