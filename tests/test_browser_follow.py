@@ -236,3 +236,33 @@ def test_an_answer_that_was_overtaken_is_not_shown(person: Person) -> None:
     person.sees("POST https://later.example/")
     page.execute_async_script("window.letGo(); setTimeout(arguments[0], 200)")
     assert "POST https://later.example/" in person.screen()
+
+
+def test_going_back_shows_what_is_so_now(person: Person) -> None:
+    """A form that was sent is made anew, so that writing what it showed at first changes it back; what was typed and not sent
+    is still there."""
+    page = person.page
+    calls(person.service, "POST", "/api/user", {"username": "edited", "note": "before", "proxies": {"vless": {}}})
+
+    def note() -> str:
+        found: str = calls(person.service, "GET", "/api/user/edited")["note"]
+        return found
+
+    person.opens("/user/edited/edit")
+    page.execute_script("window.kept = true")
+    person.types("note", "after")
+    person.clicks("Save")
+    assert note() == "after"
+    page.back()
+    eventually(lambda: not page.execute_script("return window.kept"), what="the page made anew")
+    person.types("note", "before")
+    person.clicks("Save")
+    assert note() == "before"
+    person.opens("/user/edited/edit")
+    page.execute_script("window.kept = true")
+    person.types("note", "unsent")
+    person.clicks("Users")
+    page.back()
+    eventually(lambda: page.execute_script("return window.kept"), what="the page as it was left")
+    assert person.held("note") == "unsent"
+    assert person.complaints() == []

@@ -1,5 +1,6 @@
 // Sending a form once, asking before what cannot be taken back, copying, and a preview that keeps up with its form.
 let sent = null;
+let typed = false; // and not sent
 
 // A second click while the first one's answer is on its way must not act twice. By address: the form itself may have been
 // exchanged meanwhile.
@@ -10,6 +11,7 @@ function once(event) {
   const to = form.getAttribute("action") ?? "";
   if (to === sent || (asks && !window.confirm(asks.value))) return event.preventDefault();
   sent = to;
+  typed = false;
   // Where nothing says that a page was given up, it can be sent again after a while.
   setTimeout(() => { sent = null; }, 30_000);
   // Answered: it is not sent, or the server would ask on a page.
@@ -22,6 +24,12 @@ export function sendOnce() {
   for (const [target, type] of [[window, "pageshow"], [window.navigation, "navigateerror"]]) {
     target?.addEventListener(type, () => { sent = null; });
   }
+  document.addEventListener("input", () => { typed = true; });
+  // The browser kept the page as it was left, and what it shows may have changed since, by its own form above all. Where
+  // it answers a form, its own address is not one to open.
+  window.addEventListener("pageshow", ({ persisted }) => {
+    if (persisted && !typed) location.replace(document.body.dataset.here);
+  });
 }
 
 function copies(button) {
