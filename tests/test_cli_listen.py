@@ -15,6 +15,8 @@ import pytest
 
 from command_line import Running, as_json, made, marzhook
 from marzhook import signing
+from marzhook.cli.inbox import Received
+from marzhook.cli.journal import Journal, JsonJournal, TextJournal
 from marzhook.testing import eventually
 
 EVENT = {"username": "alice", "action": "user_updated", "enqueued_at": 1680506457.636369, "tries": 0}
@@ -182,3 +184,15 @@ def test_attached_listener_outlives_a_service_that_starts(tmp_path: Path) -> Non
             eventually(lambda: as_json(tmp_path, "endpoints", "list")[0]["enabled"], what="the listener's return")
             marzhook(tmp_path, "send", "user_created", "alice")
             listener.line("  user_created  alice")
+
+
+@pytest.mark.parametrize("kind", [TextJournal, JsonJournal])
+def test_nothing_is_told_behind_the_count(kind: type[Journal], capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a replay that was stopped, what a program elsewhere answers too late: nobody waits for it."""
+    journal = kind()
+    received = Received(1.0, "/", 200, "event", (), b"{}", None, False, None, None, ())
+    journal(received)
+    journal.ended()
+    assert "1" in capsys.readouterr().out.splitlines()[-1]
+    journal(received)
+    assert capsys.readouterr().out == ""
