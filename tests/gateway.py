@@ -1,4 +1,4 @@
-"""What stands before a service on a bad day: passes bytes on, keeps the answers back, or has lost it and answers 502."""
+"""What stands before a service on a bad day: passes bytes on, keeps answers back, or has lost it and answers in its place."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 
-LOST = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbad"
+LOST = "HTTP/1.1 %s\r\nContent-Type: text/html\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbad"
 
 
 class Gateway:
     """On a port of its own, before this one."""
 
-    def __init__(self, behind: int) -> None:
+    def __init__(self, behind: int, lost: str = "502 Bad Gateway") -> None:
+        """`lost`: what it answers where it has lost the service."""
         self._behind = behind
+        self._answer = (LOST % lost).encode()
         self._lost = False
         self._passing = threading.Event()
         self._passing.set()
@@ -27,7 +29,7 @@ class Gateway:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def loses(self) -> None:
-        """Cuts what is open, and answers 502 from now on."""
+        """Cuts what is open, and answers in its place from now on."""
         self._lost = True
         for one in self._open:
             with suppress(OSError):
@@ -56,7 +58,7 @@ class Gateway:
         with client, suppress(OSError):
             if self._lost:
                 client.recv(65536)
-                client.sendall(LOST)
+                client.sendall(self._answer)
                 return
             with socket.create_connection(("127.0.0.1", self._behind)) as service:
                 self._open += (client, service)

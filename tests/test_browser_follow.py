@@ -126,27 +126,28 @@ def in_haste(page: WebDriver) -> Iterator[None]:
         page.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
 
 
-def test_a_page_that_cannot_follow_along_says_so_and_tries_again(page: WebDriver, service: Service) -> None:
+@pytest.mark.parametrize("lost", ["502 Bad Gateway", "404 Not Found"])
+def test_a_page_that_cannot_follow_along_says_so_and_tries_again(page: WebDriver, service: Service, lost: str) -> None:
     """Where a gateway answers in the service's place, which ends a stream for good, until it is back: then what happened
     meanwhile is seen by itself."""
-    with Gateway(service.port) as gateway, in_haste(page):
+    with Gateway(service.port, lost) as gateway, in_haste(page):
         person = Person(page, service)
         person.base = f"http://127.0.0.1:{gateway.port}"
         person.comes_back()
-        happens(person, "before_it")
+        happens(person, f"before_it_{lost[:3]}")
         person.opens("/events")
-        person.sees("before_it")
+        person.sees(f"before_it_{lost[:3]}")
         notice = page.find_element(By.ID, "following")
         assert notice.text == ""
         gateway.loses()
         eventually(lambda: notice.text.startswith("Not up to date since "))
-        happens(person, "meanwhile")
-        assert "meanwhile" not in person.screen()
+        happens(person, f"meanwhile_{lost[:3]}")
+        assert f"meanwhile_{lost[:3]}" not in person.screen()
         gateway.finds()
-        person.sees("meanwhile")
+        person.sees(f"meanwhile_{lost[:3]}")
         eventually(lambda: not notice.text, what="nothing more to say")
-        happens(person, "after_it")
-        person.sees("after_it")
+        happens(person, f"after_it_{lost[:3]}")
+        person.sees(f"after_it_{lost[:3]}")
 
 
 def test_a_page_says_that_the_session_has_ended(person: Person) -> None:
@@ -163,6 +164,21 @@ def test_a_page_says_that_the_session_has_ended(person: Person) -> None:
     person.types("password", "toor-toor")
     person.clicks("Sign in")
     assert person.page.current_url.endswith("/events?state=pending")
+
+
+def test_a_page_of_what_is_deleted_says_so(person: Person) -> None:
+    """Instead of what it showed."""
+    calls(person.service, "POST", "/api/user", {"username": "deleted_soon", "proxies": {"vless": {}}})
+    url = {"url": "https://gone.example/"}
+    endpoint = calls(person.service, "POST", "/api/v1/endpoints", url)["id"]
+    for page, path, said in (
+        ("/user/deleted_soon", "/api/user/deleted_soon", "There is no such user."),
+        (f"/endpoints/{endpoint}", f"/api/v1/endpoints/{endpoint}", "There is no such endpoint."),
+    ):
+        person.opens(page)
+        calls(person.service, "DELETE", path)
+        person.sees(said)
+        assert person.page.current_url.endswith(page)
 
 
 def test_what_is_under_a_readers_hands_stays(person: Person) -> None:

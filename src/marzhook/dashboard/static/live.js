@@ -44,9 +44,12 @@ async function refresh() {
     // Where the page answers a form, its own address is not one to open.
     const asked = { headers: { Accept: "text/html" }, signal: AbortSignal.timeout(patience) };
     const answer = await fetch(document.body.dataset.here, asked);
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    // Deleted, or not for this reader any more: the service's own page (not one of what stands before it) says so.
+    if (answer.status >= 400 && answer.status < 500 && fresh.body.dataset.here) return location.replace(document.body.dataset.here);
     signedOut = answer.redirected;
     fetched = answer.ok && !signedOut;
-    if (fetched) exchange(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    if (fetched) exchange(fresh);
   } catch {
     fetched = false; // the service restarts, or the line is down
   } finally {
