@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import re
 from dataclasses import replace
 
@@ -8,9 +9,11 @@ import pytest
 from marzhook.clock import from_unix
 from marzhook.dashboard import words
 from marzhook.dashboard.languages import NAMES, choose, load
-from marzhook.delivery import ERRORS, Attempt
+from marzhook.delivery import ERRORS, Attempt, Delivery
+from marzhook.destinations.webhook import Webhook
 from marzhook.endpoint import Endpoint
-from marzhook.errors import InvalidError
+from marzhook.errors import InvalidError, MarzhookError, RenderError
+from marzhook.event import Event
 from marzhook.operations import checked
 from marzhook.signing import new_secret
 from messages import TRANSLATED, catalog_of, extracted
@@ -117,9 +120,104 @@ def test_what_is_wrong_with_a_filter_is_said_in_the_readers_language(wrong: dict
     """With no English beside it."""
     with pytest.raises(InvalidError) as raised:
         checked("webhook", wrong)
-    said = [words.problem(LANGUAGES[code], raised.value) for code in NAMES]
+    said_in_each_language(raised.value)
+
+
+def said_in_each_language(error: MarzhookError, *values: str) -> None:
+    """All of it, and what was written is shown in it as it is."""
+    said = [words.problem(LANGUAGES[code], error) for code in NAMES]
     assert len({what for what, _detail in said}) == len(NAMES)
     assert {detail for _what, detail in said} == {""}
+    assert len({str(what).partition("(")[2] for what, _detail in said}) == len(NAMES)
+    for what, _detail in said:
+        assert not [value for value in values if value not in html.unescape(what)]
+
+
+@pytest.mark.parametrize(
+    ("condition", "values"),
+    [
+        ("user.status ==", ()),
+        ("length(user", ()),
+        ("user.status = 'a'", ("=",)),
+        ("user.status == 'a", ("'",)),
+        ("user) || a", (")",)),
+        ('status == "act\u202eive"', ("'act⟨U+202E⟩ive'",)),
+        ("{a: b}", ("{…}",)),
+        ("nope(user)", ("nope()", "starts_with")),
+        ("length(a, b)", ("length()",)),
+        (" ", ()),
+        ("@." + "a." * 600, ()),
+        ("!" * 60 + "a", ()),
+        ("a\n", ()),
+    ],
+)
+def test_what_is_wrong_with_a_condition_is_said_in_the_readers_language(
+    condition: str, values: tuple[str, ...]
+) -> None:
+    """What a library says of it, too: where, and what stands there."""
+    with pytest.raises(InvalidError) as raised:
+        checked("webhook", {"condition": condition})
+    said_in_each_language(raised.value, *values)
+
+
+@pytest.mark.parametrize(
+    ("template", "values"),
+    [
+        ("{{ 1 + }}", ("}}",)),
+        ("{{ username", ()),
+        ("{% if a %}b", ()),
+        ("{# never", ()),
+        ("{{ a b }}", ("b",)),
+        ("{{ a ( }}", ("}", ")")),
+        ("{{ a| }}", ("}}",)),
+        ("{{ a[1) }}", (")", "]")),
+        ("{{ § }}", ("§",)),
+        ("{% fly %}", ("fly",)),
+        ("{% for a in b recursive %}{% endfor %}", ()),
+        ("{% for 1 in b %}{% endfor %}", ()),
+        ("{{ a() }}", ("upper",)),
+        ("{{ 2 ** 2 }}", ("**",)),
+        ("{% include 'x' %}", ("Include",)),
+        ("{{ a|nope }}", ("nope", "tojson")),
+        ("{{ a is callable }}", ("defined",)),
+        ("{{ " + "(" * 2000 + " }}", ()),
+        ("x" * 20_000, ()),
+        ("a\x00", ()),
+    ],
+)
+def test_what_is_wrong_with_a_template_is_said_in_the_readers_language(template: str, values: tuple[str, ...]) -> None:
+    """What a library says of it, too: in which line, and what stands there."""
+    with pytest.raises(InvalidError) as raised:
+        checked("webhook", {"template": template})
+    said_in_each_language(raised.value, *values)
+
+
+@pytest.mark.parametrize("text", ["{{ title", "<b>{{ title }}", "<x>", "</b>", " ", "{{ title + 1 }}"])
+def test_what_is_wrong_with_a_message_is_said_in_the_readers_language(text: str) -> None:
+    """Also what Telegram does not know, and what comes out only when a message is made."""
+    with pytest.raises(InvalidError) as raised:
+        checked("telegram", {"options": {"chat": 1, "templates": {"*": text}}})
+    said_in_each_language(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "values"),
+    [
+        ("{{ username + 1 }}", ("+",)),
+        ("{{ username }}", ()),
+        ("{{ 1 // 0 }}", ()),
+        ("{% for a in 5 %}{% endfor %}", ()),
+        ("{{ username|truncate('x') }}", ("truncate",)),
+        ("{% for a in [1,2,3,4,5,6,7,8,9] %}{{ 9|string * 1 }}{% endfor %}", ("*",)),
+    ],
+)
+def test_what_a_template_cannot_make_is_said_in_the_readers_language(template: str, values: tuple[str, ...]) -> None:
+    """Of the event that it is to be made for."""
+    delivery = Delivery(1, Event(1, "user_updated", "alice", 1.0), 0)
+    endpoint = Endpoint(1, "s", "webhook", "http://s.example/", signing_secret=new_secret(), template=template)
+    with pytest.raises(RenderError) as raised:
+        Webhook(endpoint, instance="").item(delivery, from_unix(0))
+    said_in_each_language(raised.value, *values)
 
 
 @pytest.mark.parametrize("code", NAMES)

@@ -26,13 +26,23 @@ MAX_DEPTH: Final = 40
 MAX_STEPS: Final = 2000
 """Parts of the expression that are looked at for one event; one within `[*]` or `[?…]` counts for each element."""
 
-LENGTH, CONTROL, UNREADABLE, TOO_DEEP, NO_LITERAL = CONDITION_PROBLEMS = (
+(
+    LENGTH, CONTROL, UNREADABLE, TOO_DEEP, NO_LITERAL, CUT_OFF, UNKNOWN, UNEXPECTED, NO_TEXT, NOT_HERE, NO_FUNCTION,
+    WRONG_NUMBER,
+) = CONDITION_PROBLEMS = (
     f"it must have 1 to {MAX_LENGTH} characters",
     "it contains control characters",
     "it cannot be read",
     f"it is nested more than {MAX_DEPTH} levels deep",
     "a list in […] may only hold texts and other literals, such as ['vip', 'test']",
-)
+    "it ends too early",
+    "character %(position)s: what begins there with %(found)s cannot be read, or has no end",
+    "character %(position)s: %(found)s is not possible there",
+    "%(name)s is the name of a key; write a text as %(text)s",
+    "%(part)s is not possible here",
+    "there is no function %(name)s; there are %(known)s",
+    "%(name)s takes another number of arguments: %(wanted)s, not %(given)s",
+)  # fmt: skip
 """What a face has its own words for."""
 _PARTS: Final = frozenset(
     {
@@ -59,7 +69,7 @@ class Condition:
             _check_quotes(expression)
             self._tree: dict[str, Any] = jmespath.compile(expression).parsed
         except exceptions.JMESPathError as error:
-            raise _invalid(_in_words(error)) from None
+            raise _unreadable(error, expression) from None
         except (ValueError, RecursionError):
             raise _invalid(UNREADABLE) from None
         for part, depth in _parts(self._tree):
@@ -95,9 +105,10 @@ class _Steps(visitor.TreeInterpreter):  # type: ignore[misc] # of a library with
         return super().visit(node, *args, **kwargs)
 
 
-def _invalid(reason: str) -> InvalidError:
-    known = reason if reason in CONDITION_PROBLEMS else ""
-    return InvalidError(f"condition: {reason}", code="invalid_condition", reason=known)
+def _invalid(reason: str, *, told: str = "", **values: str | int) -> InvalidError:
+    """`told`: what is said in English, where that is more."""
+    told = told or (reason % values if values else reason)
+    return InvalidError(f"condition: {told}", code="invalid_condition", reason=reason, values=values)
 
 
 def check_condition(expression: object) -> str:
@@ -115,7 +126,7 @@ def _check_quotes(expression: str) -> None:
     compared = False
     for token in lexer.Lexer().tokenize(expression):
         if compared and token["type"] == "quoted_identifier":
-            raise _invalid(f"\"{token['value']}\" is the name of a key; write a text as '{token['value']}'")
+            raise _invalid(NO_TEXT, name=f'"{token["value"]}"', text=f"'{token['value']}'")
         compared = token["type"] in ("eq", "ne")
 
 
@@ -135,18 +146,29 @@ def _check(part: dict[str, Any], depth: int) -> None:
     if kind == "multi_select_list" and any(child["type"] != "literal" for child in children):
         raise _invalid(NO_LITERAL)
     if kind not in _PARTS:
-        named = {"multi_select_dict": "an object in {…}", "expref": "an expression as an argument (&…)"}
-        raise _invalid(f"{named.get(kind, kind)} is not possible here")
+        sign, told = {
+            "multi_select_dict": ("{…}", "an object in {…}"),
+            "expref": ("&…", "an expression as an argument (&…)"),
+        }.get(kind, (kind, kind))
+        raise _invalid(NOT_HERE, told=f"{told} is not possible here", part=sign)
     if kind == "function_expression":
         wanted = ARGUMENTS.get(part["value"], -1)
         if wanted == -1:
-            raise _invalid(f"there is no function {part['value'][:60]}(); there are {', '.join(sorted(ARGUMENTS))}")
+            raise _invalid(NO_FUNCTION, name=f"{part['value'][:60]}()", known=", ".join(sorted(ARGUMENTS)))
         if wanted is not None and len(children) != wanted:
-            raise _invalid(f"{part['value']}() takes {wanted} argument{'s' if wanted > 1 else ''}, not {len(children)}")
+            told = f"{part['value']}() takes {wanted} argument{'s' if wanted > 1 else ''}, not {len(children)}"
+            raise _invalid(WRONG_NUMBER, told=told, name=f"{part['value']}()", wanted=wanted, given=len(children))
 
 
-def _in_words(error: Exception) -> str:
-    """The library's words, on one line, without the drawing of where: what stands there is said."""
-    text = " ".join(str(error).split("\n")[0].removeprefix("Invalid jmespath expression: ").split())
-    position = getattr(error, "lex_position", None)
-    return f"{text[:200]} (character {position + 1})" if isinstance(position, int) else text[:200]
+def _unreadable(error: exceptions.JMESPathError, expression: str) -> InvalidError:
+    """The library's words, on one line, without the drawing of where, which is said; and ours for its kinds of error."""
+    told = " ".join(str(error).split("\n")[0].removeprefix("Invalid jmespath expression: ").split())[:200]
+    at = getattr(error, "lex_position", None)
+    if isinstance(error, exceptions.IncompleteExpressionError):
+        return _invalid(CUT_OFF, told=told)
+    if not isinstance(at, int):
+        return _invalid(UNREADABLE, told=told)
+    told += f" (character {at + 1})"
+    if isinstance(error, exceptions.LexerError):
+        return _invalid(UNKNOWN, told=told, position=at + 1, found=expression[at : at + 1])
+    return _invalid(UNEXPECTED, told=told, position=at + 1, found=str(error.token_value)[:60])

@@ -27,13 +27,20 @@ here, for all faces that speak HTTP, exit codes in `marzhook.cli.main`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
+
+_NOTHING: Final[Mapping[str, str | int]] = {}
 
 
 class MarzhookError(Exception):
     """Base of all; `code` is stable, the message is for people."""
 
     code = "error"
+    reason = ""
+    """What exactly is wrong, as the end of a sentence that a face can translate; empty where there are no words for it."""
+    values: Mapping[str, str | int] = _NOTHING
+    """What `reason` has in places like `%(found)s`; `line`: the line that all of it is about."""
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
@@ -80,16 +87,23 @@ class OutcomeUnknownError(StoreBusyError):
 
 
 class InvalidError(MarzhookError):
-    """`field`: the one that is wrong, as a form calls it; empty where the code says enough. `reason`: what exactly is wrong
-    with an address, an option or a filter, as the end of a sentence that a face can translate; empty where there are no words
-    for it."""
+    """`field`: the one that is wrong, as a form calls it; empty where the code says enough."""
 
     code = "invalid"
 
-    def __init__(self, message: str, *, code: str | None = None, field: str = "", reason: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        field: str = "",
+        reason: str = "",
+        values: Mapping[str, str | int] = _NOTHING,
+    ) -> None:
         super().__init__(message, code=code)
         self.field = field
         self.reason = reason
+        self.values = values
 
 
 class InvalidUserError(InvalidError):
@@ -116,6 +130,11 @@ class PanelError(MarzhookError):
 
 class RenderError(MarzhookError):
     code = "render_failed"
+
+    def __init__(self, message: str, *, reason: str = "", values: Mapping[str, str | int] = _NOTHING) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.values = values
 
 
 class ConditionError(MarzhookError):

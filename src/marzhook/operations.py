@@ -14,7 +14,7 @@ from marzhook.condition import check_condition
 from marzhook.delivery import DELIVERED, PENDING, SETTLED_STATES
 from marzhook.destinations.exec import argv_of
 from marzhook.destinations.kinds import KINDS as DESTINATIONS
-from marzhook.destinations.template import check_template
+from marzhook.destinations.template import ONLY_WEBHOOKS, check_template
 from marzhook.endpoint import (
     DETAILS,
     FORMATS,
@@ -141,7 +141,8 @@ def checked(kind: str, values: Mapping[str, Any], *, before: Endpoint | None = N
 
 def _check_templated(kind: str, columns: Mapping[str, Any]) -> None:
     if columns.get("template") is not None and kind != "webhook":
-        raise InvalidError(f"template is for the kind webhook, not {kind}", code="invalid_template")
+        told = f"template is for the kind webhook, not {kind}"
+        raise InvalidError(told, code="invalid_template", reason=ONLY_WEBHOOKS)
 
 
 def _permit(services: Works, kind: str, values: Mapping[str, Any], *, by_operator: bool) -> None:

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from marzhook import trace_context
 from marzhook.dashboard import words
+from marzhook.dashboard.characters import unseen
 from marzhook.dashboard.example import example
-from marzhook.dashboard.rendering import unseen
 from marzhook.dashboard.visit import Visit
 from marzhook.delivery import Delivery
 from marzhook.destinations.kinds import destination

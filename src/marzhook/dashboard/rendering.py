@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,28 +14,13 @@ from markupsafe import Markup, escape
 
 from marzhook.clock import from_unix
 from marzhook.dashboard import words
+from marzhook.dashboard.characters import harmless
 from marzhook.dashboard.languages import Language
 from marzhook.dashboard.visit import for_field
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
 
-# Zero-width joiners belong to Persian; all else of this category (direction overrides, tags …) can make a text lie.
-_KEPT: Final = frozenset("\n\t\u200c\u200d")
 _ISOLATED: Final = re.compile("\u2068([^\u2068\u2069]*)\u2069")
-
-
-def unseen(character: str) -> bool:
-    """Whether it is seen only by what it does to others, or not at all."""
-    return character not in _KEPT and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn")
-
-
-def harmless(value: Any) -> Any:
-    """What a template puts out. Characters that are seen only by what they do to others are shown by their number."""
-    if value is None:
-        return ""
-    if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
-        return value
-    return "".join(f"⟨U+{ord(c):04X}⟩" if unseen(c) else c for c in value)
 
 
 def field(value: Any) -> Markup:

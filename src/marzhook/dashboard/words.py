@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from markupsafe import escape
+from markupsafe import Markup, escape
 
 from marzhook import errors
+from marzhook.dashboard.characters import harmless
 from marzhook.dashboard.languages import Language
 from marzhook.delivery import DELIVERED, Attempt
 from marzhook.destinations.kinds import problem as unspoken
@@ -129,20 +130,36 @@ def action(language: Language, name: str) -> str:
 
 def problem(language: Language, error: errors.MarzhookError) -> tuple[str, str]:
     """What is wrong, in the reader's language, and what the program itself says about it, in English, or nothing."""
-    if isinstance(error, errors.InvalidError) and error.reason:
-        # Ours: what turns direction in it, a translator has put there.
+    if error.reason:
         _ = language.gettext
-        reason = _(error.reason)
+        reason = _reason(language, error)
         if error.code in ("invalid_url", "address_not_allowed"):
-            told = _("This address cannot be used: %(reason)s.") % {"reason": reason}
+            told = escape(_("This address cannot be used: %(reason)s.")) % {"reason": reason}
         elif error.code == "invalid_options":
-            told = _("This cannot be used: %(reason)s.") % {"reason": reason}
+            told = escape(_("This cannot be used: %(reason)s.")) % {"reason": reason}
         else:
-            told = f"{_(_PROBLEMS[error.code])} ({reason})"
-        return escape(told), ""
+            told = escape(_(_PROBLEMS[error.code])) + Markup(" ({})").format(reason)
+        return told, ""
     if error.code in _PROBLEMS:
         return language.gettext(_PROBLEMS[error.code]), str(error) if error.code in _DETAILED else ""
     return language.gettext("This was refused."), str(error)
+
+
+def _reason(language: Language, error: errors.MarzhookError) -> Markup:
+    """What exactly is wrong. What turns direction in our own text, a translator has put there; what somebody has written is
+    shown as it is, each apart."""
+    values = {
+        name: language.number(value)
+        if isinstance(value, int)
+        else Markup('<bdi dir="ltr">{}</bdi>').format(harmless(value))
+        for name, value in error.values.items()
+    }
+    text = escape(language.gettext(error.reason))
+    reason = text % values if values.keys() - {"line"} else text
+    if "line" in values:
+        about = escape(language.gettext(N_("line %(line)s: %(reason)s")))
+        return about % {"line": values["line"], "reason": reason}
+    return reason
 
 
 def field(language: Language, name: str) -> str | None:

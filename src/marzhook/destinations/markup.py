@@ -15,6 +15,11 @@ TAGS: Final = frozenset(
         "blockquote",
     }
 )  # fmt: skip
+NOT_CLOSED, NO_TAG, NOT_OPEN = MARKUP_PROBLEMS = (
+    "%(tag)s is not closed",
+    "Telegram knows no %(tag)s; it knows %(known)s, and a line's end",
+    "%(tag)s closes nothing",
+)
 _TAG = re.compile(r"<[^>]*>")
 
 
@@ -29,7 +34,11 @@ def check_markup(text: str) -> None:
     parser.feed(text)
     parser.close()
     if parser.open:
-        raise InvalidError(f"the template: <{parser.open[-1]}> is not closed", code="invalid_template")
+        raise _wrong(NOT_CLOSED, tag=f"<{parser.open[-1]}>")
+
+
+def _wrong(reason: str, **values: str) -> InvalidError:
+    return InvalidError(f"the template: {reason % values}", code="invalid_template", reason=reason, values=values)
 
 
 class _Markup(HTMLParser):
@@ -39,12 +48,9 @@ class _Markup(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in TAGS:
-            raise InvalidError(
-                f"the template: Telegram knows no <{tag}>; it knows {', '.join(sorted(TAGS))}, and a line's end",
-                code="invalid_template",
-            )
+            raise _wrong(NO_TAG, tag=f"<{tag}>", known=", ".join(sorted(TAGS)))
         self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         if not self.open or self.open.pop() != tag:
-            raise InvalidError(f"the template: </{tag}> closes nothing", code="invalid_template")
+            raise _wrong(NOT_OPEN, tag=f"</{tag}>")

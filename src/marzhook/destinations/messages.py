@@ -20,6 +20,7 @@ from marzhook.errors import InvalidError, RenderError
 from marzhook.event import JSON, Event, check_action
 
 OPTIONS: Final = ("language", "timezone", "templates")
+NO_TEXT: Final = "it makes no text"
 ANY_ACTION: Final = "*"
 """The template of all actions that have none of their own."""
 _SHOWN: Final = 300
@@ -65,7 +66,7 @@ class Messages:
         template = self._templates.get(event.action) or self._templates[ANY_ACTION]
         text = template.render(self.values(event, detail)).strip()
         if not text:
-            raise RenderError(f"the template for {event.action} makes no text")
+            raise RenderError(f"the template for {event.action} makes no text", reason=NO_TEXT)
         return text
 
     def title(self, event: Event) -> str:
@@ -154,5 +155,6 @@ def checked(
         try:
             proof(Messages({**found, "templates": {}}, default=source, written=written).text(example, _EXAMPLE))
         except RenderError as error:
-            raise InvalidError(f"the template for {action}: {error}", code="invalid_template") from None
+            told = f"the template for {action}: {error}"
+            raise InvalidError(told, code="invalid_template", reason=error.reason, values=error.values) from None
     return found

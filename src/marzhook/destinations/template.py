@@ -12,6 +12,7 @@ sandbox guards Python's inside and says so: it bounds neither time nor memory. T
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
@@ -43,10 +44,51 @@ _LANGUAGE: Final = (
     nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos,
     nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod,
 )  # fmt: skip
-_SAID: Final = {
-    nodes.Call: "nothing can be called; use filters, such as {{ user.note|upper }}",
-    nodes.Pow: "there is no **",
-}
+(
+    LENGTH, CONTROL, COMPLICATED, UNREADABLE, CUT_OFF, UNEXPECTED, MISPLACED, NO_TAG, NOT_HERE, NO_CALL, NO_POWER, RECURSIVE,
+    FILTER_FORM, NO_FILTER, NO_TEST, ONLY_WEBHOOKS, TOO_LONG, TOO_SLOW, NO_VALUE, NO_NUMBERS, TOO_LARGE, NO_LOOP, FAILED,
+) = TEMPLATE_PROBLEMS = (
+    f"it must have 1 to {MAX_SOURCE} characters",
+    "it contains control characters",
+    "it is too complicated",
+    "it cannot be read",
+    "it ends too early",
+    "%(found)s is not possible there",
+    "%(found)s stands where %(expected)s is expected",
+    "there is no tag %(name)s",
+    "%(part)s is not possible here",
+    "nothing can be called; use filters, such as {{ user.note|upper }}",
+    "there is no **",
+    "a loop cannot be recursive",
+    "filters stand behind a value, and take no *",
+    "there is no filter %(name)s; there are %(known)s",
+    "there is no such test; there are %(known)s",
+    "only webhooks have one",
+    f"it makes more than {MAX_OUTPUT} characters",
+    "it takes too long: fewer or shorter loops are needed",
+    "%(kind)s cannot be used as a value",
+    "%(operator)s wants two numbers; ~ puts texts together",
+    "a number becomes too large",
+    "a loop wants a list or an object",
+    "it cannot be made for this event",
+)  # fmt: skip
+"""What a face has its own words for."""
+_SAID: Final = {nodes.Call: NO_CALL, nodes.Pow: NO_POWER}
+_CUT_OFF: Final = re.compile(r"(?i)unexpected '?end of template|missing end of")
+_FOUND: Final = (
+    (re.compile(r"""expected token ["'](?P<expected>.+?)["'], got ["'](?P<found>.+)["']"""), MISPLACED),
+    (re.compile(r"""unexpected ["'](?P<found>.+?)["'], expected ["'](?P<expected>.+)["']"""), MISPLACED),
+    (re.compile(r"""unknown tag ["'](?P<name>.+?)["']"""), NO_TAG),
+    (re.compile(r"""(?:[Uu]nexpected|got)(?: char)? ["'](?P<found>.+?)["'](?: at \d+)?$"""), UNEXPECTED),
+)
+"""Jinja's kinds of error, by its messages, the most exact first."""
+_SORTS: Final = frozenset({"name", "string", "integer", "float"})
+"""What Jinja expects and cannot be shown as it is written."""
+_SIGNS: Final = {
+    "begin of print statement": "{{", "end of print statement": "}}", "begin of statement block": "{%",
+    "end of statement block": "%}", "begin of comment": "{#", "end of comment": "#}",
+}  # fmt: skip
+"""What Jinja has names for."""
 
 
 class Template:
@@ -70,11 +112,13 @@ class Template:
             tree = _Checked(environment).visit(environment.parse(source))
             self._template = environment.from_string(tree)
         except TemplateSyntaxError as error:
-            raise InvalidError(f"template, line {error.lineno}: {error.message}", code="invalid_template") from None
+            raise _unreadable(error) from None
         except Exception as error:
             # What Python makes of loops within loops within loops, or of a hundred brackets; and whatever else Jinja raises.
             raise InvalidError(
-                f"template: it is too complicated ({type(error).__name__}: {error})", code="invalid_template"
+                f"template: it is too complicated ({type(error).__name__}: {error})",
+                code="invalid_template",
+                reason=COMPLICATED,
             ) from None
 
     def render(self, values: Mapping[str, Any], *, steps: int = STEPS) -> str:
@@ -88,11 +132,15 @@ class Template:
             for part in self._template.root_render_func(context):
                 size += len(part)
                 if size > MAX_OUTPUT:
-                    raise RenderError(f"it makes more than {MAX_OUTPUT} characters")
+                    raise RenderError(TOO_LONG, reason=TOO_LONG)
                 parts.append(part)
         except Exception as error:
-            reason = str(error) if isinstance(error, RenderError) else f"{type(error).__name__}: {error}"
-            raise RenderError(f"template, line {self._line(error.__traceback__)}: {reason[:300]}") from None
+            told = str(error) if isinstance(error, RenderError) else f"{type(error).__name__}: {error}"
+            ours = error if isinstance(error, RenderError) else RenderError("", reason=FAILED)
+            line = self._line(error.__traceback__)
+            raise RenderError(
+                f"template, line {line}: {told[:300]}", reason=ours.reason, values={**ours.values, "line": line}
+            ) from None
         return "".join(parts)
 
     def _line(self, traceback: TracebackType | None) -> int:
@@ -114,9 +162,9 @@ def check_template(source: object) -> str:
 
 def _check_source(source: object) -> None:
     if not isinstance(source, str) or not 1 <= len(source) <= MAX_SOURCE:
-        raise InvalidError(f"template must have 1 to {MAX_SOURCE} characters", code="invalid_template")
+        raise InvalidError(f"template must have 1 to {MAX_SOURCE} characters", code="invalid_template", reason=LENGTH)
     if any((ord(c) < 32 and c not in "\t\r\n") or 0xD800 <= ord(c) <= 0xDFFF for c in source):
-        raise InvalidError("template contains control characters", code="invalid_template")
+        raise InvalidError("template contains control characters", code="invalid_template", reason=CONTROL)
 
 
 class _Context(Context):
@@ -127,7 +175,7 @@ class _Context(Context):
     def pay(self, steps: int) -> None:
         self.left -= steps
         if self.left < 0:
-            raise RenderError("it takes too long: fewer or shorter loops are needed")
+            raise RenderError(TOO_SLOW, reason=TOO_SLOW)
 
     def weigh(self, value: Any) -> None:
         """Pay for all that is in a value, however often the same is in it. What is no JSON is refused."""
@@ -147,7 +195,8 @@ class _Context(Context):
             elif isinstance(one, int):
                 self.pay(one.bit_length() >> 6)
             elif not (one is None or isinstance(one, float | Undefined)):
-                raise RenderError(f"{type(one).__name__} cannot be used as a value")
+                kind = {"kind": type(one).__name__}
+                raise RenderError(NO_VALUE % kind, reason=NO_VALUE, values=kind)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -183,17 +232,45 @@ class _Environment(ImmutableSandboxedEnvironment):
         texts = isinstance(left, str) and isinstance(right, str)
         if not (isinstance(left, int | float) and isinstance(right, int | float)) and not (texts and operator == "+"):
             raise RenderError(
-                f"{operator} wants two numbers, not {_kind(left)} and {_kind(right)}; ~ puts texts together"
+                f"{operator} wants two numbers, not {_kind(left)} and {_kind(right)}; ~ puts texts together",
+                reason=NO_NUMBERS,
+                values={"operator": operator},
             )
         result = self.binop_table[operator](left, right)
         if isinstance(result, int) and result.bit_length() > MAX_BITS:
-            raise RenderError("a number becomes too large")
+            raise RenderError(TOO_LARGE, reason=TOO_LARGE)
         context.weigh(result)
         return result
 
     def call(self, *_args: Any, **_values: Any) -> Any:
         # None is left in the tree; were there one, it would end here.
-        raise RenderError("nothing can be called")
+        raise RenderError(NO_CALL, reason=NO_CALL)
+
+
+class _Refused(TemplateSyntaxError):
+    """What Jinja knows and this language has not, in our words."""
+
+    def __init__(self, node: nodes.Node, reason: str, **values: str) -> None:
+        super().__init__(reason % values if values else reason, node.lineno)
+        self.reason, self.values = reason, values
+
+
+def _unreadable(error: TemplateSyntaxError) -> InvalidError:
+    """What is wrong, in Jinja's words, and in ours for its kinds of error."""
+    message = error.message or ""
+    values: dict[str, str]
+    if isinstance(error, _Refused):
+        reason, values = error.reason, error.values
+    elif _CUT_OFF.search(message):
+        reason, values = CUT_OFF, {}
+    else:
+        kinds = ((pattern.search(message), words) for pattern, words in _FOUND)
+        found, reason = next(((one, words) for one, words in kinds if one), (None, UNREADABLE))
+        values = {name: _SIGNS.get(text, text)[:60] for name, text in found.groupdict().items()} if found else {}
+        if values.get("expected") in _SORTS:
+            reason = UNEXPECTED
+    told = f"template, line {error.lineno}: {message}"
+    return InvalidError(told, code="invalid_template", reason=reason, values={**values, "line": error.lineno})
 
 
 class _Checked(NodeTransformer):
@@ -205,12 +282,12 @@ class _Checked(NodeTransformer):
     def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
         if type(node) not in _LANGUAGE:
             said = next((text for kind, text in _SAID.items() if isinstance(node, kind)), None)
-            raise TemplateSyntaxError(said or f"{type(node).__name__} is not possible here", node.lineno)
+            raise _Refused(node, said) if said else _Refused(node, NOT_HERE, part=type(node).__name__)
         return super().visit(node, *args, **kwargs)
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         if node.recursive:
-            raise TemplateSyntaxError("a loop cannot be recursive", node.lineno)
+            raise _Refused(node, RECURSIVE)
         # Each round pays for all that is written in the loop.
         size = nodes.Const(sum(1 for _ in node.find_all(nodes.Node)), lineno=node.lineno)
         self.generic_visit(node)
@@ -219,16 +296,14 @@ class _Checked(NodeTransformer):
 
     def visit_Filter(self, node: nodes.Filter) -> nodes.Node:
         if node.node is None or node.dyn_args is not None or node.dyn_kwargs is not None:
-            raise TemplateSyntaxError("filters stand behind a value, and take no *", node.lineno)
+            raise _Refused(node, FILTER_FORM)
         if node.name not in self._offered:
-            known = ", ".join(sorted(self._offered))
-            raise TemplateSyntaxError(f"there is no filter {node.name[:60]}; there are {known}", node.lineno)
+            raise _Refused(node, NO_FILTER, name=node.name[:60], known=", ".join(sorted(self._offered)))
         return self.generic_visit(node)
 
     def visit_Test(self, node: nodes.Test) -> nodes.Node:
         if node.name not in self._tests or node.args or node.kwargs or node.dyn_args or node.dyn_kwargs:
-            known = ", ".join(sorted(self._tests))
-            raise TemplateSyntaxError(f"there is no such test; there are {known}", node.lineno)
+            raise _Refused(node, NO_TEST, known=", ".join(sorted(self._tests)))
         return self.generic_visit(node)
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
@@ -273,7 +348,7 @@ def _looped(context: _Context, value: Any, size: int) -> Any:
     if value is None or isinstance(value, Undefined):
         return ()
     if not isinstance(value, list | tuple | dict):
-        raise RenderError(f"a loop wants a list or an object, not {_kind(value)}")
+        raise RenderError(f"a loop wants a list or an object, not {_kind(value)}", reason=NO_LOOP)
     context.pay(len(value) * (1 + size))
     return value
 

@@ -21,6 +21,14 @@ MAX_DIGITS: Final = 15
 """Behind the point: more of them a float does not have."""
 
 
+TOO_LARGE, TRUNCATE, NO_LIST, ROUND = VALUE_PROBLEMS = (
+    f"a filter would make more than {MAX_TEXT} characters",
+    "truncate wants how many characters are to be left",
+    "a list or an object is wanted here",
+    f"round wants 0 to {MAX_DIGITS} digits behind the point",
+)
+
+
 class Written(str):
     """Text that is put out as it stands: what `tojson` made."""
 
@@ -49,7 +57,7 @@ def _text(value: Any) -> str:
 
 def _bounded(size: int) -> None:
     if size > MAX_TEXT:
-        raise RenderError(f"a filter would make more than {MAX_TEXT} characters")
+        raise RenderError(TOO_LARGE, reason=TOO_LARGE)
 
 
 def _tojson(value: Any) -> Written:
@@ -69,7 +77,7 @@ def _replace(value: Any, old: str, new: str) -> str:
 def _truncate(value: Any, length: int, end: str = "…") -> str:
     text = _text(value)
     if not isinstance(length, int) or length < 0:
-        raise RenderError("truncate wants how many characters are to be left")
+        raise RenderError(TRUNCATE, reason=TRUNCATE)
     return text if len(text) <= length else text[: max(0, length - len(end))] + end
 
 
@@ -83,7 +91,7 @@ def _list(value: Any) -> list[Any]:
     if _missing(value):
         return []
     if not isinstance(value, list | tuple | dict):
-        raise RenderError("a list or an object is wanted here")
+        raise RenderError(NO_LIST, reason=NO_LIST)
     return list(value)
 
 
@@ -97,7 +105,7 @@ def _map(value: Any, attribute: str) -> list[Any]:
 
 def _round(value: float, precision: int = 0) -> float:
     if not isinstance(precision, int) or not 0 <= precision <= MAX_DIGITS:
-        raise RenderError(f"round wants 0 to {MAX_DIGITS} digits behind the point")
+        raise RenderError(ROUND, reason=ROUND)
     return round(value, precision) if precision else round(value)
 
 

@@ -73,7 +73,10 @@ class Webhook(Destination):
         try:
             json.loads(text, parse_constant=_no_json)
         except (ValueError, RecursionError) as error:
-            raise RenderError(f"template: what it makes is no JSON: {error}"[:300]) from None
+            values = {"row": error.lineno, "column": error.colno} if isinstance(error, json.JSONDecodeError) else {}
+            raise RenderError(
+                f"template: what it makes is no JSON: {error}"[:300], reason=NO_JSON if values else "", values=values
+            ) from None
         return text
 
     def request(self, items: Sequence[str], ids: Sequence[int], now: datetime, *, mode: str) -> Request:
@@ -130,6 +133,8 @@ class Webhook(Destination):
         return failed(response, now)
 
 
+NO_JSON: Final = "line %(row)s, column %(column)s of what it makes"
+"""What follows where a face says that a template makes no JSON."""
 CHARACTERS_A_STEP: Final = 2
 """A large event may take longer: for so many characters of it, its template has a step more."""
 
