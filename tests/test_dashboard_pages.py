@@ -109,7 +109,7 @@ def test_secrets_are_on_no_page(browser: Browser, paths: list[str]) -> None:
         page = browser.page(path)
         assert "very-secret-word" not in page, path
         assert "whsec_" not in page, path
-        assert "webhook-signature: v1," not in page, path
+        assert not re.search("webhook-signature: v1a?,(?!&lt;)", page), path
 
 
 def test_every_answer_has_the_headers_that_keep_it_safe(browser: Browser, paths: list[str]) -> None:
