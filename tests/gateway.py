@@ -23,6 +23,8 @@ class Gateway:
         self._passing.set()
         self.posted = 0
         """Requests with the method POST, each first on its connection or alone on the way."""
+        self._streams = set[socket.socket]()
+        self._forgotten = set[socket.socket]()
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -48,6 +50,10 @@ class Gateway:
         finally:
             self._passing.set()
 
+    def forgets(self) -> None:
+        """The pages' streams: they stay open, and nobody hears any more what is said on them."""
+        self._forgotten |= self._streams
+
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
@@ -62,11 +68,17 @@ class Gateway:
                 return
             with socket.create_connection(("127.0.0.1", self._behind)) as service:
                 self._open += (client, service)
-                threading.Thread(target=_pump, args=(client, service, self._noted), daemon=True).start()
-                _pump(service, client, lambda _data: self._passing.wait())
 
-    def _noted(self, data: bytes) -> None:
-        self.posted += data.startswith(b"POST ")
+                def asks(data: bytes) -> bool:
+                    self.posted += data.startswith(b"POST ")
+                    (self._streams.add if data.startswith(b"GET /live?") else self._streams.discard)(client)
+                    return True
+
+                def answers(_data: bytes) -> bool:
+                    return self._passing.wait() and client not in self._forgotten
+
+                threading.Thread(target=_pump, args=(client, service, asks), daemon=True).start()
+                _pump(service, client, answers)
 
     def __enter__(self) -> Gateway:
         return self
@@ -79,10 +91,10 @@ class Gateway:
         self.loses()
 
 
-def _pump(source: socket.socket, target: socket.socket, before: Callable[[bytes], object]) -> None:
+def _pump(source: socket.socket, target: socket.socket, passes: Callable[[bytes], bool]) -> None:
     with suppress(OSError):
         while data := source.recv(65536):
-            before(data)
-            target.sendall(data)
+            if passes(data):
+                target.sendall(data)
     with suppress(OSError):
         target.shutdown(socket.SHUT_RDWR)

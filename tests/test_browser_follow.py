@@ -29,6 +29,13 @@ HASTE = """
 const later = window.setTimeout;
 window.setTimeout = (what, time) => later(what, Math.min(time, 200));
 """
+# How long it was asleep, in milliseconds, nobody tells a page but the clock; it looks at it often.
+ASLEEP = """
+const now = Date.now, every = window.setInterval;
+window.asleep = window.looks = 0;
+Date.now = () => now() + window.asleep;
+window.setInterval = (what, time) => every(() => { what(); window.looks += 1; }, Math.min(time, 100));
+"""
 # Waits until the page could have been exchanged: a stream of its own tells of the change, and the page is fetched.
 TOLD = """
 const done = arguments[0];
@@ -118,8 +125,9 @@ def happens(person: Person, username: str) -> None:
 
 
 @contextmanager
-def in_haste(page: WebDriver) -> Iterator[None]:
-    added = page.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": HASTE})
+def with_script(page: WebDriver, source: str) -> Iterator[None]:
+    """On each page that is opened, before its own."""
+    added = page.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source})
     try:
         yield
     finally:
@@ -130,7 +138,7 @@ def in_haste(page: WebDriver) -> Iterator[None]:
 def test_a_page_that_cannot_follow_along_says_so_and_tries_again(page: WebDriver, service: Service, lost: str) -> None:
     """Where a gateway answers in the service's place, which ends a stream for good, until it is back: then what happened
     meanwhile is seen by itself."""
-    with Gateway(service.port, lost) as gateway, in_haste(page):
+    with Gateway(service.port, lost) as gateway, with_script(page, HASTE):
         person = Person(page, service)
         person.base = f"http://127.0.0.1:{gateway.port}"
         person.comes_back()
@@ -148,6 +156,25 @@ def test_a_page_that_cannot_follow_along_says_so_and_tries_again(page: WebDriver
         eventually(lambda: not notice.text, what="nothing more to say")
         happens(person, f"after_it_{lost[:3]}")
         person.sees(f"after_it_{lost[:3]}")
+
+
+def test_a_stream_that_is_dead_without_a_word_is_opened_anew(page: WebDriver, service: Service) -> None:
+    """The connection stands, as the page sees it; after a minute and a half of silence it is not waited for any more."""
+    with Gateway(service.port) as gateway, with_script(page, ASLEEP):
+        person = Person(page, service)
+        person.base = f"http://127.0.0.1:{gateway.port}"
+        person.comes_back()
+        person.opens("/events")
+        happens(person, "before_sleep")
+        person.sees("before_sleep")
+        gateway.forgets()
+        happens(person, "meanwhile_gone")
+        looks = page.execute_script("window.asleep = 80_000; return window.looks")
+        eventually(lambda: page.execute_script("return window.looks") > looks + 2, what="a look at the clock")
+        assert "meanwhile_gone" not in person.screen()
+        page.execute_script("window.asleep = 95_000")
+        person.sees("meanwhile_gone")
+        assert page.find_element(By.ID, "following").text == ""
 
 
 def test_a_page_says_that_the_session_has_ended(person: Person) -> None:

@@ -3,19 +3,29 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING
 
 import pytest
+from starlette.requests import Request
 
 from conftest import SECRET_KEY
 from marzhook.dashboard import live
 from marzhook.dashboard.live import Pulse
+from marzhook.dashboard.session import SESSION
 from marzhook.event import NewEvent
 from marzhook.store import sessions
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
 from marzhook.testing import Counter, FakeClock
 from postgresql import Server
+
+if TYPE_CHECKING:
+    from starlette.types import Message
+
+    from dashboard_client import Browser
+
+pytest_plugins = ["api_client", "dashboard_client"]
 
 
 @pytest.fixture(autouse=True)
@@ -242,3 +252,40 @@ def test_a_stop_and_a_sign_out_end_the_streams(database: Database, monkeypatch: 
 async def closed(pages: list[AsyncIterator[dict[str, str]]]) -> None:
     for page in pages:
         await page.aclose()  # type: ignore[attr-defined]
+
+
+def test_a_stream_on_which_nothing_happens_says_that_it_lives(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an event that the page hears."""
+    monkeypatch.setattr(live, "PING", 0.02)
+    heard: list[bytes] = []
+
+    async def follow() -> None:
+        pinged = asyncio.Event()
+
+        async def send(message: Message) -> None:
+            heard.append(message.get("body", b""))
+            if heard[-1].startswith(b"event: ping\r\ndata:"):
+                pinged.set()
+
+        async def receive() -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        cookie = f"{SESSION}={browser.client.cookies[SESSION]}".encode()
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/live",
+            "query_string": b"",
+            "headers": [(b"cookie", cookie)],
+        }
+        response = await live.stream(browser.site)(Request(scope))
+        serving = asyncio.ensure_future(response(scope, receive, send))
+        await asyncio.wait_for(pinged.wait(), 10)
+        serving.cancel()
+        with suppress(asyncio.CancelledError):
+            await serving
+
+    asyncio.run(follow())

@@ -10,7 +10,7 @@ from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
-from sse_starlette import EventSourceResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -30,6 +30,9 @@ EVERY: Final = 1.0
 EACH: Final = 0.5
 """Seconds that are added for each page beyond two: to render a page takes some 10 ms, and however many are open, together
 they take about 2 % of the interpreter's time from those who deliver."""
+PING: Final = 30
+"""Seconds between two words on a stream on which nothing else is said: what stands in between keeps it open, and the page,
+which hears none for three times as long (live.js), opens another one."""
 RECHECKED: Final = 60
 """Looks after which a stream asks again whether its reader is still signed in."""
 
@@ -177,7 +180,8 @@ def stream(site: Site) -> Callable[[Request], Awaitable[Response]]:
         return EventSourceResponse(
             site.pulse.beats(allowed, request.query_params.get("since", "")),
             headers={**HEADERS, "X-Accel-Buffering": "no"},
-            ping=30,
+            ping=PING,
+            ping_message_factory=lambda: ServerSentEvent(event="ping", data=""),
             send_timeout=30,
         )
 

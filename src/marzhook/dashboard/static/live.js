@@ -6,6 +6,8 @@ import { held } from "./hands.js";
 const reached = "a, button, summary, pre";
 // In milliseconds: until it is tried again, which grows, and until a reader is told.
 const [soon, longest, grace, patience] = [2_000, 60_000, 4_000, 30_000];
+// The service says something every 30 s (live.py); on a slow line it may come late.
+const silence = 90_000;
 let enliven, stream, timer;
 let wait = soon;
 let busy = false;
@@ -16,6 +18,7 @@ let late = false;
 let signedOut = false;
 let leaving = 0; // when another page was asked for: this one may be that of what is just being deleted
 let known = Date.now(); // when all that is shown was right
+let heard; // when the stream last said anything
 
 const parts = () => document.querySelectorAll("[data-live]");
 
@@ -120,6 +123,8 @@ function open() {
   if (stream || document.hidden) return;
   // Told at once of what has changed since the page was made, if anything has.
   stream = new EventSource(`/live?since=${document.body.dataset.state}`);
+  heard = Date.now();
+  for (const type of ["open", "change", "ping"]) stream.addEventListener(type, () => { heard = Date.now(); });
   stream.addEventListener("change", refresh);
   stream.addEventListener("open", () => {
     following = true;
@@ -138,14 +143,21 @@ function open() {
   setTimeout(check, grace);
 }
 
-function close() {
+function close(since) {
   stream?.close();
   stream = undefined;
-  lost();
+  lost(since);
 }
 
-function lost() {
-  if (following && fetched) known = Date.now();
+// The other side may be gone without a word: asleep, moved to another network, or forgotten by what is in between.
+function listen() {
+  if (!stream || Date.now() - heard < silence) return;
+  close(heard);
+  open();
+}
+
+function lost(since = Date.now()) {
+  if (following && fetched) known = Math.max(known, since);
   following = false;
   setTimeout(check, grace);
 }
@@ -178,6 +190,7 @@ export function follow(ready) {
   });
   window.addEventListener("beforeunload", () => { leaving = Date.now(); });
   window.addEventListener("pageshow", () => { leaving = 0; });
+  setInterval(listen, silence / 9);
   if (!document.hidden) open();
   parts().forEach((part) => lookAgain(part));
 }
