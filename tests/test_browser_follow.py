@@ -96,6 +96,37 @@ def test_a_second_click_sends_nothing_twice(person: Person) -> None:
     assert person.complaints() == []
 
 
+def test_a_user_is_shown_as_he_is_while_somebody_types(person: Person) -> None:
+    """What the panel reports is seen at once, also among all users, with the buttons of now; the typed amount stays."""
+    page, service = person.page, person.service
+    calls(service, "POST", "/api/user", {"username": "reported", "proxies": {"vless": {}}, "data_limit": 1000})
+    person.opens("/user/reported")
+    person.types("amount", "0.25")
+    calls(service, "POST", "/api/v1/usage", [{"username": "reported", "bytes": 2000}])
+    person.sees("(200%)")
+    assert page.find_elements(By.CSS_SELECTOR, "h1 .badge.limited")
+    calls(service, "PUT", "/api/user/reported", {"status": "disabled"})
+    eventually(lambda: page.find_elements(By.CSS_SELECTOR, "form[action$='/enable'] button"))
+    assert person.held("amount") == "0.25"
+    person.opens("/users?search=reported")
+    calls(service, "PUT", "/api/user/reported", {"status": "active", "data_limit": 0})
+    eventually(lambda: page.find_elements(By.CSS_SELECTOR, "td .badge.active"))
+    assert person.complaints() == []
+
+
+def test_an_endpoint_has_the_buttons_of_how_it_is_now(person: Person) -> None:
+    """One that somebody else has resumed meanwhile can be tested, and not be resumed once more."""
+    page, service = person.page, person.service
+    made = calls(service, "POST", "/api/v1/endpoints", {"url": "https://shop.example/", "enabled": False})
+    person.opens(f"/endpoints/{made['id']}")
+    person.sees("Resume")
+    calls(service, "POST", f"/api/v1/endpoints/{made['id']}/enable")
+    person.sees("Send a test event")
+    assert not page.find_elements(By.CSS_SELECTOR, "form[action$='/resume'] button")
+    calls(service, "POST", f"/api/v1/endpoints/{made['id']}/disable")
+    assert person.complaints() == []
+
+
 def test_a_second_click_acts_no_second_time_before_the_script_has_come(page: WebDriver, service: Service) -> None:
     """The browser sends both, and follows the answer to the second; what is sent from the next page acts."""
     calls(service, "POST", "/api/user", {"username": "unwatched", "proxies": {"vless": {}}})

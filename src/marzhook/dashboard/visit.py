@@ -238,7 +238,7 @@ def _handled(visit: Visit, page: Page) -> Response:
         if visit.request.url.path == "/":
             return visit.to("/users")
         raise errors.ForbiddenError("only sudo admins may see this page")
-    if page.who == SUDO and page.method == "GET":
+    if page.who != ANYONE and visit.who.is_sudo and page.method == "GET":
         visit.state = visit.site.pulse.state
     if page.method == "POST" and (question := visit.given("asks")):
         # The script has not asked it, and taken it out: there was none, or it had not come yet.
