@@ -144,7 +144,7 @@ def test_retry_replays_what_ended(api: Api, state: str) -> None:
 
     shown = api.post(f"{path}/retry").json()
 
-    assert (shown["state"], shown["tries"], shown["due_at"]) == ("pending", 0, "2026-01-02T00:00:00Z")
+    assert (shown["state"], shown["tries"], shown["due_at"]) == ("pending", 0, "2026-01-01T00:00:00Z")
     assert shown["attempts"] == (1 if state == "dead" else 0)
 
 

@@ -48,7 +48,7 @@ def test_after_the_last_try_it_is_dead_the_next_passes_and_replay_brings_it_back
     with house.dispatching(RetryPolicy((0.01, 0.01), jitter=0.0)):
         eventually(lambda: house.states() == {"dead": 1, "delivered": 1})
         with house.database.write() as tx:
-            assert house.outbox.replay(tx, DeliveryFilter(), settled_before=CLOCK.now()) == 1
+            assert house.outbox.replay(tx, DeliveryFilter(), now=CLOCK.now()) == 1
         eventually(lambda: house.states() == {"delivered": 2})
     assert [number for number, _, _ in house.attempts(endpoint, first)] == [1, 2, 3, 4]
     assert json.loads(receiver.seen()[-1]["body"])["tries"] == 0

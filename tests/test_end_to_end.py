@@ -374,3 +374,36 @@ def test_an_endpoint_that_says_gone_is_disabled_and_keeps_what_it_is_owed(
         # The first waits for its retry; the second is another user's and goes at once.
         eventually(lambda: "second" in {e["username"] for e in gone.accepted()})
         eventually(lambda: {e["username"] for e in gone.accepted()} == {"first", "second"}, timeout=30)
+
+
+def test_what_ended_is_sent_again_at_once_when_that_is_asked(tmp_path: Path, receivers: list[Receiver]) -> None:
+    """A delivered, a dead and a cancelled one over the API, and the delivered one by the command, without a wait."""
+    receiver = receivers[0]
+    with Service(tmp_path, WEBHOOK_ADDRESS=receiver.url, MARZHOOK_REJECTED_SCHEDULE="1") as service:
+
+        def state(event: int) -> str:
+            return str(service.call("GET", f"/api/v1/deliveries/1/{event}")[1]["state"])
+
+        def published(username: str) -> int:
+            service.call("POST", "/api/v1/events", {"action": "user_updated", "username": username})
+            return int(service.call("GET", f"/api/v1/events?username={username}")[1]["events"][0]["id"])
+
+        delivered = published("delivered")
+        receiver.wait(1)
+        eventually(lambda: state(delivered) == "delivered")
+        receiver.do(status=400)
+        dead = published("dead")
+        eventually(lambda: state(dead) == "dead")
+        service.call("POST", "/api/v1/endpoints/1/disable")
+        cancelled = published("cancelled")
+        service.call("POST", f"/api/v1/deliveries/1/{cancelled}/cancel")
+        assert state(cancelled) == "cancelled"
+        receiver.do(status=200)
+        service.call("POST", "/api/v1/endpoints/1/enable")
+        for event in (delivered, dead, cancelled):
+            assert service.call("POST", f"/api/v1/deliveries/1/{event}/retry?force=true")[0] == 200
+        again = ["delivered"] * 2 + ["dead", "cancelled"]
+        eventually(lambda: sorted(e["username"] for e in receiver.accepted()) == sorted(again))
+        eventually(lambda: state(delivered) == "delivered")
+        assert marzhook(tmp_path, "deliveries", "retry", "1", str(delivered)).returncode == 0
+        eventually(lambda: sorted(e["username"] for e in receiver.accepted()) == sorted([*again, "delivered"]))

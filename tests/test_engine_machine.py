@@ -207,7 +207,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.clock.advance(0.001)
             with self.database.write() as tx:
                 # A clock that was set back may hide it: then nothing is replayed.
-                if self.outbox.replay(tx, which, settled_before=self.clock.now()):
+                if self.outbox.replay(tx, which, now=self.clock.now()):
                     self.disturbed.add(event_id)
                     self.terminal.pop(event_id, None)
             self.reload()

@@ -9,7 +9,6 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -161,7 +160,7 @@ def test_dead_letters_move_together(world: World) -> None:
         listed = history.deliveries(conn, DeliveryFilter(states=(DEAD,)), limit=1000)
     assert [row.key for row in listed] == [(i, e) for i in reversed(dead) for e in (world.two, world.one)]
     with world.database.write() as tx:
-        assert world.outbox.replay(tx, DeliveryFilter(event_id=dead[0]), settled_before=world.clock.now()) == 2
+        assert world.outbox.replay(tx, DeliveryFilter(event_id=dead[0]), now=world.clock.now()) == 2
     world.settle(world.one, DELIVERED, dead[:1])
     world.settle(world.two, DEAD, dead[:1])
     assert world.sql(f"SELECT state, attempts FROM settled WHERE event_id = {dead[0]} ORDER BY 1") == [
@@ -269,7 +268,7 @@ def test_others_publish_and_settle_all_the_while(world: World) -> None:
     def replay() -> None:
         with world.database.write() as tx:
             which = DeliveryFilter(endpoint_id=world.one, states=(DEAD,))
-            world.outbox.replay(tx, which, settled_before=world.clock.now(), limit=3)
+            world.outbox.replay(tx, which, now=world.clock.now(), limit=3)
         owed = [d.event.id for d in world.outbox.window(world.one, after=0, limit=20) if d.event.id in old]
         world.settle(world.one, DEAD, owed)
 
@@ -358,7 +357,7 @@ def test_a_replay_does_not_wait_for_what_is_replaced(world: World) -> None:
         world.outbox.settle([settlement(on_its_way, PENDING, 500, world.clock)], now=world.clock.now())
         with world.database.write() as tx:
             which = DeliveryFilter(event_id=dead)
-            done.append(world.outbox.replay(tx, which, settled_before=world.clock.now() + timedelta(seconds=1)))
+            done.append(world.outbox.replay(tx, which, now=world.clock.now()))
 
     with signals.listening("partitions.copied", replay):
         world.prune()

@@ -112,7 +112,7 @@ def test_a_replay_takes_a_delivery_out_of_retention(world: World) -> None:
     # Between two steps: some were found, and not yet removed.
     next(step for step in steps if step.removed)
     with world.database.write() as tx:
-        replayed = world.outbox.replay(tx, DeliveryFilter(), settled_before=world.clock.now(), limit=10**6)
+        replayed = world.outbox.replay(tx, DeliveryFilter(), now=world.clock.now(), limit=10**6)
     assert 0 < replayed < 600
     owed = world.sql("SELECT endpoint_id, event_id FROM pending ORDER BY 1, 2")
     list(steps)
@@ -177,7 +177,7 @@ def test_an_endless_story_goes_bit_by_bit(world: World) -> None:
         if 0 < len(left) < 200:
             with world.database.write() as tx:
                 which = DeliveryFilter(event_id=second)
-                world.outbox.replay(tx, which, settled_before=world.clock.now())
+                world.outbox.replay(tx, which, now=world.clock.now())
             replayed = left
     assert attempts > 300
     assert world.ids("events") == [second]

@@ -134,7 +134,7 @@ def test_what_the_first_release_wrote_is_kept(old: Callable[[], Database], clock
     [owed] = outbox.load(10, [10])
     assert (owed.event.username, owed.event.enqueued_at, owed.tries) == ("علی10", 1680506457.636369, 1)
     with database.write() as tx:
-        assert outbox.replay(tx, DeliveryFilter(endpoint_id=10), settled_before=clock.now()) == 1
+        assert outbox.replay(tx, DeliveryFilter(endpoint_id=10), now=clock.now()) == 1
 
 
 @pytest.mark.postgresql

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from math import ceil
 from typing import Any, Final, Protocol, TypeVar
@@ -47,9 +47,6 @@ TEST_USERNAME: Final = "marzhook_test"
 
 REPLAY_CHUNK: Final = 5000
 """Deliveries moved in one transaction: publishing waits for no longer than one of these takes."""
-
-# Settled "before" any time that a clock shows: a single delivery's replay is not a loop that could meet itself.
-_AHEAD: Final = timedelta(days=1)
 
 
 CHOICES: Final = {"format": FORMATS, "secret_mode": SECRET_MODES, "detail": DETAILS, "signatures": SIGNATURES}
@@ -322,7 +319,7 @@ def _again(services: Services, tx: Transaction, endpoint_id: int, event_id: int,
     now = services.clock.now()
     if state == PENDING:
         return services.outbox.hasten(tx, DeliveryFilter(endpoint_id, event_id), now=now)
-    return services.outbox.replay(tx, DeliveryFilter(endpoint_id, event_id, (state,)), settled_before=now + _AHEAD)
+    return services.outbox.replay(tx, DeliveryFilter(endpoint_id, event_id, (state,)), now=now)
 
 
 def cancel(services: Services, endpoint_id: int, event_id: int) -> None:
@@ -382,7 +379,8 @@ def replay(services: Services, which: DeliveryFilter) -> Iterator[int]:
     if which.endpoint_id is not None:
         with services.database.read() as conn:
             endpoints.get(conn, which.endpoint_id)
-    again = partial(services.outbox.replay, which=which, settled_before=services.clock.now(), limit=REPLAY_CHUNK)
+    began = services.clock.now()
+    again = partial(services.outbox.replay, which=which, now=began, settled_before=began, limit=REPLAY_CHUNK)
     while True:
         count = services.database.transact(again)
         yield count

@@ -139,7 +139,7 @@ def retry(endpoint_id: EndpointId, event_id: EventId) -> None:
             return o.outbox.replay(
                 tx,
                 DeliveryFilter(endpoint_id=endpoint_id, event_id=event_id, states=(DEAD, CANCELLED, DELIVERED)),
-                settled_before=_just_after(now),
+                now=now,
             )
 
         _must_have_moved(o.database.transact(owe), endpoint_id)
@@ -235,9 +235,3 @@ def _endpoint_name(row: DeliveryRow) -> str:
 def _must_have_moved(count: int, endpoint_id: int) -> None:
     if count == 0:
         raise ConflictError(f"endpoint {endpoint_id} was deleted; its deliveries are history only")
-
-
-def _just_after(now: Any) -> Any:
-    from datetime import timedelta
-
-    return now + timedelta(microseconds=1)

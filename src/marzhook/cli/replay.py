@@ -72,7 +72,8 @@ def _replayed(o: Opened, which: DeliveryFilter, matched: int) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    replayed, again = 0, partial(o.outbox.replay, which=which, settled_before=o.clock.now(), limit=CHUNK)
+    began = o.clock.now()
+    replayed, again = 0, partial(o.outbox.replay, which=which, now=began, settled_before=began, limit=CHUNK)
     columns = (TextColumn("Replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("replay", total=matched)

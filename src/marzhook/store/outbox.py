@@ -256,8 +256,16 @@ class Outbox:
         self._touch(tx, rows)
         return len(rows)
 
-    def replay(self, tx: Transaction, which: DeliveryFilter, *, settled_before: datetime, limit: int = 5000) -> int:
-        """Owe these again, from their first try; return how many. Call again until it returns 0.
+    def replay(
+        self,
+        tx: Transaction,
+        which: DeliveryFilter,
+        *,
+        now: datetime,
+        settled_before: datetime | None = None,
+        limit: int = 5000,
+    ) -> int:
+        """Owe these again, due at once and from their first try; return how many. Call again until it returns 0.
 
         `settled_before` (the time of the first call) keeps what is delivered meanwhile from being replayed once more.
         Default states: dead and cancelled. Events replayed are sent behind whatever of their user was sent since.
@@ -266,7 +274,7 @@ class Outbox:
             which = DeliveryFilter(**{**_fields(which), "states": (DEAD, CANCELLED)})
         rows = self._matching(tx.conn, _settled, which, limit, settled_before)
         # Due from now on, not since its event: it did not wait all that time.
-        self._move(tx.conn, rows, _settled, _pending, due_at=settled_before.timestamp())
+        self._move(tx.conn, rows, _settled, _pending, due_at=now.timestamp())
         self._touch(tx, rows)
         return len(rows)
 
