@@ -321,6 +321,33 @@ def test_the_inbox_is_an_endpoint_that_shows_what_arrives(browser: Browser) -> N
         assert inbox.address(browser.services.database, conn) is None
 
 
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (
+            b'{"type": "user_expired", "timestamp": "", "data": {"action": "user_expired", "username": "eve"}}',
+            "<bdi>eve</bdi> —",
+        ),
+        (b'[{"action": "user_expired", "username": "eve"}, {}, {}]', "<bdi>eve</bdi> and 2 more —"),
+        (
+            b'{"action": "user_expired", "username": "eve", "more": "%s"}' % (b"x" * 16_384),
+            "further bytes are not kept",
+        ),
+        (b'{"action": {"x": 1}, "username": 5}', "A request"),
+        (b"[" * 15_000, "A request"),
+        (b'[{"x": %s}]' % (b"[" * 980 + b"]" * 980), "A request"),
+        (b"[]", "A request"),
+        (b"", "A request"),
+    ],
+)
+def test_the_inbox_shows_whatever_arrives(browser: Browser, body: bytes, shown: str) -> None:
+    """Each of the formats by its event; what is none, what is huge and what is nested without end as a request."""
+    browser.site.inbox.take((), body)
+    page = browser.page("/inbox")
+    assert shown in page
+    assert ("User expired" in page) == (b"user_expired" in body)
+
+
 def test_the_inbox_keeps_the_newest_only(browser: Browser) -> None:
     """However much is sent to it, it stays small."""
     for _ in range(60):

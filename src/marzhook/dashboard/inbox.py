@@ -41,23 +41,36 @@ ANSWERS: Final = {200: "OK", 400: "Bad Request", 500: "Internal Server Error"}
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request."""
+    """One request: what is kept of its body, and how many bytes that leaves out; its first event's action and user ("" where
+    it names none), and how many events follow in it."""
 
     number: int
     at: datetime
     headers: tuple[tuple[str, str], ...]
     body: str
+    left_out: int
+    action: str
+    username: str
+    further: int
     status: int
 
-    @property
-    def event(self) -> dict[str, Any]:
-        """The event in it, where it is one; of a list, the first."""
-        try:
-            value = json.loads(self.body)
-        except ValueError:
-            return {}
-        value = value[0] if isinstance(value, list) and value else value
-        return value if isinstance(value, dict) else {}
+
+def _events(body: bytes) -> list[Any]:
+    """What a body in any of our formats holds; nothing where it is something else."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _named(event: Any) -> tuple[str, str]:
+    """Its action and username."""
+    if isinstance(event, dict) and "type" in event and "data" in event:  # Standard Webhooks
+        event = event["data"]
+    found = [event.get(name) if isinstance(event, dict) else None for name in ("action", "username")]
+    action, username = (value if isinstance(value, str) else "" for value in found)
+    return action, username
 
 
 class Inbox:
@@ -72,9 +85,13 @@ class Inbox:
         self.count = 0
 
     def take(self, headers: tuple[tuple[str, str], ...], body: bytes) -> Received:
+        text, left_out = body[:MAX_BODY].decode("utf-8", "replace"), max(0, len(body) - MAX_BODY)
+        events = _events(body)
+        action, username = _named(events[0]) if events else ("", "")
+        further = max(0, len(events) - 1)
         with self._lock:
-            text = body[:MAX_BODY].decode("utf-8", "replace")
-            got = Received(next(self._numbers), self._clock.now(), headers, text, self.status)
+            number, at = next(self._numbers), self._clock.now()
+            got = Received(number, at, headers, text, left_out, action, username, further, self.status)
             self._received.appendleft(got)
             self.count = got.number
         return got
@@ -100,7 +117,7 @@ def receiver(site: Site) -> Callable[[Request], Awaitable[Response]]:
             for name, value in request.headers.items()
             if name.startswith(SHOWN)
         )
-        got = site.inbox.take(shown, body)
+        got = await run_in_threadpool(site.inbox.take, shown, body)
         return PlainTextResponse(ANSWERS[got.status], got.status)
 
     return received
