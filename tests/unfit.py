@@ -28,6 +28,16 @@ for (const e of document.querySelectorAll("thead th")) {
   const words = e.textContent.trim().split(/[\s-]+/u).length;
   if (lines > words && !/\p{Script=Han}/u.test(e.textContent)) told("broken within a word", e);
 }
+// A cell's label that runs over into its value: it stands in a place of its own width, and no range measures it.
+const pen = document.createElement("canvas").getContext("2d");
+for (const e of document.querySelectorAll("td[data-label]")) {
+  const style = getComputedStyle(e, "::before");
+  if (style.content === "none") continue;
+  pen.font = style.font;
+  const words = style.whiteSpace === "nowrap" ? [e.dataset.label] : e.dataset.label.split(/[\s-]+|\p{Script=Han}/u);
+  const wide = Math.max(...words.map((word) => pen.measureText(word).width));
+  if (wide > parseFloat(style.inlineSize) + 1) told("a label that is too long", e);
+}
 // Two pieces of text in the same place.
 const places = [];
 const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
