@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from conftest import SECRET_KEY
@@ -20,7 +21,9 @@ from marzhook.runtime import Runtime
 from marzhook.settings import load
 from marzhook.testing import FakeClock, eventually
 from postgresql import Server
+from receivers import Receiver, header_of
 from service import Service
+from workers import WorkerProcess
 
 CALLS = 60
 """More than there are threads for."""
@@ -86,6 +89,37 @@ def test_a_database_that_is_gone_is_told_of(tmp_path: Path, server: Server, argu
         " is back after ",
     ]
     assert [line for line in told if line["level"] == "error" or "exception" in line] == []
+
+
+def test_who_is_told_to_end_does_not_wait_for_it(tmp_path: Path, server: Server) -> None:
+    """A worker that delivers, though its server hangs: it ends before anybody kills it (the unit's 60 s, an orchestrator's
+    usual 30), and what it could not write down another one delivers again."""
+    settings = {"MARZHOOK_DATABASE_URL": server.tcp_url(), "MARZHOOK_SECRET_KEY": SECRET_KEY}
+    with (
+        Receiver() as receiver,
+        Service(tmp_path, "--no-dispatch", WEBHOOK_ADDRESS=receiver.url, **settings) as service,
+    ):
+        worker = WorkerProcess(tmp_path, settings)
+        receiver.do(hold=True)
+        assert service.call("POST", "/api/v1/events", {"username": "anna", "action": "user_updated"})[0] == 202
+        receiver.wait(1)
+        with psycopg.connect(server.url()) as others, psycopg.connect(server.url(), autocommit=True) as watch:
+            # So that it is sure to be in the middle of something.
+            others.execute("LOCK TABLE users")
+            waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            eventually(lambda: watch.execute(waiting).fetchone())
+            server.freeze()
+            receiver.do(status=200)
+            try:
+                with closing(worker.log):
+                    assert worker.end() == 0
+            finally:
+                server.thaw()
+        other = WorkerProcess(tmp_path, settings)
+        first, again = receiver.wait(2)
+        assert header_of(first, "webhook-id") == header_of(again, "webhook-id")
+        with closing(other.log):
+            assert other.end() == 0
 
 
 @pytest.mark.postgresql

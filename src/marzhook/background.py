@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -27,3 +28,12 @@ class Background(ABC):
 
     @abstractmethod
     def _run(self) -> None: ...
+
+
+def stop_all(*these: Background, within: float) -> None:
+    """Stop them all at once; after so many seconds, without those that have not ended."""
+    until = time.monotonic() + within
+    for one in these:
+        one.stop(0)
+    for one in these:
+        one.stop(max(0.0, until - time.monotonic()))

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from marzhook import __version__, otel
+from marzhook.background import stop_all
 from marzhook.clock import Clock, SystemClock
 from marzhook.destinations.exec import SCHEME, argv_of
 from marzhook.dispatch.dispatcher import Dispatcher
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from marzhook.otel.spans import Spans
 
 log = logging.getLogger(__name__)
+
+BACKGROUND_SECONDS: Final = 5.0
+"""For what is done in the background, to end as the service stops; a panel or a database may take its time to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,15 +315,21 @@ class Runtime:
         self.review.refresh_thresholds()
 
     def stop(self) -> None:
-        """Sources first, so that nothing new comes; then what is on its way; the database last."""
-        self.lookout.stop(3)
+        """Sources first, so that nothing new comes; then what is on its way; the database last.
+
+        Within 30 s, whoever does not answer any more: of what a thread that is left behind had begun, the database undoes what
+        was not committed, and lets go of its locks, when the process is gone.
+        """
+        stop_all(
+            self.lookout,
+            self.follower,
+            self.reporter,
+            self.upkeep,
+            self.watchdog,
+            self.review,
+            within=BACKGROUND_SECONDS,
+        )
         if self._started and self._dispatches:
-            # A panel may take its time to answer; what it says then is not written any more, and asked for again.
-            self.follower.stop(3)
-            self.reporter.stop(3)
-            self.upkeep.stop()
-            self.watchdog.stop(30)
-            self.review.stop()
             self.dispatcher.stop()
         if self._sending is not None:
             self._sending.stop_measuring()

@@ -13,7 +13,7 @@ from marzhook import signals
 from marzhook.clock import Clock
 from marzhook.delivery import Settlement, Verdict
 from marzhook.dispatch import health
-from marzhook.dispatch.limits import DRAIN_SECONDS, IN_A_TURN, MAX_UNSETTLED, SETTLER_LOOK, Limits
+from marzhook.dispatch.limits import DRAIN_SECONDS, IN_A_TURN, MAX_UNSETTLED, SETTLE_SECONDS, SETTLER_LOOK, Limits
 from marzhook.dispatch.notices import Notices
 from marzhook.dispatch.outages import Outages
 from marzhook.dispatch.ownership import Ownership
@@ -119,8 +119,8 @@ class Dispatcher:
         """
         self._stop_at = self._clock.monotonic() + timeout
         self._transport.wake()
-        self._thread.join(timeout + 5)
-        if not self._settler.stop(timeout=timeout):
+        self._thread.join(timeout + SETTLE_SECONDS)
+        if not self._settler.stop(timeout=SETTLE_SECONDS):
             log.error("some answers could not be written; their deliveries will be made again")
         self._transport.close()
         if self._ownership is not None:

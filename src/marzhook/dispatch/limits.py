@@ -15,6 +15,9 @@ MAX_UNSETTLED = 5000
 IN_A_TURN = 8
 """Requests that one endpoint starts before the next one's turn."""
 DRAIN_SECONDS = 10.0
+"""For requests that are on their way when the service stops."""
+SETTLE_SECONDS = 5.0
+"""For what came of them to be written: a database that is busy, or does not answer, is not waited for longer."""
 SETTLER_LOOK = 0.2
 """Seconds between two looks whether the settler is still worth waiting for."""
 

@@ -49,8 +49,10 @@ class SessionCaretaker(Caretaker):
             return self._mine
 
     def close(self) -> None:
-        with self._asking:
+        # Who asks a server that does not answer cannot be waited for. The session ends with the process.
+        if self._asking.acquire(timeout=1):
             self._let_go()
+            self._asking.release()
 
     def _let_go(self) -> None:
         self._mine = False
