@@ -150,6 +150,28 @@ def test_a_try_shows_where_its_time_went_and_the_head_of_the_answer(browser: Bro
     assert shown[0]["head"] == "x-request-id: ab12\nset-cookie: ***\nx-webhook-secret: ***"
 
 
+@pytest.mark.parametrize(
+    ("error", "timing", "shown"),
+    [
+        ("dns", "2000 0 0", ["finding the name 2 ms"]),
+        ("refused_address", "20 1980 0", ["connecting 2 ms"]),
+        ("reset", "", ["waiting for the answer 2 ms", "The connection stood already."]),
+    ],
+)
+def test_a_try_that_failed_says_nothing_of_what_it_did_not_come_to(
+    browser: Browser, error: str, timing: str, shown: list[str]
+) -> None:
+    """No connection stood whose address was never found, and what took no time was not done."""
+    endpoint, event = browser.api.endpoint(), browser.api.publish()
+    [delivery] = browser.services.outbox.load(endpoint, [event])
+    response = Response(browser.api.clock.now(), 0.0020004, error=error, message="broken", timing=timing)
+    answered = settle([delivery], response, Outcome(Verdict.FAILED), RetryPolicy(), random=0.0)
+    browser.services.outbox.settle(answered, now=browser.api.clock.now())
+    caption = re.search(r"<figcaption>(.*?)</figcaption>", browser.page(f"/events/{event}"), re.DOTALL)
+    assert caption
+    assert re.findall(r"\w.*", re.sub("</span>", "\n", re.sub("</?b>|<span[^>]*>", "", caption[1]))) == shown
+
+
 def test_a_delivery_is_retried_and_cancelled(browser: Browser) -> None:
     """A dead one is owed again, a waiting one is cancelled, and one that was delivered is sent twice only on purpose."""
     api = browser.api
