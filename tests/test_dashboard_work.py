@@ -151,6 +151,26 @@ def test_a_try_shows_where_its_time_went_and_the_head_of_the_answer(browser: Bro
 
 
 @pytest.mark.parametrize(
+    ("waited", "again", "told"),
+    [(3, 0, "at once"), (6, 0, "at the first try"), (0, 1, "accepted 2 times, last at")],
+    ids=["at once", "after a pause", "sent again"],
+)
+def test_the_story_tells_when_and_how_often_it_was_accepted(
+    browser: Browser, waited: int, again: int, told: str
+) -> None:
+    """One that waited, however long it did, was not sent at once; and no try failed only because there were more."""
+    api = browser.api
+    endpoint, event = api.endpoint(), api.publish()
+    api.clock.advance(waited)
+    api.settle(endpoint, event, DELIVERED, 200)
+    for _ in range(again):
+        browser.post(f"/events/{event}/{endpoint}/retry", {"force": "yes"})
+        api.settle(endpoint, event, DELIVERED, 200)
+    [said] = re.findall(r'badge delivered">delivered</span>\s*(.*?) <time', browser.page(f"/events/{event}"))
+    assert said == told
+
+
+@pytest.mark.parametrize(
     ("error", "timing", "shown"),
     [
         ("dns", "2000 0 0", ["finding the name 2 ms"]),

@@ -29,6 +29,8 @@ MANY = 200
 """Deliveries of one event that its page shows."""
 SECONDS = 0.08
 """That a page takes to search, at the most; then it says how far it came."""
+AT_ONCE = 5.0
+"""Seconds from an event to its first try within which that is made at once."""
 TRIES = 20
 """Tries of one delivery that its page shows: the newest."""
 
@@ -154,11 +156,19 @@ class Chapter:
     """With the request that was sent; None: it could not be made, or the endpoint was deleted."""
     earlier: int
     """Tries that are not shown."""
+    accepted: int
+    """How often: what was delivered can be sent once more."""
     request: Shown | None
     """The next one; None: the endpoint was deleted."""
     endpoint: Endpoint | None
     behind: int | None
     """The event of the same user that it waits for, where one was found in time."""
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the first try was made at once, and was enough."""
+        tried = self.row.last_at or self.row.settled_at
+        return self.row.attempts == 1 and tried is not None and tried.timestamp() - self.row.event.enqueued_at < AT_ONCE
 
 
 @pages.get("/events/{event_id:int}")
@@ -224,7 +234,8 @@ def _chapter(
         for one, failed in [*zip(tries, failed_before(tries, row.tries), strict=True)][-TRIES:]
     ]
     request = preview(visit, endpoint, event, row.tries, number=row.attempts + 1) if endpoint else None
-    return Chapter(row, shown, len(tries) - len(shown), request, endpoint, behind)
+    accepted = sum(one.schedule is None for one in tries)
+    return Chapter(row, shown, len(tries) - len(shown), accepted, request, endpoint, behind)
 
 
 def failed_before(tries: Sequence[Attempt], failed: int) -> list[int]:
