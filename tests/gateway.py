@@ -21,8 +21,11 @@ class Gateway:
         self._lost = False
         self._passing = threading.Event()
         self._passing.set()
-        self.posted = 0
-        """Requests with the method POST, each first on its connection or alone on the way."""
+        self.asked: list[str] = []
+        """First lines of requests, each alone on its way."""
+        self.told = 0
+        """Changes that pages were told of."""
+        self._posting = set[socket.socket]()
         self._streams = set[socket.socket]()
         self._forgotten = set[socket.socket]()
         self._open: list[socket.socket] = []
@@ -43,7 +46,7 @@ class Gateway:
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """Requests get through, and their answers when the block has ended."""
+        """Forms get through, and their answers when the block has ended."""
         self._passing.clear()
         try:
             yield
@@ -70,12 +73,17 @@ class Gateway:
                 self._open += (client, service)
 
                 def asks(data: bytes) -> bool:
-                    self.posted += data.startswith(b"POST ")
-                    (self._streams.add if data.startswith(b"GET /live?") else self._streams.discard)(client)
+                    line = data.partition(b"\r\n")[0].decode("latin-1")
+                    for start, group in (("POST ", self._posting), ("GET /live?", self._streams)):
+                        (group.add if line.startswith(start) else group.discard)(client)
+                    self.asked.append(line)
                     return True
 
-                def answers(_data: bytes) -> bool:
-                    return self._passing.wait() and client not in self._forgotten
+                def answers(data: bytes) -> bool:
+                    if client in self._posting:
+                        self._passing.wait()
+                    self.told += data.count(b"event: change")
+                    return client not in self._forgotten
 
                 threading.Thread(target=_pump, args=(client, service, asks), daemon=True).start()
                 _pump(service, client, answers)

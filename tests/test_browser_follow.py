@@ -29,6 +29,31 @@ HASTE = """
 const later = window.setTimeout;
 window.setTimeout = (what, time) => later(what, Math.min(time, 200));
 """
+# What the tests of a hidden page turn, count and break.
+HIDDEN = """
+const Stream = window.EventSource, plain = window.fetch, soon = window.setTimeout;
+let hidden = false;
+window.streams = [];
+window.fired = 0;
+window.setTimeout = (what, time) => soon(() => { what(); window.fired += 1; }, time);
+window.EventSource = class extends Stream {
+  constructor(...given) {
+    super(...given);
+    window.streams.push(hidden);
+    window.stream = this;
+  }
+};
+Object.defineProperty(document, "hidden", { get: () => hidden });
+window.turns = (away) => { hidden = away; document.dispatchEvent(new Event("visibilitychange")); };
+window.breaks = (answered) => {
+  window.fetch = async (...given) => {
+    window.fetch = plain;
+    const answer = await plain(...given);
+    return answered(answer);
+  };
+};
+"""
+FOLLOWS = "return window.stream?.readyState === EventSource.OPEN && !document.getElementById('following').textContent"
 # How long it was asleep, in milliseconds, nobody tells a page but the clock; it looks at it often.
 ASLEEP = """
 const now = Date.now, every = window.setInterval;
@@ -140,15 +165,19 @@ def test_a_second_click_acts_no_second_time_before_the_script_has_come(page: Web
             for charged in (1, 2):
                 person.opens("/user/unwatched")
                 person.types("amount", "1")
-                before, posted = page.find_element(By.TAG_NAME, "html"), gateway.posted
+                before, asked = page.find_element(By.TAG_NAME, "html"), len(gateway.asked)
                 with gateway.holding():
                     page.execute_script(TWICE, page.find_element(By.CSS_SELECTOR, "form[action$='/charge'] button"))
-                    eventually(lambda posted=posted: gateway.posted == posted + 2, what="both of them")
+                    eventually(lambda asked=asked: len(posted(gateway, asked)) == 2, what="both of them")
                 person.goes_on(before, "Charge")
                 person.sees(f"{charged} GiB")
                 assert calls(service, "GET", "/api/user/unwatched")["used_traffic"] == charged * 2**30
         finally:
             page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+
+
+def posted(gateway: Gateway, after: int) -> list[str]:
+    return [line for line in gateway.asked[after:] if line.startswith("POST ")]
 
 
 def happens(person: Person, username: str) -> None:
@@ -237,6 +266,65 @@ def test_a_page_of_what_is_deleted_says_so(person: Person) -> None:
         calls(person.service, "DELETE", path)
         person.sees(said)
         assert person.page.current_url.endswith(page)
+
+
+def test_a_page_that_is_left_is_not_fetched_anew(page: WebDriver, service: Service) -> None:
+    """Its form is on the way, and what it acts on may be gone: the form's answer comes next, whatever happens meanwhile."""
+    calls(service, "POST", "/api/user", {"username": "left", "proxies": {"vless": {}}})
+    with Gateway(service.port) as gateway, with_script(page, HASTE):
+        person = Person(page, service)
+        person.base = f"http://127.0.0.1:{gateway.port}"
+        person.comes_back()
+        person.opens("/user/left")
+        eventually(lambda: any(line.startswith("GET /live?") for line in gateway.asked), what="a stream")
+        before, asked = page.find_element(By.TAG_NAME, "html"), len(gateway.asked)
+        with gateway.holding():
+            page.execute_script("setTimeout(() => document.querySelector('form[action$=disable] button').click(), 50)")
+            eventually(lambda: posted(gateway, asked), what="the form")
+            for name in ("left_once", "left_twice"):
+                told = gateway.told
+                happens(person, name)
+                eventually(lambda told=told: gateway.told > told, what="a change")
+            assert not [line for line in gateway.asked[asked:] if line.startswith("GET /user/")]
+        person.goes_on(before, "Disable")
+        person.sees("disabled")
+
+
+def test_a_page_that_was_hidden_while_it_was_fetched_follows_again(person: Person) -> None:
+    """With no stream while nobody looks; and where the fetch failed, it is made up for though nothing has changed since."""
+    page = person.page
+    with with_script(page, HIDDEN + HASTE):
+        person.opens("/events")
+        for answered in ("return answer;", "throw new Error('the line was down');"):
+            eventually(lambda: page.execute_script(FOLLOWS), what="following")
+            fired = page.execute_script(
+                "const fired = window.fired;"
+                f"window.breaks((answer) => {{ window.turns(true); {answered} }});"
+                "window.stream.dispatchEvent(new Event('change')); return fired;"
+            )
+            # One of them is the next try.
+            eventually(lambda fired=fired: page.execute_script("return document.hidden && window.fired") >= fired + 2)
+            page.execute_script("window.turns(false)")
+        eventually(lambda: page.execute_script(FOLLOWS), what="following again, and no notice")
+        assert page.execute_script("return window.streams") == [False] * 3
+
+
+def test_a_session_that_was_begun_anew_is_noticed_on_a_bad_line(person: Person) -> None:
+    """That it has ended is said no longer, and the page tries again."""
+    page = person.page
+    with with_script(page, HIDDEN + HASTE):
+        person.opens("/events")
+        eventually(lambda: page.execute_script(FOLLOWS), what="following")
+        cookie = page.get_cookie("marzhook_session")
+        page.delete_cookie("marzhook_session")
+        happens(person, "signed_out")
+        person.sees("Your session has ended, so this page follows along no longer.")
+        page.add_cookie({key: cookie[key] for key in ("name", "value", "path", "httpOnly", "sameSite")})
+        page.execute_script(
+            "window.breaks(() => { throw new Error('the line was down'); }); window.turns(true); window.turns(false)"
+        )
+        person.sees("signed_out")
+        eventually(lambda: page.execute_script(FOLLOWS), what="following again, and no notice")
 
 
 def test_what_is_under_a_readers_hands_stays(person: Person) -> None:

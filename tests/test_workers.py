@@ -183,6 +183,25 @@ def test_who_hangs_in_a_transaction_has_lost_its_shards(
             hang()
 
 
+def test_who_only_says_that_it_lives_takes_nothing(house: House, reopen: Callable[..., Database]) -> None:
+    """A shard that is free stays so: who works with the session would not know of it. A session that is gone says so."""
+    with closing(reopen().shards("waits")) as session:
+        session.sweep()
+        session.release([7])
+        before = session.held
+        session._reached_at -= 5
+        assert session.silent_for() >= 5
+        session.keep()
+        assert session.silent_for() < 5
+        assert 7 not in session.held == before == shards_of(house.database, "waits")
+        session.sweep()
+        assert 7 in session.held
+        with house.database.read() as conn:
+            conn.exec_driver_sql("SELECT pg_terminate_backend(%s, 10000)", (session.session,))
+        with pytest.raises(OwnershipLostError):
+            session.keep()
+
+
 def caretaker(house: House) -> int | None:
     """The number of the session that looks after users for all."""
     with house.database.read() as conn:
@@ -210,12 +229,15 @@ def test_who_cannot_write_a_note_keeps_its_session(
     house: House, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For a lock on `endpoints`, say. The server ends a session that says nothing for 25 seconds, and what others accepted
-    meanwhile would be dropped and sent again: it speaks between two tries."""
+    meanwhile would be dropped and sent again: it speaks between two tries, and takes no shard behind the dispatcher's back."""
     monkeypatch.setattr(settler, "RETRY_EVERY", 0.1)
     fast = house.endpoint(receiver.url)
-    spoke: list[float] = []
+    spoke, held = list[float](), set[frozenset[int]]()
 
     def note() -> None:
+        if not spoke:
+            holder.release([min(holder.held)])
+        held.add(holder.held)
         spoke.append(holder._reached_at)
         if len(spoke) < 4:
             raise StoreBusyError("locked")
@@ -229,6 +251,7 @@ def test_who_cannot_write_a_note_keeps_its_session(
         house.publish(["anna"])
         eventually(lambda: house.count("pending") == 0)
     assert len(set(spoke)) == 4
+    assert [len(shards) for shards in held] == [SHARDS - 1]
     assert [number for number, *_ in house.attempts(fast, 1)] == [1]
 
 
