@@ -137,6 +137,7 @@ def test_a_second_new_secret_asks_about_the_one_that_it_ends(browser: Browser) -
         (BOT | {"message": "<b>{username}"}, "message", "<b> is not closed"),
         ({"kind": "alert", "url": "nowhere"}, "url", "Apprise's look like tgram"),
         ({"kind": "sql", "url": "here"}, "url", "a database's looks like sqlite"),
+        ({"kind": "sql", "url": "postgresql://u:x@hunter2@h/d"}, "url", "an @ within its password is written %40"),
         ({"kind": "sql", "url": "sqlite:////srv/users.db", "prefix": "1 "}, "prefix", "a prefix begins with a letter"),
         ({"kind": "exec", "url": "told"}, "url", "a program's whole path"),
         ({"kind": "exec", "url": "exec:/bin/told"}, "kind", "Endpoints of this kind are made by who runs Marzhook"),

@@ -252,6 +252,10 @@ def test_malformed(name: str, value: str, expected: str) -> None:
         ("WEBHOOK_ADDRESS", "http://h/?t=hunter2,http://h/?t=hunter2"),
         ("MARZHOOK_DATABASE_URL", "mysql+pymysql://u:hunter2@h/db"),
         ("MARZHOOK_DATABASE_URL", "oracle://u:hunter2@h/db"),
+        ("MARZHOOK_DATABASE_URL", "postgresql://u:x@hunter2@h/db"),
+        ("MARZHOOK_DATABASE_URL", "postgresql://u:7/hunter2@h/db?sslmode=disable"),
+        ("MARZHOOK_WORKER_DATABASE_URL", "postgres://u@x:hunter2@h/db"),
+        ("MARZHOOK_SQL_URL", "postgresql://u:x@hunter2@h/db"),
     ],
 )
 def test_errors_keep_secrets(name: str, value: str) -> None:
@@ -273,6 +277,7 @@ def test_other_databases() -> None:
         "postgresql://u:hunter2@h/db?sslpassword=hunter2&password=hunter2",
         "postgresql://u:p@h/db",
         "postgres://h1:5432,h2/db?target_session_attrs=read-write",
+        "postgresql://u:x%40y%2Fz@h/db?application_name=a/b@c",
     ):
         settings = load({"MARZHOOK_DATABASE_URL": url}, None)
         assert settings.database_url == url

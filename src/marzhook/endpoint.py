@@ -167,10 +167,11 @@ MISSING, TOO_LONG, SPACES, NOT_ASCII, UNREADABLE, NO_HTTP, NO_HOST, PORT_0, FRAG
     "port 0 cannot be connected to",
     "it has a #fragment, which is never sent",
 )
-NO_BOT, NO_SERVICE, NO_DATABASE, NO_PROGRAM, UNENDED = KIND_URL_PROBLEMS = (
+NO_BOT, NO_SERVICE, NO_DATABASE, CUT_PASSWORD, NO_PROGRAM, UNENDED = KIND_URL_PROBLEMS = (
     "a Telegram bot's is its token, or https://api.telegram.org/bot<token>",
     "Apprise's look like tgram://token/chat or mailto://…",
     "a database's looks like sqlite:////var/lib/users.db or postgresql://user:password@host/database",
+    "an @ within its password is written %40",
     "a command begins with a program's whole path: exec:/usr/local/bin/told",
     "the command ends within quotes or behind a backslash",
 )
@@ -190,6 +191,11 @@ def unusable(reason: str) -> InvalidError:
 def wrong_option(field: str, reason: str) -> InvalidError:
     """The error about an option of which this is the matter, one of the above."""
     return InvalidError(f"{field}: {reason}", code="invalid_options", field=field, reason=reason)
+
+
+def cut_password(url: str) -> bool:
+    """Whether an @ in a database's URL would part its password, and what is behind it be taken for the host."""
+    return "@" in url.partition("://")[2].partition("/")[0].rpartition("@")[0]
 
 
 def _problem(url: str) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from marzhook.delivery import Delivery, Outcome
 from marzhook.destinations.base import Destination, done
-from marzhook.endpoint import NO_DATABASE, NO_PREFIX, unusable, wrong_option
+from marzhook.endpoint import CUT_PASSWORD, NO_DATABASE, NO_PREFIX, cut_password, unusable, wrong_option
 from marzhook.event import JSON, PANEL_ACTIONS, USER_DELETED
 from marzhook.request import Job, Response, Rows
 
@@ -37,6 +37,8 @@ class Sql(Destination):
     def checked_url(cls, url: object) -> str:
         if not isinstance(url, str) or not re.fullmatch(r"[a-z0-9]+(\+[a-z0-9_]+)?://[\x21-\x7e]{1,2000}", url):
             raise unusable(NO_DATABASE)
+        if cut_password(url):
+            raise unusable(CUT_PASSWORD)
         return url
 
     @classmethod

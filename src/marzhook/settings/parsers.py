@@ -145,6 +145,8 @@ def alert_urls(value: str) -> tuple[str, ...]:
 
 
 def sql_url(value: str) -> str:
+    if endpoint.cut_password(value):
+        raise InvalidError(endpoint.CUT_PASSWORD)
     if not re.fullmatch(r"[a-z0-9]+(\+[a-z0-9_]+)?://[\x21-\x7e]+", value):
         raise ValueError(
             "a database's URL, such as sqlite:////var/lib/users.db or postgresql://user:password@host/database"
@@ -188,7 +190,7 @@ def host(value: str) -> str:
 
 def database_url(value: str) -> str:
     if re.match(r"(postgresql|postgres)://.", value):
-        return value
+        return postgresql_url(value)
     scheme = re.match(r"([a-z][a-z0-9]*)(\+[a-z0-9_]+)?://", value.lower())
     if scheme and scheme[1] not in ("sqlite", "postgresql", "postgres"):
         raise InvalidError(unsupported(scheme[1]))
@@ -212,6 +214,11 @@ def unsupported(family: str) -> str:
 def postgresql_url(value: str) -> str:
     if not re.match(r"(postgresql|postgres)://.", value):
         raise ValueError("an address such as postgresql://user:password@host/database")
+    if re.search("[@/]", value.partition("//")[2].partition("?")[0].rpartition("@")[0]):
+        # libpq would take a part of the password for a host, and errors name hosts.
+        raise InvalidError(
+            "an @ or a / within its password is written %40 or %2F; here the host cannot be told from it"
+        )
     return value
 
 
