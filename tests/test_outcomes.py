@@ -115,6 +115,28 @@ def test_latency_is_from_the_event_to_its_delivery(world: World) -> None:
         assert outcomes.latencies(conn, world.one) == pytest.approx([1.0, 3.0])
 
 
+@pytest.mark.parametrize("skipped", [0, 1 + LOOKED_AT], ids=["newest", "behind a skipped backlog"])
+def test_what_is_sent_again_was_not_late(world: World, skipped: int) -> None:
+    """Its event may be of last week: only deliveries at their first life say how long it takes, with the tries that failed."""
+    retried, at_once, dead, never = (world.publish(1) for _ in range(4))
+    world.settle(world.one, PENDING, retried)
+    world.clock.advance(2)
+    world.settle(world.one, DELIVERED, [*retried, *at_once])
+    world.settle(world.one, DEAD, dead)
+    world.clock.advance(604_800)
+    for state, event_id in ((DELIVERED, *at_once), (DEAD, *dead)):
+        with world.database.write() as tx:
+            which = DeliveryFilter(world.one, event_id, (state,))
+            assert world.outbox.replay(tx, which, now=world.clock.now()) == 1
+        world.settle(world.one, DELIVERED, [event_id])
+    world.settle(world.one, DEAD, never)
+    world.publish(skipped)
+    with world.database.write() as tx:
+        endpoints.cancel_all(tx, world.one, now=world.clock.now())
+    with world.database.read() as conn:
+        assert outcomes.latencies(conn, world.one) == pytest.approx([2.0])
+
+
 def test_the_last_tries_come_newest_first_whatever_became_of_them(world: World) -> None:
     """Tries of what is still owed and of what is settled, in one list."""
     ids = world.publish(2)

@@ -36,11 +36,12 @@ _OWED = "SELECT endpoint_id, count(*), count(*) FILTER (WHERE attempts > 0) FROM
 _DEAD = "SELECT endpoint_id, count(*) FROM settled WHERE state <> 'delivered' AND state = 'dead' GROUP BY endpoint_id"
 _OWED_ONE = _OWED.replace("GROUP BY", "WHERE endpoint_id = :endpoint GROUP BY")
 _DEAD_ONE = _DEAD.replace("GROUP BY", "AND endpoint_id = :endpoint GROUP BY")
+# What was sent again bears tries of its first life, and took as long as somebody took to want it.
 _LATENCIES = joined("""
     SELECT d.settled_at - e.enqueued_at FROM (
-        SELECT event_id, state, settled_at FROM settled WHERE endpoint_id = :endpoint
+        SELECT event_id, state, settled_at, tries, attempts FROM settled WHERE endpoint_id = :endpoint
         ORDER BY event_id DESC LIMIT :limit) d
-    CROSS JOIN events e ON e.id = d.event_id WHERE d.state = 'delivered'""")
+    CROSS JOIN events e ON e.id = d.event_id WHERE d.state = 'delivered' AND d.attempts = d.tries + 1""")
 _LAST_TRIES = joined("""
     SELECT a.number, a.at, a.duration, a.status, a.error, a.message, '' AS response, a.schedule FROM (
         SELECT event_id FROM (
@@ -61,7 +62,7 @@ _OLDER_LATENCIES = joined("""
         SELECT event_id, number FROM attempts WHERE endpoint_id = :endpoint
         ORDER BY event_id DESC, number DESC LIMIT :limit) a
     CROSS JOIN settled d ON d.endpoint_id = :endpoint AND d.event_id = a.event_id AND d.attempts = a.number
-    CROSS JOIN events e ON e.id = d.event_id WHERE d.state = 'delivered'""")
+    CROSS JOIN events e ON e.id = d.event_id WHERE d.state = 'delivered' AND d.attempts = d.tries + 1""")
 _STATES = text(
     """
     SELECT d.endpoint_id, d.event_id, d.state FROM json_each(:events) j CROSS JOIN endpoints n
@@ -164,7 +165,8 @@ def owed(conn: sa.Connection, endpoint_id: int | None = None) -> dict[int, Owed]
 
 
 def latencies(conn: sa.Connection, endpoint_id: int) -> list[float]:
-    """Seconds from an event to its delivery, of the newest, in rising order."""
+    """Seconds from an event to its delivery, of the newest, in rising order; without what was sent again, and without what an
+    outage was probed with."""
     values = {"endpoint": endpoint_id, "limit": LOOKED_AT}
     rows = driver.execute(conn, _LATENCIES, values).fetchall()
     return sorted(max(0.0, row[0]) for row in rows or driver.execute(conn, _OLDER_LATENCIES, values))
