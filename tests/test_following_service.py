@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from marzhook.testing import eventually
 from receivers import Receiver, events_of, header_of
 from service import Service, marzhook
@@ -88,6 +90,22 @@ def test_a_followed_panel_gets_a_new_login(tmp_path: Path) -> None:
             change(panel, "last")
             eventually(lambda: told(receiver, 2)[-1] == ("user_updated", "last"), timeout=30)
             assert service.stop() == 0
+
+
+@pytest.mark.parametrize("sudo", [True, False])
+def test_a_login_that_does_not_see_all_is_warned_of(tmp_path: Path, sudo: bool) -> None:
+    """The panel shows an admin his own users, without a word of the others; also where a sudo admin's login is replaced."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    with Service(there) as panel, Service(here):
+        admin = {"username": "shop", "password": "shop-shop", "is_sudo": sudo}
+        assert panel.call("POST", "/api/admin", admin)[0] == 200
+        url = f"http://127.0.0.1:{panel.port}"
+        for _ in range(2):
+            added = marzhook(here, "source", "add", "marzban", url, "--username", "shop", PANEL_PASSWORD="shop-shop")
+            assert added.returncode == 0, added.stderr
+            assert ("not a sudo admin of the panel" in " ".join(added.stderr.split())) is not sudo
 
 
 def told(receiver: Receiver, count: int) -> list[tuple[str, Any]]:

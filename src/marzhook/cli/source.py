@@ -57,6 +57,11 @@ def add(
             address, login.get("username", ""), login.get("password", ""), token=login.get("token", ""),
             ca_file=o.settings.ca_file,
         )  # fmt: skip
+        if not api.sees_all():
+            output.note(
+                "Warning: this is not a sudo admin of the panel, which shows him his own users only: those of other admins are"
+                " not followed, and nothing is told of them. To follow all, type the command again with a sudo admin's login."
+            )
         if known is not None:
             api.page(0)
             o.database.transact(lambda tx: sources.log_in(tx, known.id, **login), repeatable=True)

@@ -78,6 +78,12 @@ class PanelApi:
         parts = urlsplit(self._url)
         return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
 
+    def sees_all(self) -> bool:
+        """Whether the panel shows this admin the users of all, and not only his own; one that does not say is believed to.
+        Raises PanelError."""
+        answer = self._call("/api/admin")
+        return not (isinstance(answer, dict) and answer.get("is_sudo") is False)
+
     def users(self) -> Iterator[tuple[list[dict[str, JSON]], int]]:
         """Pages of users as the panel shows them, each user once, and how many there are in all, the oldest users first.
 
