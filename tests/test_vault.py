@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from hypothesis import given
@@ -21,12 +23,13 @@ from marzhook import settings, signals, signing
 from marzhook.endpoint import Endpoint
 from marzhook.errors import DatabaseError, SettingError
 from marzhook.event import NewEvent
-from marzhook.store import admins, endpoints, schema
+from marzhook.store import admins, endpoints, schema, sources
 from marzhook.store.database import Database
 from marzhook.store.endpoints import Wanted
 from marzhook.store.outbox import Outbox
 from marzhook.store.vault import SEALED, Vault
 from marzhook.testing import FakeClock
+from postgresql import Server
 from service import Service, marzhook
 
 OLD, NEW = (base64.b64encode(bytes([n]) * 32).decode() for n in (1, 2))
@@ -422,36 +425,70 @@ def test_a_malformed_key_is_refused_and_not_shown(value: str) -> None:
     assert OLD not in repr(loaded)
 
 
-def test_what_the_reference_says_of_a_lost_key_works(opened: Open, tmp_path: Path) -> None:
+def test_what_the_reference_says_of_a_lost_key_works(
+    backend: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """With the statements of the documentation a database whose key is lost starts again; its endpoint is the same one, with
-    the secret of the settings, and what it is owed is still there."""
-    url = "http://127.0.0.1:9000/"
-    database = opened()
-    wanted = [Wanted("webhook", url, {"secret": "hush", "secret_mode": "plain"})]
-    with database.write() as tx:
-        endpoints.sync_environment(tx, wanted, now=CLOCK.now())
-        Outbox(database).publish(tx, [NewEvent("user_updated", "anna")], now=CLOCK.now())
-    (before,) = all_of(database)
-    database.close()
-    database.vault.key_file.unlink()
-    with pytest.raises(DatabaseError, match="A lost key"):
-        opened()
-    reference = (Path(__file__).parent.parent / "docs/reference.md").read_text()
-    statements = reference.split("### A lost key")[1].split("```sql")[1].split("```")[0]
-    with closing(sqlite3.connect(database.name)) as connection:
-        connection.executescript(statements)
-    database = opened()
-    with database.write() as tx:
-        database.vault.rotate(tx.conn)
-        endpoints.sync_environment(tx, wanted, now=CLOCK.now())
-    (after,) = all_of(database)
-    assert (after.id, after.url, after.secret, after.enabled) == (before.id, url, "hush", True)
-    assert after.signing_secret != before.signing_secret
-    assert len(signing.key_of(after.signing_secret)) >= 24
-    assert [owed.event.username for owed in Outbox(database).window(after.id, after=0, limit=9)] == ["anna"]
-    with database.read() as conn:
-        assert database.meta(conn, "token_key")
-        assert conn.exec_driver_sql("SELECT url FROM endpoints").scalar_one() != url
+    the secret of the settings, what it is owed is still there, and a followed panel is given its login anew."""
+    on_sqlite = backend == "sqlite"
+    with ExitStack() as stack:
+        if on_sqlite:
+            address = f"sqlite:///{tmp_path}/m.db"
+        else:
+            server: Server = request.getfixturevalue("postgresql")
+            address = server.url(stack.enter_context(server.database()))
+
+        def started(*keys: str) -> Database:
+            database = stack.enter_context(closing(Database.open(address, secret_keys=keys)))
+            database.upgrade()
+            return database
+
+        url, panel = "http://127.0.0.1:9000/", "https://panel.example:8000"
+        database = started() if on_sqlite else started(OLD)
+        values = {"secret": "hush", "secret_mode": "plain", "signatures": "v1,v1a"}
+        wanted = [Wanted("webhook", url, values)]
+        with database.write() as tx:
+            endpoints.sync_environment(tx, wanted, now=CLOCK.now())
+            Outbox(database).publish(tx, [NewEvent("user_updated", "anna")], now=CLOCK.now())
+            source = sources.create(tx, kind="marzban", url=panel, now=CLOCK.now(), username="root", password="hush")
+            sources.note(tx, source, snapshot_at=CLOCK.now())
+        (before,) = all_of(database)
+        database.close()
+        if on_sqlite:
+            (tmp_path / "m.db.key").unlink()
+        keys = () if on_sqlite else (NEW,)
+        with pytest.raises(DatabaseError, match="A lost key"):
+            started(*keys)
+        reference = (Path(__file__).parent.parent / "docs/reference.md").read_text().split("### A lost key")[1]
+        statements = reference.split("```sql")[1].split("```")[0]
+        if on_sqlite:
+            with closing(sqlite3.connect(tmp_path / "m.db")) as connection:
+                connection.executescript(statements)
+        else:
+            [theirs] = re.findall(r"On PostgreSQL write `(.*?)` in place of `hex", reference)
+            with psycopg.connect(address) as session:
+                session.execute(statements.replace("hex(randomblob(24))", theirs).encode())
+        database = started(*keys)
+        with database.write() as tx:
+            database.vault.rotate(tx.conn)
+            endpoints.sync_environment(tx, wanted, now=CLOCK.now())
+        (after,) = all_of(database)
+        assert (after.id, after.url, after.secret, after.enabled) == (before.id, url, "hush", True)
+        assert after.signing_secret != before.signing_secret
+        assert len(signing.key_of(after.signing_secret)) >= 24
+        assert after.signatures == before.signatures
+        assert after.signing_key not in (None, before.signing_key)
+        assert after.signing_key.startswith("whsk_")
+        assert [owed.event.username for owed in Outbox(database).window(after.id, after=0, limit=9)] == ["anna"]
+        with database.write() as tx:
+            followed = sources.followed(tx.conn, panel)
+            assert followed is not None
+            assert followed.id == source
+            sources.log_in(tx, source, username="root", password="new")
+        with database.read() as conn:
+            assert sources.get(conn, source).password == "new"
+            assert database.meta(conn, "token_key")
+            assert conn.exec_driver_sql("SELECT url FROM endpoints").scalar_one() != url
 
 
 def all_of(database: Database) -> list[Endpoint]:
