@@ -210,6 +210,13 @@ def test_a_session_that_ends_as_it_begins_is_one_trouble(
     sa.event.remove(database._engine, "checkout", end)
     assert [record.name for record in caplog.records] == ["marzhook.store.presence"]
     with database.read() as conn:
+        conn.exec_driver_sql("SELECT 1")
+    caplog.clear()
+    sa.event.listen(database._engine, "checkout", end)
+    database._notify()
+    sa.event.remove(database._engine, "checkout", end)
+    assert caplog.records == []
+    with database.read() as conn:
         assert conn.exec_driver_sql("SELECT 1").scalar() == 1
 
 

@@ -25,6 +25,7 @@ from marzhook.errors import (
     StoreBusyError,
     TransientError,
 )
+from marzhook.store import driver
 from marzhook.store.database import (
     BRIEF,
     BUSY_TIMEOUT,
@@ -247,8 +248,7 @@ class PostgreSQLDatabase(Database):
     def _notify(self) -> None:
         # Lost when the process dies just here: those who listen also look by themselves now and then.
         with suppress(sa.exc.SQLAlchemyError, psycopg.Error), self._engine.connect() as conn:
-            connection: Any = conn.connection.driver_connection
-            connection.execute("SELECT pg_notify(%s, '')", (CHANNEL,))
+            driver.execute(conn, "SELECT pg_notify(?, '')", (CHANNEL,))
 
     def _explained(self) -> AbstractContextManager[None]:
         return self.explained(self.address)
