@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from threading import Event
 from typing import Any
 
 import pytest
 
 from marzhook import settings
+from marzhook.api import server as server_module
+from marzhook.api.errors import LastResort
 from marzhook.api.server import Server
 
 CLIENT = "198.51.100.7"
@@ -33,6 +37,32 @@ def served(host: str, **environ: str) -> Iterator[int]:
         yield int(server.address.rpartition(":")[2])
     finally:
         server.stop()
+
+
+def test_what_is_not_done_when_the_service_stops_is_answered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A call that waits for a database that hangs, say: its caller is told, and the log has a line and no traceback."""
+    monkeypatch.setattr(server_module, "GRACE", 1)
+    began = Event()
+
+    async def hang(_scope: Any, _receive: Any, _send: Any) -> None:
+        began.set()
+        await asyncio.sleep(60)
+
+    server = Server(LastResort(hang), "127.0.0.1", 0)
+    server.start()
+    connection = HTTPConnection("127.0.0.1", int(server.address.rpartition(":")[2]), timeout=10)
+    connection.request("GET", "/api/users")
+    assert began.wait(10)
+    server.stop()
+    response = connection.getresponse()
+    assert (response.status, json.loads(response.read())["code"]) == (503, "outcome_unknown")
+    connection.close()
+    assert [record.message for record in caplog.records if record.name == "marzhook.api.errors"] == [
+        "GET /api/users was not done before the service stopped"
+    ]
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 def seen(port: int, forwarded: str | None, source: str = "127.0.0.1") -> str:

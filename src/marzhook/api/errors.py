@@ -6,6 +6,7 @@ panel's API has it; `code` is stable and for programs.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from typing import Any, Final
@@ -114,6 +115,15 @@ class LastResort:
 
         try:
             await self.app(scope, receive, watched)
+        except asyncio.CancelledError:
+            # The service stops, and has waited for it as long as it does: nobody's bug.
+            log.warning("%s %s was not done before the service stopped", scope["method"], scope["path"])
+            if started:
+                raise
+            detail = (
+                "the service stops, and nobody knows whether this was done; look, or repeat it with its Idempotency-Key"
+            )
+            await _send(send, 503, {"detail": detail, "code": "outcome_unknown"})
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:  # too late for another answer: the server must cut the connection
