@@ -56,3 +56,13 @@ def chromium(*arguments: str) -> Iterator[WebDriver]:
             yield page
         finally:
             page.quit()
+
+
+@contextmanager
+def with_script(page: WebDriver, source: str) -> Iterator[None]:
+    """On each page that is opened, before its own."""
+    added = page.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source})
+    try:
+        yield
+    finally:
+        page.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)

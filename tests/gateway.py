@@ -44,6 +44,10 @@ class Gateway:
     def finds(self) -> None:
         self._lost = False
 
+    def posted(self, after: int) -> list[str]:
+        """Of `asked`, without the first ones, the forms."""
+        return [line for line in self.asked[after:] if line.startswith("POST ")]
+
     @contextmanager
     def holding(self) -> Iterator[None]:
         """Forms get through, and their answers when the block has ended."""

@@ -1,9 +1,14 @@
-"""A person before the dashboard in a real browser: sees what is on the screen, clicks and types."""
+"""A person before the dashboard in a real browser: sees what is on the screen, clicks and types.
+
+A test module asks for the fixtures with `pytest_plugins = ["person"]`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -171,6 +176,22 @@ class Person:
         path = f"//button[normalize-space()='{text}'] | //a[normalize-space()='{text}']"
         eventually(lambda: self.page.find_elements(By.XPATH, path), what=f"something to click with the text {text!r}")
         return self.page.find_elements(By.XPATH, path)[0]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    # Refused twice, and an event is dead: nobody waits for the usual minutes here.
+    with Service(tmp_path_factory.mktemp("browser"), MARZHOOK_REJECTED_SCHEDULE="1") as service:
+        yield service
+
+
+@pytest.fixture
+def person(page: WebDriver, service: Service) -> Person:
+    """Who is signed in to the module's service."""
+    person = Person(page, service)
+    person.comes_back()
+    person.complaints()
+    return person
 
 
 def _gone(element: WebElement) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 
+from chromium import with_script
 from marzhook.testing import eventually
 from person import Person, calls
 from service import Service
 
+pytest_plugins = ["person"]
 pytestmark = pytest.mark.timeout(180)
 
 
@@ -54,22 +55,6 @@ window.EventSource = class extends Stream {
   }
 };
 """
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    # Refused twice, and an event is dead: nobody waits for the usual minutes here.
-    with Service(tmp_path_factory.mktemp("browser"), MARZHOOK_REJECTED_SCHEDULE="1") as service:
-        yield service
-
-
-@pytest.fixture
-def person(page: WebDriver, service: Service) -> Person:
-    """Who is signed in to the module's service."""
-    person = Person(page, service)
-    person.comes_back()
-    person.complaints()
-    return person
 
 
 def test_from_a_fresh_start_to_a_delivery_that_failed_and_was_mended(page: WebDriver, tmp_path: Path) -> None:
@@ -366,11 +351,8 @@ def test_a_page_is_fetched_again_only_for_what_changed_since(page: WebDriver, tm
     with Service(tmp_path) as service:
         person = Person(page, service)
         person.signs_in()
-        added = page.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": COUNTED})
-        try:
+        with with_script(page, COUNTED):
             person.opens("/events")
-        finally:
-            page.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
 
         def count() -> list[int]:
             found: list[int] = page.execute_script("return [window.opened, window.fetched]")

@@ -1,28 +1,21 @@
-"""The dashboard under a person's hands and on a bad line: nothing acts twice, nothing is pulled away, and what is not up to
-date says so."""
+"""Open pages of the dashboard on a bad line and under a person's hands: what is not up to date says so, and nothing is pulled
+away."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
+from chromium import with_script
 from gateway import Gateway
 from marzhook.testing import eventually
 from person import Person, calls
 from service import Service
 
+pytest_plugins = ["person"]
 pytestmark = pytest.mark.timeout(120)
-
-# Later, so that the driver does not wait for the page that the first click leads to.
-TWICE = """
-const button = arguments[0];
-for (const later of [50, 200]) setTimeout(() => button.click(), later);
-"""
 
 # Nothing waits for long.
 HASTE = """
@@ -72,54 +65,6 @@ stream.addEventListener("change", async () => {
 });
 """
 
-# The first answer is kept back until a later one has been shown.
-OVERTAKEN = """
-const plain = window.fetch;
-let first = true;
-window.fetch = async (...given) => {
-  const answer = plain(...given);
-  if (first) { first = false; await new Promise((go) => { window.letGo = go; }); }
-  return answer;
-};
-"""
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with Service(tmp_path_factory.mktemp("follow")) as service:
-        yield service
-
-
-@pytest.fixture
-def person(page: WebDriver, service: Service) -> Person:
-    """Who is signed in to the module's service."""
-    person = Person(page, service)
-    person.comes_back()
-    person.complaints()
-    return person
-
-
-def test_a_second_click_sends_nothing_twice(person: Person) -> None:
-    """On a slow line, where the first one's answer is still on its way; the next page's form acts again."""
-    page = person.page
-    calls(person.service, "POST", "/api/user", {"username": "clicked", "proxies": {"vless": {}}})
-    person.opens("/user/clicked")
-    page.execute_cdp_cmd("Network.enable", {})
-    try:
-        for charged in (1, 2):
-            line = {"offline": False, "latency": 600, "downloadThroughput": -1, "uploadThroughput": -1}
-            page.execute_cdp_cmd("Network.emulateNetworkConditions", line)
-            person.types("amount", "1")
-            before = page.find_element(By.TAG_NAME, "html")
-            page.execute_script(TWICE, page.find_element(By.CSS_SELECTOR, "form[action$='/charge'] button"))
-            person.goes_on(before, "Charge")
-            page.execute_cdp_cmd("Network.emulateNetworkConditions", line | {"latency": 0})
-            assert calls(person.service, "GET", "/api/user/clicked")["used_traffic"] == charged * 2**30
-            person.sees(f"{charged} GiB")
-    finally:
-        page.execute_cdp_cmd("Network.emulateNetworkConditions", line | {"latency": 0})
-    assert person.complaints() == []
-
 
 def test_a_user_is_shown_as_he_is_while_somebody_types(person: Person) -> None:
     """What the panel reports is seen at once, also among all users, with the buttons of now; the typed amount stays."""
@@ -152,46 +97,8 @@ def test_an_endpoint_has_the_buttons_of_how_it_is_now(person: Person) -> None:
     assert person.complaints() == []
 
 
-def test_a_second_click_acts_no_second_time_before_the_script_has_come(page: WebDriver, service: Service) -> None:
-    """The browser sends both, and follows the answer to the second; what is sent from the next page acts."""
-    calls(service, "POST", "/api/user", {"username": "unwatched", "proxies": {"vless": {}}})
-    with Gateway(service.port) as gateway:
-        person = Person(page, service)
-        person.base = f"http://127.0.0.1:{gateway.port}"
-        page.execute_cdp_cmd("Network.enable", {})
-        page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/page.js*"]})
-        try:
-            person.comes_back()
-            for charged in (1, 2):
-                person.opens("/user/unwatched")
-                person.types("amount", "1")
-                before, asked = page.find_element(By.TAG_NAME, "html"), len(gateway.asked)
-                with gateway.holding():
-                    page.execute_script(TWICE, page.find_element(By.CSS_SELECTOR, "form[action$='/charge'] button"))
-                    eventually(lambda asked=asked: len(posted(gateway, asked)) == 2, what="both of them")
-                person.goes_on(before, "Charge")
-                person.sees(f"{charged} GiB")
-                assert calls(service, "GET", "/api/user/unwatched")["used_traffic"] == charged * 2**30
-        finally:
-            page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
-
-
-def posted(gateway: Gateway, after: int) -> list[str]:
-    return [line for line in gateway.asked[after:] if line.startswith("POST ")]
-
-
 def happens(person: Person, username: str) -> None:
     calls(person.service, "POST", "/api/v1/events", {"username": username, "action": "user_updated"})
-
-
-@contextmanager
-def with_script(page: WebDriver, source: str) -> Iterator[None]:
-    """On each page that is opened, before its own."""
-    added = page.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source})
-    try:
-        yield
-    finally:
-        page.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
 
 
 @pytest.mark.parametrize("lost", ["502 Bad Gateway", "404 Not Found"])
@@ -280,7 +187,7 @@ def test_a_page_that_is_left_is_not_fetched_anew(page: WebDriver, service: Servi
         before, asked = page.find_element(By.TAG_NAME, "html"), len(gateway.asked)
         with gateway.holding():
             page.execute_script("setTimeout(() => document.querySelector('form[action$=disable] button').click(), 50)")
-            eventually(lambda: posted(gateway, asked), what="the form")
+            eventually(lambda: gateway.posted(asked), what="the form")
             for name in ("left_once", "left_twice"):
                 told = gateway.told
                 happens(person, name)
@@ -363,68 +270,3 @@ def test_the_focus_stays_on_what_it_was_on(person: Person) -> None:
         happens(person, f"newer_{row}")
         person.sees(f"newer_{row}")
         assert page.execute_script(focused) == leads_to
-
-
-def test_a_year_that_is_none_is_shown_again_as_it_was_written(person: Person) -> None:
-    """It is refused, the field keeps it, and the rest of the page's script still works. The last minute of the years that
-    there are stays what it was, also where it is the next year's."""
-    page = person.page
-    page.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Tehran"})
-    try:
-        person.opens("/users/new")
-        person.types("username", "for_ever")
-        person.sets("expire", "12026-01-31T10:00")
-        person.clicks("Save")
-        assert page.find_elements(By.CSS_SELECTOR, "[name=expire][aria-invalid]")
-        assert person.held("expire") == "12026-01-31T10:00"
-        assert "UTC" not in person.screen()
-        person.opens("/events?since=9999-12-31T23:59")
-        assert person.held("since") == "9999-12-31T23:59"
-        person.clicks("Search")
-        assert "9999-12-31" in page.current_url
-        assert not [told for told in person.complaints() if "Uncaught" in told]
-    finally:
-        page.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})
-
-
-def test_an_answer_that_was_overtaken_is_not_shown(person: Person) -> None:
-    """The preview is that of the form as it is, whichever request for it was answered last."""
-    page = person.page
-    person.opens("/endpoints/new")
-    page.execute_script(OVERTAKEN)
-    person.types("url", "https://earlier.example/")
-    eventually(lambda: page.execute_script("return Boolean(window.letGo)"), what="a request for the preview")
-    person.types("url", "https://later.example/")
-    person.sees("POST https://later.example/")
-    page.execute_async_script("window.letGo(); setTimeout(arguments[0], 200)")
-    assert "POST https://later.example/" in person.screen()
-
-
-def test_going_back_shows_what_is_so_now(person: Person) -> None:
-    """A form that was sent is made anew, so that writing what it showed at first changes it back; what was typed and not sent
-    is still there."""
-    page = person.page
-    calls(person.service, "POST", "/api/user", {"username": "edited", "note": "before", "proxies": {"vless": {}}})
-
-    def note() -> str:
-        found: str = calls(person.service, "GET", "/api/user/edited")["note"]
-        return found
-
-    person.opens("/user/edited/edit")
-    page.execute_script("window.kept = true")
-    person.types("note", "after")
-    person.clicks("Save")
-    assert note() == "after"
-    page.back()
-    eventually(lambda: not page.execute_script("return window.kept"), what="the page made anew")
-    person.types("note", "before")
-    person.clicks("Save")
-    assert note() == "before"
-    person.opens("/user/edited/edit")
-    page.execute_script("window.kept = true")
-    person.types("note", "unsent")
-    person.clicks("Users")
-    page.back()
-    eventually(lambda: page.execute_script("return window.kept"), what="the page as it was left")
-    assert person.held("note") == "unsent"
-    assert person.complaints() == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,16 @@ from receivers import Receiver, events_of, header_of
 from service import Service, marzhook
 
 
+@contextmanager
+def around(folder: Path) -> Iterator[tuple[Receiver, Service, Path, dict[str, str]]]:
+    """Who is told, the panel that is followed, and of the service that follows it the folder and the settings."""
+    here, there = folder / "here", folder / "there"
+    here.mkdir()
+    there.mkdir()
+    with Receiver() as receiver, Service(there) as panel:
+        yield receiver, panel, here, {"MARZHOOK_POLL_INTERVAL": "0.05", "WEBHOOK_ADDRESS": receiver.url}
+
+
 def change(panel: Service, note: str) -> None:
     status, _ = panel.call("PUT", "/api/user/ann", {"note": note})
     assert status == 200
@@ -22,12 +34,7 @@ def change(panel: Service, note: str) -> None:
 def test_a_running_service_follows_another_one(tmp_path: Path) -> None:
     """The command adds it beside the running service; each change is one event, also when the follower is killed before and
     after the commit that tells it, and what happens while either is down is told later."""
-    here, there = tmp_path / "here", tmp_path / "there"
-    here.mkdir()
-    there.mkdir()
-    settings = {"MARZHOOK_POLL_INTERVAL": "0.05"}
-    with Receiver() as receiver, Service(there) as panel:
-        settings["WEBHOOK_ADDRESS"] = receiver.url
+    with around(tmp_path) as (receiver, panel, here, settings):
         assert panel.call("POST", "/api/user", {"username": "ann", "proxies": {"vless": {}}})[0] == 200
         with Service(here, **settings) as service:
             url = f"http://127.0.0.1:{panel.port}"
@@ -57,12 +64,7 @@ def test_a_running_service_follows_another_one(tmp_path: Path) -> None:
 def test_a_followed_panel_gets_a_new_login(tmp_path: Path) -> None:
     """Its password was changed: adding it once more stores the new one, where the panel takes it, beside the running service;
     what changed while the old one was refused is told, and so is whatever comes then."""
-    here, there = tmp_path / "here", tmp_path / "there"
-    here.mkdir()
-    there.mkdir()
-    settings = {"MARZHOOK_POLL_INTERVAL": "0.05"}
-    with Receiver() as receiver, Service(there) as panel:
-        settings["WEBHOOK_ADDRESS"] = receiver.url
+    with around(tmp_path) as (receiver, panel, here, settings):
         url = f"http://127.0.0.1:{panel.port}"
 
         def add(password: str) -> subprocess.CompletedProcess[str]:

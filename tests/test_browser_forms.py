@@ -1,0 +1,142 @@
+"""The dashboard's forms in a real browser: nothing acts twice, and what is shown is what is meant."""
+
+from __future__ import annotations
+
+import pytest
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webdriver import WebDriver
+
+from gateway import Gateway
+from marzhook.testing import eventually
+from person import Person, calls
+from service import Service
+
+pytest_plugins = ["person"]
+pytestmark = pytest.mark.timeout(120)
+
+# Later, so that the driver does not wait for the page that the first click leads to.
+TWICE = """
+const button = arguments[0];
+for (const later of [50, 200]) setTimeout(() => button.click(), later);
+"""
+# The first answer is kept back until a later one has been shown.
+OVERTAKEN = """
+const plain = window.fetch;
+let first = true;
+window.fetch = async (...given) => {
+  const answer = plain(...given);
+  if (first) { first = false; await new Promise((go) => { window.letGo = go; }); }
+  return answer;
+};
+"""
+
+
+def test_a_second_click_sends_nothing_twice(person: Person) -> None:
+    """On a slow line, where the first one's answer is still on its way; the next page's form acts again."""
+    page = person.page
+    calls(person.service, "POST", "/api/user", {"username": "clicked", "proxies": {"vless": {}}})
+    person.opens("/user/clicked")
+    page.execute_cdp_cmd("Network.enable", {})
+    try:
+        for charged in (1, 2):
+            line = {"offline": False, "latency": 600, "downloadThroughput": -1, "uploadThroughput": -1}
+            page.execute_cdp_cmd("Network.emulateNetworkConditions", line)
+            person.types("amount", "1")
+            before = page.find_element(By.TAG_NAME, "html")
+            page.execute_script(TWICE, page.find_element(By.CSS_SELECTOR, "form[action$='/charge'] button"))
+            person.goes_on(before, "Charge")
+            page.execute_cdp_cmd("Network.emulateNetworkConditions", line | {"latency": 0})
+            assert calls(person.service, "GET", "/api/user/clicked")["used_traffic"] == charged * 2**30
+            person.sees(f"{charged} GiB")
+    finally:
+        page.execute_cdp_cmd("Network.emulateNetworkConditions", line | {"latency": 0})
+    assert person.complaints() == []
+
+
+def test_a_second_click_acts_no_second_time_before_the_script_has_come(page: WebDriver, service: Service) -> None:
+    """The browser sends both, and follows the answer to the second; what is sent from the next page acts."""
+    calls(service, "POST", "/api/user", {"username": "unwatched", "proxies": {"vless": {}}})
+    with Gateway(service.port) as gateway:
+        person = Person(page, service)
+        person.base = f"http://127.0.0.1:{gateway.port}"
+        page.execute_cdp_cmd("Network.enable", {})
+        page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/page.js*"]})
+        try:
+            person.comes_back()
+            for charged in (1, 2):
+                person.opens("/user/unwatched")
+                person.types("amount", "1")
+                before, asked = page.find_element(By.TAG_NAME, "html"), len(gateway.asked)
+                with gateway.holding():
+                    page.execute_script(TWICE, page.find_element(By.CSS_SELECTOR, "form[action$='/charge'] button"))
+                    eventually(lambda asked=asked: len(gateway.posted(asked)) == 2, what="both of them")
+                person.goes_on(before, "Charge")
+                person.sees(f"{charged} GiB")
+                assert calls(service, "GET", "/api/user/unwatched")["used_traffic"] == charged * 2**30
+        finally:
+            page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+
+
+def test_a_year_that_is_none_is_shown_again_as_it_was_written(person: Person) -> None:
+    """It is refused, the field keeps it, and the rest of the page's script still works. The last minute of the years that
+    there are stays what it was, also where it is the next year's."""
+    page = person.page
+    page.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Tehran"})
+    try:
+        person.opens("/users/new")
+        person.types("username", "for_ever")
+        person.sets("expire", "12026-01-31T10:00")
+        person.clicks("Save")
+        assert page.find_elements(By.CSS_SELECTOR, "[name=expire][aria-invalid]")
+        assert person.held("expire") == "12026-01-31T10:00"
+        assert "UTC" not in person.screen()
+        person.opens("/events?since=9999-12-31T23:59")
+        assert person.held("since") == "9999-12-31T23:59"
+        person.clicks("Search")
+        assert "9999-12-31" in page.current_url
+        assert not [told for told in person.complaints() if "Uncaught" in told]
+    finally:
+        page.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})
+
+
+def test_an_answer_that_was_overtaken_is_not_shown(person: Person) -> None:
+    """The preview is that of the form as it is, whichever request for it was answered last."""
+    page = person.page
+    person.opens("/endpoints/new")
+    page.execute_script(OVERTAKEN)
+    person.types("url", "https://earlier.example/")
+    eventually(lambda: page.execute_script("return Boolean(window.letGo)"), what="a request for the preview")
+    person.types("url", "https://later.example/")
+    person.sees("POST https://later.example/")
+    page.execute_async_script("window.letGo(); setTimeout(arguments[0], 200)")
+    assert "POST https://later.example/" in person.screen()
+
+
+def test_going_back_shows_what_is_so_now(person: Person) -> None:
+    """A form that was sent is made anew, so that writing what it showed at first changes it back; what was typed and not sent
+    is still there."""
+    page = person.page
+    calls(person.service, "POST", "/api/user", {"username": "edited", "note": "before", "proxies": {"vless": {}}})
+
+    def note() -> str:
+        found: str = calls(person.service, "GET", "/api/user/edited")["note"]
+        return found
+
+    person.opens("/user/edited/edit")
+    page.execute_script("window.kept = true")
+    person.types("note", "after")
+    person.clicks("Save")
+    assert note() == "after"
+    page.back()
+    eventually(lambda: not page.execute_script("return window.kept"), what="the page made anew")
+    person.types("note", "before")
+    person.clicks("Save")
+    assert note() == "before"
+    person.opens("/user/edited/edit")
+    page.execute_script("window.kept = true")
+    person.types("note", "unsent")
+    person.clicks("Users")
+    page.back()
+    eventually(lambda: page.execute_script("return window.kept"), what="the page as it was left")
+    assert person.held("note") == "unsent"
+    assert person.complaints() == []
