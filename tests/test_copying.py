@@ -64,7 +64,7 @@ def cut_off(folder: Path, point: str, target: dict[str, str]) -> None:
     assert ended.returncode == -signal.SIGKILL, ended.stderr
 
 
-OWN = ("vault", "moving")
+OWN = ("vault", "moving", "moved")
 """Facts that each database has for itself."""
 POINTS = (
     "copy.marked:1", "copy.batch:1", "copy.batch:2", "copy.batch:4", "copy.batch:7", "copy.facts:1", "copy.compared:5",
@@ -101,7 +101,22 @@ def test_killed_again_and_again_it_is_whole(tmp_path: Path, clock: FakeClock, ta
     assert {name: getattr(shaped, name) for name in SHAPED} == SHAPED
     after["meta"] = Counter(row for row in after["meta"] if row[0] not in OWN)
     assert after == as_expected(before)
-    assert "is not empty" in marzhook(tmp_path, "db", "copy", "marzhook.db", expect=2, **target).stderr
+    assert "already: nothing was copied" in marzhook(tmp_path, "db", "copy", "marzhook.db", **target).stdout
+    again = as_json(tmp_path, "db", "copy", "marzhook.db", **target)
+    assert (again["already"], again["rows"]) == (True, {})
+
+
+def test_what_is_something_else_is_not_taken_for_the_copy(
+    tmp_path: Path, clock: FakeClock, target: dict[str, str]
+) -> None:
+    """A file that was used after it had been copied, or another one, is not what the target holds."""
+    filled(tmp_path, clock, 20)
+    assert as_json(tmp_path, "db", "copy", "marzhook.db", **target)["already"] is False
+    with closing(sqlite3.connect(tmp_path / "marzhook.db")) as file:
+        file.execute("DELETE FROM meta WHERE key = 'moving'")
+        file.commit()
+    for _ in range(2):
+        assert "is not empty" in marzhook(tmp_path, "db", "copy", "marzhook.db", expect=2, **target).stderr
 
 
 def as_expected(rows: dict[str, Counter[tuple[Any, ...]]]) -> dict[str, Counter[tuple[Any, ...]]]:

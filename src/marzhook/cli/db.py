@@ -117,10 +117,14 @@ def copy(
         progress = stack.enter_context(_progress())
         task = progress.add_task("copy", total=None)
         work = Copy(old, target, lambda rows: progress.advance(task, rows))
-        progress.update(task, total=work.begin())
-        rows = work.run()
+        rows: dict[str, int] = {}
+        if not (already := work.complete()):
+            progress.update(task, total=work.begin())
+            rows = work.run()
     if as_json:
-        output.json_document({"source": old.name, "target": target.name, "rows": rows})
+        output.json_document({"source": old.name, "target": target.name, "rows": rows, "already": already})
+    elif already:
+        output.line(f"{old.name} is in {target.name} already: nothing was copied. Start the service there.")
     else:
         output.line(", ".join(f"{number:,} {name}" for name, number in rows.items() if number) or "no rows")
         output.line(f"{old.name} is in {target.name}, compared row by row. Start the service there.")

@@ -2,7 +2,8 @@
 
 Both databases are marked (`meta.moving`) with one random word before the first row goes over, and while a database is marked
 nothing but the copy opens it (`Database.upgrade`). The target's mark also says how far each table is, written in the
-transaction of the rows themselves, so the same call goes on where a cut-off one ended. At the end the target loses its mark.
+transaction of the rows themselves, so the same call goes on where a cut-off one ended. At the end the target loses its mark,
+and keeps the word, so that one call more has nothing to do.
 The source keeps its own for good: a service started on it once more would deliver everything a second time.
 
 Ids stay what they are, and so does `meta.instance`: receivers know an event by the two. Secrets are revealed with the
@@ -35,7 +36,9 @@ TABLES: Final = tuple(table for table in schema.metadata.sorted_tables if table 
 """Those that are referred to before those that refer to them."""
 
 _SEALED: Final = {"endpoints": SEALED, "sources": SEALED_SOURCES}
-_OWN: Final = ("vault", MOVING)
+MOVED: Final = "moved"
+"""In the target: the word of the copy that it holds whole."""
+_OWN: Final = ("vault", MOVING, MOVED)
 """Facts that each of the two databases has for itself."""
 
 
@@ -46,13 +49,19 @@ class Copy:
         """`progress` is told how many more rows were copied or compared."""
         self._source, self._target, self._progress = source, target, progress
 
+    def complete(self) -> bool:
+        """Whether an earlier call has ended well: there is nothing to do. Brings both to this version's schema."""
+        self._source.upgrade(moving=True)
+        self._target.upgrade(moving=True)
+        with self._source.read() as old, self._target.read() as new:
+            moved = self._target.meta(new, MOVED)
+            return moved is not None and moved == self._source.meta(old, MOVING)
+
     def begin(self) -> int:
-        """Bring both to this version's schema and mark them; returns how many rows there are to copy and to compare.
+        """Mark both, which `complete` has looked at; returns how many rows there are to copy and to compare.
 
         Raises DatabaseError where the target holds anything but what an earlier call has copied from this very source.
         """
-        self._source.upgrade(moving=True)
-        self._target.upgrade(moving=True)
         if (holder := self._target.holder()) is not None:
             raise DatabaseError(f"{self._target.name} is in use by {holder}; stop it first")
         with self._source.write() as tx:
@@ -76,6 +85,8 @@ class Copy:
         counts = {table.name: self._compare(table) for table in TABLES}
         signals.emit("copy.before_release")
         with self._target.write() as tx:
+            word = json.loads(self._target.meta(tx.conn, MOVING) or "{}").get("word", "")
+            self._target.set_meta(tx, MOVED, word)
             tx.conn.execute(sa.delete(schema.meta).where(schema.meta.c.key == MOVING))
         return counts
 
