@@ -71,6 +71,24 @@ def test_the_story_says_why_an_event_was_not_tried_yet(browser: Browser) -> None
     assert "the endpoint is paused: it is sent once you resume it" in browser.page(f"/events/{later}")
 
 
+def test_what_was_tried_can_be_tried_now_unless_its_endpoint_is_paused(browser: Browser) -> None:
+    """A paused one is sent nothing until somebody resumes it; and no try is announced for a moment that has passed."""
+    api = browser.api
+    endpoint, event = api.endpoint(), api.publish()
+    api.settle(endpoint, event, PENDING)
+    page = browser.page(f"/events/{event}")
+    assert "next try at" in page
+    assert "Try now" in page
+    browser.post(f"/events/{event}/{endpoint}/retry")
+    page = browser.page(f"/events/{event}")
+    assert "due since" in page
+    assert "next try at" not in page
+    browser.post(f"/endpoints/{endpoint}/pause")
+    page = browser.page(f"/events/{event}")
+    assert "the endpoint is paused: it is sent once you resume it" in page
+    assert "Try now" not in page
+
+
 def test_a_story_with_many_deliveries_searches_no_longer_than_one_with_few(
     browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:

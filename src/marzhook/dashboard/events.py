@@ -189,6 +189,7 @@ def show(visit: Visit) -> Response:
         "event.html",
         event=event,
         chapters=chapters,
+        now=visit.services.clock.now(),
         by=by.get("username") if isinstance(by, dict) else None,
         # Also for a sudo admin: a page is looked at over shoulders, and credentials are not what it is about.
         detail=json.dumps(event.detail, indent=2, ensure_ascii=False) if event.detail_json else "",
