@@ -19,6 +19,27 @@ TWICE = """
 const button = arguments[0];
 for (const later of [50, 200]) setTimeout(() => button.click(), later);
 """
+# Sent, given up, and sent again: the time after which the first could be sent again ends while the second is on its way.
+PERSISTENT = """
+const form = document.querySelector("form[action$='/charge']");
+const sends = () => form.dispatchEvent(new SubmitEvent("submit", { bubbles: true, cancelable: true }));
+const [later, never] = [window.setTimeout, window.clearTimeout];
+const waits = new Map();
+window.setTimeout = (what, time) => {
+  const id = later(what, time);
+  waits.set(id, what);
+  return id;
+};
+window.clearTimeout = (id) => { waits.delete(id); never(id); };
+const passed = [sends()];
+const firsts = [...waits.keys()];
+window.navigation.dispatchEvent(new Event("navigateerror"));
+passed.push(sends());
+for (const id of firsts) waits.get(id)?.();
+passed.push(sends());
+[window.setTimeout, window.clearTimeout] = [later, never];
+return passed;
+"""
 # The first answer is kept back until a later one has been shown.
 OVERTAKEN = """
 const plain = window.fetch;
@@ -51,6 +72,13 @@ def test_a_second_click_sends_nothing_twice(person: Person) -> None:
     finally:
         page.execute_cdp_cmd("Network.emulateNetworkConditions", line | {"latency": 0})
     assert person.complaints() == []
+
+
+def test_a_form_that_was_given_up_lets_no_later_one_be_sent_twice(person: Person) -> None:
+    """The half minute after which a form can be sent again is that of the form on its way."""
+    calls(person.service, "POST", "/api/user", {"username": "given_up", "proxies": {"vless": {}}})
+    person.opens("/user/given_up")
+    assert person.page.execute_script(PERSISTENT) == [True, True, False]
 
 
 def test_a_second_click_acts_no_second_time_before_the_script_has_come(page: WebDriver, service: Service) -> None:

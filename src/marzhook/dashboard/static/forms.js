@@ -1,5 +1,6 @@
 // Sending a form once, asking before what cannot be taken back, copying, and a preview that keeps up with its form.
 let sent = null;
+let forget;
 let typed = false; // and not sent
 
 // A second click while the first one's answer is on its way must not act twice. By address: the form itself may have been
@@ -13,7 +14,8 @@ function once(event) {
   sent = to;
   typed = false;
   // Where nothing says that a page was given up, it can be sent again after a while.
-  setTimeout(() => { sent = null; }, 30_000);
+  clearTimeout(forget);
+  forget = setTimeout(() => { sent = null; }, 30_000);
   // Answered: it is not sent, or the server would ask on a page.
   if (asks) asks.disabled = true;
 }
