@@ -213,6 +213,7 @@ def test_a_template_that_fails_makes_that_delivery_dead(
         ({"kind": "telegram", "options": {"templates": {"*": "{{ nope( }}"}}}, "template, line 1"),
         ({"kind": "telegram", "options": {"timezone": "Asia/Nowhere"}}, "ZoneInfoNotFoundError: "),
         ({"kind": "alert", "options": {"language": "xx"}}, "KeyError: 'xx'"),
+        ({"signatures": "v9"}, "signatures must be one of v1, v1a, both, not 'v9'"),
         ({"kind": "pigeon"}, "this version of Marzhook has no endpoints of the kind 'pigeon'"),
     ],
 )
@@ -237,7 +238,7 @@ def test_what_this_version_does_not_understand_waits(
         assert [(one["endpoint"], one["why"].startswith(reason)) for one in told] == [(broken.id, True)]
 
         with house.database.write() as tx:
-            endpoints.update(tx, broken.id, kind="webhook", template=None, options={})
+            endpoints.update(tx, broken.id, kind="webhook", template=None, options={}, signatures="v1")
         eventually(lambda: house.states() == {"delivered": 62})
     assert not house.load(broken.id).failing_since
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from marzhook import signing
 from marzhook.delivery import ACCEPTED, Delivery, Outcome, Verdict
 from marzhook.destinations.base import Destination, failed
-from marzhook.endpoint import Endpoint
+from marzhook.endpoint import SIGNATURES, Endpoint, check_choice
 from marzhook.errors import RenderError
 from marzhook.event import JSON, Event
 from marzhook.request import Request, Response, header
@@ -33,6 +33,8 @@ class Webhook(Destination):
 
     def __init__(self, endpoint: Endpoint, **values: Any) -> None:
         super().__init__(endpoint, **values)
+        # What a newer version stored, say: it waits, rather than be signed in a way that nobody chose.
+        check_choice("signatures", endpoint.signatures, SIGNATURES)
         self._key = signing.key_of(endpoint.signing_secret)
         previous = endpoint.previous_signing_secret
         self._previous_key = signing.key_of(previous) if previous else None
