@@ -5,6 +5,7 @@ import re
 import shlex
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import pytest
 
@@ -253,6 +254,33 @@ def test_events_are_searched(browser: Browser) -> None:
     assert found("endpoint=2") == []
     assert found("state=nonsense&endpoint=x&before=y") == [second, first]
     assert "A date is expected here." in browser.page("/events?since=yesterday", 422)
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ("Alice", "alice"),
+        ("alice", "alice"),
+        (" alice ", "alice"),
+        ("BOB", "BOB"),
+        ("bob", "bob"),
+        (" bob", " bob"),
+        ("ali", ""),
+    ],
+)
+def test_a_user_is_found_however_his_name_is_written(browser: Browser, written: str, found: str) -> None:
+    """As the registry tells names apart, unless events tell of more than one; by the whole name."""
+    api = browser.api
+    endpoint = api.endpoint()
+    for name in ("alice", "bob"):
+        browser.post("/users/new", {"username": name})
+    events = {name: api.publish(username=name) for name in ("alice", "bob", "BOB", " bob")}
+    for event in events.values():
+        api.settle(endpoint, event, DEAD)
+    for path in ("/events?state=dead", "/dead?states=dead"):
+        page = browser.page(f"{path}&{urlencode({'username': written})}")
+        assert re.findall(r'href="/events/(\d+)"', page) == ([str(events[found])] if found else [])
+        assert f'name="username" value="{found or written}"' in page
 
 
 @pytest.mark.parametrize("query", ["", "state=pending"])

@@ -65,13 +65,21 @@ def search_of(visit: Visit) -> Search:
     """The search in the query. What makes no sense there is left out; a time that is none raises InvalidError."""
     state = visit.asked("state")
     return Search(
-        username=visit.asked("username")[:128] or None,
+        username=username_of(visit),
         action=visit.asked("action")[:64] or None,
         endpoint_id=whole(visit.asked("endpoint")),
         state=state if state in STATES else None,
         since=moment(visit.asked("since")),
         until=moment(visit.asked("until")),
     )
+
+
+def username_of(visit: Visit) -> str | None:
+    """The user in the query, as events call him."""
+    if not visit.asked("username"):
+        return None
+    with visit.services.database.read() as conn:
+        return history.spelt(conn, visit.request.query_params["username"][:128])
 
 
 @pages.get("/events")

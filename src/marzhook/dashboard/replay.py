@@ -10,7 +10,7 @@ from typing import Final
 from starlette.responses import Response
 
 from marzhook import operations
-from marzhook.dashboard.events import SECONDS, deliveries_page, endpoint_names, whole
+from marzhook.dashboard.events import SECONDS, deliveries_page, endpoint_names, username_of, whole
 from marzhook.dashboard.visit import Pages, Visit, moment
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED
 from marzhook.errors import ConflictError, InvalidError, MarzhookError
@@ -116,6 +116,7 @@ def show(visit: Visit) -> Response:
         choices=CHOICES,
         states=which.states or (DEAD,),
         field=visit.asked,
+        username=which.username or visit.asked("username"),
         matched=matched,
         replay=visit.site.replays.last,
         problem=visit.problem(error) if error else None,
@@ -148,7 +149,7 @@ def _filter(visit: Visit) -> DeliveryFilter:
         endpoint_id=whole(field("endpoint")),
         states=tuple(state for state in CHOICES if state in states) or (DEAD,),
         actions=(field("action"),) if field("action") else None,
-        username=field("username") or None,
+        username=username_of(visit),
         since=moment(field("since")),
         until=moment(field("until")),
     )

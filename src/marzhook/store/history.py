@@ -25,7 +25,7 @@ from marzhook.store.outbox import DeliveryFilter, conditions, filtered
 from marzhook.store.statements import off_index
 
 _pending, _settled, _events = schema.pending, schema.settled, schema.events
-_endpoints, _attempts = schema.endpoints, schema.attempts
+_endpoints, _attempts, _users = schema.endpoints, schema.attempts, schema.users
 
 CLOCK_SLACK = 3600.0
 """Seconds by which the machine's clock may have been set back without a list by time missing an event."""
@@ -163,6 +163,18 @@ def event(conn: sa.Connection, event_id: int) -> Event:
     if row is None:
         raise NotFoundError(f"there is no event {event_id}", code="event_not_found")
     return event_of(row)
+
+
+def spelt(conn: sa.Connection, written: str) -> str:
+    """The user that somebody means, as events call him: exactly so where any does, spaces and all, else without spaces around
+    it, else as the registry spells who differs in case only."""
+    name = written.strip()
+    told = sa.select(_events.c.username).where(_events.c.username == sa.bindparam("name")).limit(1)
+    for exactly in (written, name):
+        if conn.execute(told, {"name": exactly}).first():
+            return exactly
+    known = sa.select(_users.c.username).where(_users.c.username_key == name.lower())
+    return conn.execute(known).scalar() or name
 
 
 def id_range(conn: sa.Connection, since: datetime | None, until: datetime | None) -> tuple[int, int]:
