@@ -20,6 +20,7 @@ from marzhook.testing import eventually
 
 if TYPE_CHECKING:
     from dashboard_client import Browser
+    from marzhook.endpoint import Endpoint
 
 pytest_plugins = ["api_client", "dashboard_client"]
 
@@ -189,7 +190,10 @@ def test_an_endpoint_keeps_what_nobody_changed(browser: Browser) -> None:
     with browser.services.database.write() as tx:
         endpoints.update(tx, 1, **kept)
     form = Form(browser.page(edit), "concurrency").fields
-    assert browser.post(edit, form | {"actions": ["user_created"], "concurrency": "7"}).status_code == 303
+    assert (
+        browser.post(edit, form | {"actions": ["user_created", "endpoint_failing"], "concurrency": "7"}).status_code
+        == 303
+    )
     with browser.services.database.read() as conn:
         after = endpoints.get(conn, 1)
     assert after.concurrency == 7
@@ -275,3 +279,68 @@ def test_a_number_is_read_as_its_writer_means_it(written: str, value: float | st
         assert (refused.value.code, refused.value.field) == (value, "amount")
     else:
         assert number(written) == value
+
+
+def made(browser: Browser) -> Endpoint:
+    with browser.services.database.read() as conn:
+        return endpoints.all_endpoints(conn)[-1]
+
+
+def test_what_only_webhooks_have_is_nothing_to_another_kind(browser: Browser) -> None:
+    """Written before another kind was chosen, it stands in fields that are hidden now: no error about what nobody sees."""
+    fields = {"kind": "discord", "url": "https://discord.com/api/webhooks/1/x", "template": "{{ no", "secret": "s3cret"}
+    assert "cannot be used" not in browser.post("/endpoints/preview", fields, on="/endpoints/new").text
+    assert browser.post("/endpoints/new", fields | {"which": "all", "format": "list"}).status_code == 303
+    assert (made(browser).template, made(browser).secret, made(browser).format) == (None, None, "event")
+
+
+def test_a_secret_of_a_refused_form_is_asked_for_again(browser: Browser) -> None:
+    """It does not come back with the form: saved without another look, the endpoint would have none, or the old one."""
+    told = "Write the secret again"
+    refused = browser.post("/endpoints/new", WEBHOOK | {"url": "http://10.0.0.1/", "secret": "s3cret"})
+    assert (refused.status_code, refused.text.count(told), "s3cret" in refused.text) == (422, 1, False)
+    again = Form(refused.text, "url").fields | {"url": "https://shop.example/hook"}
+    asked = browser.post("/endpoints/new", again)
+    assert (asked.status_code, asked.text.count(told)) == (422, 1)
+    assert re.search(r'name="secret"[^>]* aria-describedby="wrong"', asked.text)
+    assert browser.post("/endpoints/new", Form(asked.text, "url").fields).status_code == 303
+    assert made(browser).secret is None
+    assert browser.post("/endpoints/new", again | {"secret": "other", "form_key": ""}).status_code == 303
+    assert made(browser).secret == "other"
+    edit = f"/endpoints/{made(browser).id}/edit"
+    held = Form(browser.page(edit), "url").fields
+    refused = browser.post(edit, held | {"concurrency": "x", "secret": "newer"})
+    assert (refused.status_code, refused.text.count(told)) == (422, 1)
+
+
+def test_an_address_with_a_password_is_not_shown_and_stays(browser: Browser) -> None:
+    """In the user's part of it or in its query; a new one takes its place."""
+    for secret in ("https://eve:s3cret@shop.example/hook", "https://shop.example/hook?token=s3cret"):
+        assert browser.post("/endpoints/new", WEBHOOK | {"url": secret}).status_code == 303
+        edit = f"/endpoints/{made(browser).id}/edit"
+        page = browser.page(edit)
+        assert ("s3cret" in page, "It is not shown; empty: as it is." in page) == (False, True)
+        assert browser.post(edit, Form(page, "url").fields | {"name": "renamed"}, on=edit).status_code == 303
+        assert (made(browser).url, made(browser).name) == (secret, "renamed")
+        assert (
+            browser.post(edit, Form(page, "url").fields | {"url": "https://a.example/", "form_key": ""}).status_code
+            == 303
+        )
+        assert made(browser).url == "https://a.example/"
+
+
+def test_actions_that_no_panel_knows_stay_chosen(browser: Browser) -> None:
+    """Given over the API, they are boxes of the form, too."""
+    endpoint = browser.api.endpoint(actions=frozenset({"odd_action", "user_created"}))
+    edit = f"/endpoints/{endpoint}/edit"
+    page = browser.page(edit)
+    assert re.search('value="odd_action" checked', page)
+    assert browser.post(edit, Form(page, "url").fields | {"actions": ["odd_action", "user_deleted"]}).status_code == 303
+    assert made(browser).actions == {"odd_action", "user_deleted"}
+
+
+def test_an_endpoint_of_the_settings_has_no_form(browser: Browser) -> None:
+    """What it is, its page says."""
+    browser.post("/inbox")
+    path = f"/endpoints/{made(browser).id}"
+    assert browser.get(f"{path}/edit").headers["location"] == path

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from starlette.responses import Response
 
@@ -39,6 +40,8 @@ pages = Pages()
 
 HIDDEN = (*SECRET_URLS, "discord", "telegram")
 """Kinds whose address is a password: a form does not show it, and leaves it as it is where none is written."""
+OF_WEBHOOKS: Final = ("format", "secret_mode", "signatures", "template")
+"""Fields that no other kind has: what stands in them says nothing where one was chosen since."""
 SHOWN = 20
 """An endpoint's newest deliveries on its page."""
 _BETWEEN: Final = re.compile("[,،，、;؛；\n]")
@@ -89,6 +92,8 @@ def create(visit: Visit) -> Response:
 @pages.get("/endpoints/{endpoint_id:int}/edit")
 def edit(visit: Visit) -> Response:
     endpoint = _get(visit)
+    if endpoint.source != "api":  # its own page says so, and shows no way here
+        return visit.to(f"/endpoints/{endpoint.id}")
     return _form(visit, endpoint, _fields_of(endpoint))
 
 
@@ -204,16 +209,29 @@ def _form(
         "endpoint_form.html",
         http_status(error) if error else 200,
         endpoint=endpoint,
-        hidden=HIDDEN,
+        masked=masked_url(endpoint.url) if endpoint and _is_secret(endpoint) else "",
         fields=fields,
         before=visit.shown({**fields, **fields["options"]}),
         problem=visit.problem(error) if error else None,
         wrong=options.place(kind, error) if error else "",
         kinds=[kind for kind in KINDS if kind not in LOCAL_KINDS or kind in visit.services.settings.api_kinds],
-        actions=PANEL_ACTIONS,
+        actions=_choices(endpoint),
+        lost=bool(error and kind == "webhook" and visit.given("secret")),
         options=options.FIELDS,
         shown=_preview_of(visit, kind, fields),
     )
+
+
+def _is_secret(endpoint: Endpoint) -> bool:
+    """A form does not show its address, or not whole, and leaves it as it is where none is written."""
+    parts = urlsplit(endpoint.url)
+    return endpoint.kind in HIDDEN or bool(parts.query or "@" in parts.netloc)
+
+
+def _choices(endpoint: Endpoint | None) -> list[str]:
+    """The actions that a form offers: also such as no panel knows, where the endpoint has them."""
+    others = (endpoint.actions or frozenset()) - set(PANEL_ACTIONS) if endpoint else frozenset[str]()
+    return [*PANEL_ACTIONS, *sorted(others)]
 
 
 def _blank(visit: Visit) -> dict[str, Any]:
@@ -229,11 +247,12 @@ def _blank(visit: Visit) -> dict[str, Any]:
 
 def _fields_of(endpoint: Endpoint) -> dict[str, Any]:
     return {
-        "kind": endpoint.kind, "url": "" if endpoint.kind in HIDDEN else endpoint.url,
+        "kind": endpoint.kind, "url": "" if _is_secret(endpoint) else endpoint.url,
         "name": "" if endpoint.name == masked_url(endpoint.url) else endpoint.name, "format": endpoint.format,
         "secret_mode": endpoint.secret_mode, "signatures": endpoint.signatures, "detail": endpoint.detail,
         "all_actions": endpoint.actions is None,
-        "actions": [action for action in PANEL_ACTIONS if action in (endpoint.actions or ())], "ordered": endpoint.ordered,
+        "actions": [action for action in _choices(endpoint) if action in (endpoint.actions or ())],
+        "ordered": endpoint.ordered,
         "rate_limit": "" if endpoint.rate_limit is None else f"{endpoint.rate_limit:.10g}",
         "concurrency": str(endpoint.concurrency), "secret": "", "has_secret": endpoint.secret is not None,
         "admins": ", ".join(sorted(endpoint.admins or ())), "usernames": ", ".join(endpoint.usernames or ()),
@@ -258,18 +277,27 @@ def _as_written(visit: Visit) -> dict[str, Any]:
     }
 
 
+def _of_kind(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Without what only webhooks have, where it is none."""
+    return fields if kind == "webhook" else fields | dict.fromkeys(OF_WEBHOOKS, "") | {"has_secret": False}
+
+
 def _values(visit: Visit, endpoint: Endpoint | None) -> dict[str, Any]:
     """The form as columns: those that somebody has written something else in. Raises InvalidError."""
-    fields = _as_written(visit)
+    kind = endpoint.kind if endpoint else visit.given("kind")
+    fields = _of_kind(kind, _as_written(visit))
     changed = visit.changed({**fields, **fields["options"]})
     if "all_actions" in changed:
         changed.add("actions")
     values = {name: read(fields) for name, read in _READ.items() if name in changed}
-    if "url" in changed and endpoint and (fields["url"] or endpoint.kind not in HIDDEN):
+    if "url" in changed and endpoint and (fields["url"] or not _is_secret(endpoint)):
         values["url"] = fields["url"]
     if changed.intersection(options.NAMES):
-        kind, before = (endpoint.kind, endpoint.options) if endpoint else (fields["kind"], {})
-        values["options"] = options.read(kind, visit.given, before, changed)
+        values["options"] = options.read(kind, visit.given, endpoint.options if endpoint else {}, changed)
+    if kind != "webhook":
+        return values
+    if visit.given("lost_secret") and not visit.given("secret"):
+        raise InvalidError("the secret did not come back with the form", code="lost_secret", field="secret")
     if visit.given("secret") or ("has_secret" in changed and visit.given("keep_secret") != "yes"):
         values["secret"] = visit.given("secret") or None
     return values
@@ -322,6 +350,7 @@ _READ: Final[Mapping[str, Callable[[dict[str, Any]], Any]]] = {
 def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
     """The request that these fields lead to, as far as they make sense already; or what is wrong with what is written."""
     kind = kind if kind in KINDS else "webhook"
+    fields = _of_kind(kind, fields)
     try:
         narrowing = operations.checked(kind, {name: read(fields) for name, read in _NARROWING.items()})
         chosen = options.read(kind, fields["options"].__getitem__, {})
@@ -335,7 +364,7 @@ def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
             options=chosen,
             id=0,
             name="",
-            kind=kind if kind in KINDS else "webhook",
+            kind=kind,
             url=fields["url"] or ("…" if kind in LOCAL_KINDS else "https://…"),
             format=fields["format"] if fields["format"] in FORMATS else "event",
             secret="…" if fields["has_secret"] else None,

@@ -65,7 +65,7 @@ def place(kind: str, error: MarzhookError) -> str:
     if isinstance(error, InvalidError) and error.field:
         return error.field
     if error.code == "invalid_template":
-        return "template" if kind == "webhook" else "message"
+        return "template" if kind == "webhook" else "message" if "message" in FIELDS.get(kind, ()) else ""
     return PLACES.get(error.code, "")
 
 

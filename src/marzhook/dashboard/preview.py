@@ -38,6 +38,8 @@ class Shown:
     body: str = ""
     curl: str = ""
     problem: tuple[str, str] | None = None
+    masked: bool = False
+    """Something in it is kept back, and has to be put in by who sends it."""
     note: str = ""
     """Why an event like this one would not be sent; empty: it would."""
 
@@ -93,7 +95,8 @@ def _shown(visit: Visit, endpoint: Endpoint, event: Event, tries: int, at: datet
     headers = tuple((name, _form(value) if name in SECRET_HEADERS else value) for name, value in request.headers)
     url = _masked(endpoint.url, web=True)
     body = _seen(request.body.decode())
-    return Shown(message, f"POST {url}", headers, body, _curl(url, headers, body))
+    kept_back = url != endpoint.url or any(name in SECRET_HEADERS for name, _ in headers)
+    return Shown(message, f"POST {url}", headers, body, _curl(url, headers, body), masked=kept_back)
 
 
 def _form(value: str) -> str:

@@ -60,6 +60,7 @@ _PROBLEMS: Final = {
     "invalid_url": N_("This address cannot be used."),
     "invalid_name": N_("This name cannot be used."),
     "invalid_secret": N_("This secret cannot be used: 1 to 1,024 printable ASCII characters."),
+    "lost_secret": N_("Write the secret again: it is not shown. Or save without one."),
     "invalid_action": N_("Choose at least one action, or all."),
     "invalid_admins": N_("These names of admins cannot be used."),
     "invalid_usernames": N_("These patterns of names cannot be used."),

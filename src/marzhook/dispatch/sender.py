@@ -17,6 +17,7 @@ from marzhook.dispatch.limits import Limits
 from marzhook.dispatch.pace import Pace
 from marzhook.dispatch.shipment import Answer, Shipment
 from marzhook.endpoint import Endpoint
+from marzhook.errors import MarzhookError
 from marzhook.request import Job, Request, Response
 from marzhook.retry import RetryPolicy
 from marzhook.store.outbox import Outbox
@@ -396,4 +397,4 @@ class Sender:
 
 
 def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, MarzhookError) else f"{type(error).__name__}: {error}"
