@@ -344,3 +344,10 @@ def test_an_endpoint_of_the_settings_has_no_form(browser: Browser) -> None:
     browser.post("/inbox")
     path = f"/endpoints/{made(browser).id}"
     assert browser.get(f"{path}/edit").headers["location"] == path
+
+
+def test_a_wrong_name_is_explained_in_the_readers_language(browser: Browser) -> None:
+    """With how long it may be, and not in English."""
+    browser.get("/look?language=fa")
+    refused = browser.post("/endpoints/new", WEBHOOK | {"name": "a\x07"})
+    assert (refused.status_code, "۲۰۰ نویسهٔ" in refused.text, "characters" in refused.text) == (422, True, False)

@@ -245,6 +245,17 @@ def test_what_is_no_json_is_answered_with_a_reason(services: Services, body: byt
     assert 'marzhook_ingest_refused_total{code="malformed_json",source="marzban"} 1.0' in metrics
 
 
+@pytest.mark.parametrize("given", ["7", "abc", "1.5", "-1", "١"])
+def test_a_source_that_is_none_is_warned_of(services: Services, caplog: pytest.LogCaptureFixture, given: str) -> None:
+    """A number that is followed by nobody, and what is no number: the events are taken all the same."""
+    body = b'[{"username": "alice", "action": "user_updated"}]'
+    assert send(services, body, f"marzban?source={given}").json()["accepted"] == 1
+    assert "`marzhook source list` shows them" in caplog.text
+    caplog.clear()
+    assert send(services, body.replace(b"alice", b"bob"), "marzban?source=").json()["accepted"] == 1
+    assert caplog.text == ""
+
+
 def test_names_in_any_script_come_through(services: Services) -> None:
     """Escaped as the panel writes them, or as UTF-8, with a byte order mark or without."""
     text = '[{"username": "علی", "action": "user_updated"}]'

@@ -119,7 +119,9 @@ async def _ingest(request: Request, services: Services, panel: Panel) -> Respons
     body = b"" if not panel.signs else await request.body()
     services.ingest.admit(panel, headers, body, local=local)
     given = request.query_params.get("source", "")
-    source = int(given) if given.isascii() and given.isdecimal() and len(given) < 10 else None
+    # What is no number is the number of none, which is warned of.
+    number = int(given) if given.isascii() and given.isdecimal() and len(given) < 10 else 0
+    source = number if given else None
     taken = await run_in_threadpool(services.ingest.take, panel, body or await request.body(), source_id=source)
     return answer({"accepted": taken.accepted, "duplicates": taken.duplicates, "rejected": taken.rejected})
 

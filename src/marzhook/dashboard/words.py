@@ -58,7 +58,7 @@ _PROBLEMS: Final = {
     "form_expired": N_("This form is out of date. Go back, reload the page and try again."),
     "form_repeated": N_("This was sent before, and whether it was done is not known yet. Look before you do it again."),
     "invalid_url": N_("This address cannot be used."),
-    "invalid_name": N_("This name cannot be used."),
+    "invalid_name": N_("This name cannot be used: 1 to 200 printable characters."),
     "invalid_secret": N_("This secret cannot be used: 1 to 1,024 printable ASCII characters."),
     "lost_secret": N_("Write the secret again: it is not shown. Or save without one."),
     "invalid_action": N_("Choose at least one action, or all."),
@@ -110,7 +110,7 @@ _UNSENT: Final = {
 # Whose own message says more than its code does: what exactly is wrong, in English.
 _DETAILED: Final = frozenset(
     {
-        "invalid_url", "invalid_name", "invalid_user", "invalid_admins", "invalid_usernames", "invalid_condition",
+        "invalid_url", "invalid_user", "invalid_admins", "invalid_usernames", "invalid_condition",
         "invalid_template", "invalid_options", "render_failed",
     }
 )  # fmt: skip
