@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dashboard_client import Form
 from marzhook import operations
 from marzhook.dashboard.replay import Replay
 from marzhook.delivery import DEAD, PENDING
@@ -63,6 +64,24 @@ def test_dead_letters_of_a_deleted_endpoint_are_in_no_figure(browser: Browser) -
     assert re.findall("<bdi>(gone|left)</bdi>", page) == ["left"]
     assert "1 of the last 24 hours" in browser.page("/")
     assert "<bdi>gone</bdi>" in browser.page(f"/events/{event}")
+
+
+def test_a_filter_says_what_it_is_also_of_an_endpoint_that_was_deleted(browser: Browser) -> None:
+    """A link to its events may be older: nothing is left of them to count, and no other endpoint's are meant."""
+    api = browser.api
+    gone, left = api.endpoint(name="gone"), api.endpoint("https://left.example/", name="left")
+    api.settle(left, api.publish(), DEAD)
+    browser.post(f"/endpoints/{gone}/delete")
+    for path in ("/events", "/dead", "/dead?count=yes"):
+        status = 404 if "count" in path else 200
+        page = browser.page(f"{path}{'&' if '?' in path else '?'}endpoint={gone}", status)
+        assert Form(page, "endpoint").fields["endpoint"] == str(gone)
+        assert f">deleted endpoint {gone}</option>" in page
+        assert ("There is no such endpoint." in page) == (status == 404)
+        kept = browser.page(f"{path.partition('?')[0]}?endpoint={left}")
+        assert Form(kept, "endpoint").fields["endpoint"] == str(left)
+        assert "deleted endpoint" not in kept
+    assert browser.post(f"/dead/replay?endpoint={gone}").headers["location"] == f"/dead?endpoint={gone}"
 
 
 def test_older_letters_are_of_the_same_filter(browser: Browser) -> None:

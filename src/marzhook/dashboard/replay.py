@@ -13,7 +13,7 @@ from marzhook import operations
 from marzhook.dashboard.events import SECONDS, deliveries_page, endpoint_names, username_of, whole
 from marzhook.dashboard.visit import Pages, Visit, moment
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED
-from marzhook.errors import ConflictError, InvalidError, MarzhookError
+from marzhook.errors import ConflictError, InvalidError, MarzhookError, NotFoundError, http_status
 from marzhook.event import PANEL_ACTIONS
 from marzhook.runtime import Services
 from marzhook.store.outbox import DeliveryFilter
@@ -95,13 +95,13 @@ def show(visit: Visit) -> Response:
     counted = bool(visit.asked("count"))
     which = DeliveryFilter(states=(DEAD,), alive=True)
     matched: Counted | None = None
-    error: InvalidError | None = None
+    error: MarzhookError | None = None
     try:
         which = _filter(visit)
         if counted:
             # Count and list share the time that a page may take.
             matched = operations.replayable_within(visit.services, which, SECONDS / 2)
-    except InvalidError as refused:
+    except (InvalidError, NotFoundError) as refused:
         error = refused
     with visit.services.database.read() as conn:
         names = endpoint_names(conn)
@@ -109,13 +109,14 @@ def show(visit: Visit) -> Response:
         found = deliveries_page(conn, which, visit.asked("before"), visit.services.clock.monotonic, seconds)
     return visit.page(
         "dead.html",
-        422 if error else 200,
+        http_status(error) if error else 200,
         found=found,
         names=names,
         actions=PANEL_ACTIONS,
         choices=CHOICES,
         states=which.states or (DEAD,),
         field=visit.asked,
+        endpoint_id=whole(visit.asked("endpoint")),
         username=which.username or visit.asked("username"),
         matched=matched,
         replay=visit.site.replays.last,
@@ -129,7 +130,7 @@ def start(visit: Visit) -> Response:
     try:
         which = _filter(visit)
         matched = operations.replayable_within(visit.services, which, SECONDS)
-    except InvalidError:
+    except (InvalidError, NotFoundError):
         # The page itself says what is wrong with this filter.
         return visit.to(visit.here)
     visit.site.replays.start(which, matched)
