@@ -240,6 +240,18 @@ def test_a_search_keeps_what_is_searched_for(browser: Browser) -> None:
     eventually(lambda: "1 delivery is owed again." in browser.page("/dead"))
 
 
+@pytest.mark.parametrize("path", ["/events", "/dead"])
+def test_every_event_can_be_searched_for(browser: Browser, path: str) -> None:
+    """Those of Marzhook itself, too, in words; and the form goes on to say for what."""
+    page = browser.page(path)
+    for action, words in (("endpoint_failing", "Endpoint is failing"), ("marzhook_test", "Test event")):
+        assert f'<option value="{action}">{words}</option>' in page
+        assert f'<option value="{action}" selected>{words}</option>' in browser.page(f"{path}?action={action}")
+    assert '<option value="told_by_others" selected>told_by_others</option>' in browser.page(
+        f"{path}?action=told_by_others"
+    )
+
+
 @pytest.mark.parametrize(
     ("came", "held"),
     [

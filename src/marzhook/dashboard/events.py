@@ -15,6 +15,7 @@ from marzhook import operations
 from marzhook.dashboard.preview import Shown, preview
 from marzhook.dashboard.visit import MAX_ID, Pages, Visit, moment
 from marzhook.delivery import COUNTED, PENDING, STATES, Attempt
+from marzhook.dispatch.health import OPERATOR_ACTIONS
 from marzhook.endpoint import Endpoint
 from marzhook.errors import InvalidError, MarzhookError
 from marzhook.event import PANEL_ACTIONS, TEST_ACTION, Event
@@ -25,6 +26,8 @@ from marzhook.store.outbox import DeliveryFilter
 pages = Pages()
 
 PAGE = 50
+ACTIONS = (*PANEL_ACTIONS, TEST_ACTION, *OPERATOR_ACTIONS)
+"""Of events that a filter offers."""
 MANY = 200
 """Deliveries of one event that its page shows."""
 SECONDS = 0.08
@@ -98,7 +101,7 @@ def list_(visit: Visit) -> Response:
         found=found,
         wanted=wanted,
         names=names,
-        actions=(*PANEL_ACTIONS, TEST_ACTION),
+        actions=ACTIONS,
         states=STATES,
         problem=visit.problem(problem) if problem else None,
     )

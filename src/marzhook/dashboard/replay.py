@@ -10,11 +10,10 @@ from typing import Final
 from starlette.responses import Response
 
 from marzhook import operations
-from marzhook.dashboard.events import SECONDS, deliveries_page, endpoint_names, username_of, whole
+from marzhook.dashboard.events import ACTIONS, SECONDS, deliveries_page, endpoint_names, username_of, whole
 from marzhook.dashboard.visit import Pages, Visit, moment
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED
 from marzhook.errors import ConflictError, InvalidError, MarzhookError, NotFoundError, http_status
-from marzhook.event import PANEL_ACTIONS
 from marzhook.runtime import Services
 from marzhook.store.outbox import DeliveryFilter
 from marzhook.store.search import Counted
@@ -112,7 +111,7 @@ def show(visit: Visit) -> Response:
         http_status(error) if error else 200,
         found=found,
         names=names,
-        actions=PANEL_ACTIONS,
+        actions=ACTIONS,
         choices=CHOICES,
         states=which.states or (DEAD,),
         field=visit.asked,
