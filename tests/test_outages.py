@@ -14,6 +14,7 @@ from marzhook.dispatch import health
 from marzhook.request import Response
 from marzhook.retry import RetryPolicy
 from marzhook.store import endpoints, history
+from marzhook.store.outbox import DeliveryFilter
 from marzhook.testing import eventually
 from marzhook.transport.http import HttpTransport
 from receivers import Receiver, events_of, header_of
@@ -118,6 +119,45 @@ def test_retry_after_lets_the_whole_endpoint_rest(house: House, receiver: Receiv
         eventually(lambda: house.count("pending") == 0)
     times = [r["at"] for r in receiver.seen()]
     assert times[1] - times[0] >= 0.95
+
+
+def test_what_is_hastened_is_tried_once_in_a_pause(house: House, receiver: Receiver) -> None:
+    """Somebody wants one delivery to be tried now: it is, once, whatever Retry-After said; all others wait on."""
+    endpoint = house.endpoint(receiver.url, concurrency=1)
+    receiver.do(status=429, headers={"Retry-After": "3600"}, times=2)
+    anna, _ = house.publish(["anna", "bob"])
+    with house.dispatching(RetryPolicy((3600.0,) * 3)):
+        for tries in (1, 2):
+            eventually(lambda tries=tries: house.count("pending", f"tries = {tries}") == 1)
+            assert len(receiver.seen()) == tries
+            hasten(house, anna)
+        eventually(lambda: house.states() == {"delivered": 1})
+    assert [status for _, status, _ in house.attempts(endpoint, anna)] == [429, 429, 200]
+    assert len(receiver.seen()) == 3
+    assert house.count("pending", "attempts = 0") == 1
+
+
+def test_what_is_hastened_in_an_outage_is_its_next_probe(house: House, receiver: Receiver) -> None:
+    """It goes at once, though the next probe is an hour away, and by itself; a failure uses up no try, a success ends all."""
+    endpoint = house.endpoint(receiver.url, concurrency=1)
+    receiver.do(status=500, times=6)
+    *_, dora, _ = ids = house.publish(["anna", "bob", "carl", "dave", "dora", "emil"])
+    with house.dispatching(RetryPolicy((3600.0,)), first_probe=3600.0) as dispatcher:
+        eventually(lambda: house.count("endpoints", "probe_at IS NOT NULL") == 1)
+        hasten(house, dora)
+        eventually(lambda: house.count("pending", f"event_id = {dora} AND attempts = 2 AND tries = 1") == 1)
+        assert len(receiver.seen()) == 6
+        hasten(house, dora)
+        eventually(lambda: house.states() == {"delivered": 2})
+        assert dispatcher.trouble is None
+    assert [status for _, status, _ in house.attempts(endpoint, dora)] == [500, 500, 200]
+    # What was never tried follows; the others wait for their own time.
+    assert house.count("attempts", f"event_id = {ids[-1]} AND status = 200") == 1
+
+
+def hasten(house: House, event_id: int) -> None:
+    with house.database.write() as tx:
+        assert house.outbox.hasten(tx, DeliveryFilter(event_id=event_id), now=CLOCK.now()) == 1
 
 
 def test_a_rate_limit_is_kept(house: House, receiver: Receiver) -> None:

@@ -88,6 +88,8 @@ class Endpoint:
     """Since when its breaker is open without a success in between; None: it is well."""
     failing_stage: int = 0
     """How many of the notices about that were published (`dispatch/health.py`)."""
+    hastened_at: datetime | None = None
+    """When somebody last asked for a try at once: what is due since exactly then goes whatever holds the others back."""
     source: str = "api"
     revision: int = 1
     """Grows with every change, so that a dispatcher notices."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
+from datetime import datetime
 
 from marzhook.delivery import PENDING, Delivery, Settlement
 from marzhook.dispatch.waiting import Waiting, WaitingLanes
@@ -54,6 +55,8 @@ class Lanes:
 
     def __init__(self, *, ordered: bool = True) -> None:
         self._ordered = ordered
+        self.hastened: datetime | None = None
+        """What is due since exactly then, somebody wants to have tried at once: it goes before all others."""
         self._lanes: dict[Hashable, _Lane] = {}
         # Two queues, so that neither a backlog of retries nor one of first tries can starve the other.
         self._first: deque[_Lane] = deque()
@@ -92,9 +95,9 @@ class Lanes:
                 if due is not None:
                     # Who asked for that time is not on disk; it may have been the receiver, whom nobody may hurry.
                     self._waiting.add(key, (event_id,), due, patient=True)
-                elif delivery.attempts:
+                elif delivery.attempts or self._is_hastened(delivery):
                     # Not held yet: many that failed before must not fill the room of those that were never tried.
-                    self._waiting.add(key, (event_id,), LONG_AGO)
+                    self._waiting.add(key, (event_id,), LONG_AGO - self._is_hastened(delivery))
                 else:
                     lane = self._lanes[key] = _Lane(key)
                     lane.last = event_id
@@ -157,6 +160,11 @@ class Lanes:
     def idle(self) -> bool:
         """Nothing is known to be owed."""
         return not self._lanes and not self._waiting
+
+    @property
+    def urgent(self) -> bool:
+        """Whether the next retry is one that is hastened."""
+        return bool(self._again) and self._is_hastened(self._again[0].queue[0])
 
     def take(self, fits: Callable[[Delivery], bool], *, limit: int = 1, again: bool = False) -> list[Delivery]:
         """The next request's deliveries: heads of ready lanes and what follows them in their order, while `fits` says yes.
@@ -319,7 +327,14 @@ class Lanes:
             del self._lanes[lane.key]
 
     def _make_ready(self, lane: _Lane) -> None:
-        (self._again if lane.queue[0].attempts else self._first).append(lane)
+        head = lane.queue[0]
+        if self._is_hastened(head):
+            self._again.appendleft(lane)
+        else:
+            (self._again if head.attempts else self._first).append(lane)
+
+    def _is_hastened(self, delivery: Delivery) -> bool:
+        return self.hastened is not None and delivery.due_at == self.hastened
 
     def _hold(self, lane: _Lane, delivery: Delivery) -> None:
         lane.queue.append(delivery)

@@ -50,10 +50,10 @@ class Pace:
         self.slots = concurrency if share is None or turns else int(concurrency * share)
         self.again_slots = max(1, self.slots * 3 // 4)
 
-    def room(self, first: int, again: int, now: float) -> int:
+    def room(self, first: int, again: int, now: float, *, hastened: bool = False) -> int:
         """How many requests may go now, where so many first tries and retries are ready. Below 0 when somebody allows the
-        endpoint fewer than are on their way."""
-        if self.paused_until > now or self.next_slot > now or self.yielding:
+        endpoint fewer than are on their way. `hastened`: also in a pause."""
+        if (self.paused_until > now and not hastened) or self.next_slot > now or self.yielding:
             return 0
         if again:
             again = min(again, self.again_slots - self.again_in_flight)
@@ -86,8 +86,9 @@ class Pace:
             start = self.next_slot if self.next_slot > moment - LATE else moment
             self.next_slot = start + 1 / self.rate
 
-    def pause(self, seconds: float) -> None:
-        self.paused_until = max(self.paused_until, self._clock.monotonic() + seconds)
+    def pause(self, seconds: float | None) -> None:
+        if seconds:
+            self.paused_until = max(self.paused_until, self._clock.monotonic() + seconds)
 
     def may_give(self, now: float) -> bool:
         """Whether who gets the turn now would not send too soon, or too much."""

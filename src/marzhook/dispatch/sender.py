@@ -82,7 +82,7 @@ class Sender:
         self.endpoint = endpoint
         self.failing_since = endpoint.failing_since
         self.failing_stage = endpoint.failing_stage
-        self._speak(endpoint)
+        self._begin(endpoint)
 
     def reload(self, endpoint: Endpoint) -> None:
         """The endpoint was changed, or something behind the cursor was: read anew."""
@@ -97,10 +97,9 @@ class Sender:
             self.probe_seen, self.claimed_until = None, 0.0
             self.failing_since, self.failing_stage = endpoint.failing_since, endpoint.failing_stage
         self.endpoint = endpoint
-        self._speak(endpoint)
-        self._rewind()
+        self._begin(endpoint)
 
-    def _speak(self, endpoint: Endpoint) -> None:
+    def _begin(self, endpoint: Endpoint) -> None:
         limits = self._limits
         self.destination = destination(
             endpoint, instance=self._instance, connect_timeout=limits.connect_timeout, timeout=limits.timeout
@@ -108,12 +107,12 @@ class Sender:
         rates = [rate for rate in (endpoint.rate_limit, self.destination.rate_limit) if rate]
         concurrency = min(endpoint.concurrency, self.destination.concurrency)
         self.pace.limit(concurrency, min(rates, default=None), self._share)
+        self._rewind()
 
     def own(self, share: float) -> None:
         """This process has another share of all users from now on: so much of what the endpoint may get, too. Read anew."""
         self._share = share
-        self._speak(self.endpoint)
-        self._rewind()
+        self._begin(self.endpoint)
 
     def look_behind(self, floor: float) -> None:
         """What was published behind the event `floor` may become visible only now: read it again when all else is read."""
@@ -124,6 +123,7 @@ class Sender:
             self.cursor, self._unsure = int(self._unsure), float("inf")
 
     def _rewind(self) -> None:
+        self.lanes.hastened = self.endpoint.hastened_at
         self.lanes.rewind()
         self.cursor = 0
         self._unsure = float("inf")
@@ -189,6 +189,8 @@ class Sender:
         first, again = self.lanes.ready_first, self.lanes.ready_again
         if not (first or again) or not self.sends or self._reordered is not None:
             return 0
+        if self.lanes.urgent:
+            return max(0, self.pace.room(0, 1, now, hastened=True))
         if not self.breaker.may_send(now):
             return 0
         if self.breaker.open and self.shared and self.claimed_until <= now:
@@ -231,7 +233,9 @@ class Sender:
         # Where enough are ready, those that are due are not read; an answer makes room first.
         times = [] if due is None or self.lanes.ready_again >= LOW_WATER else [due]
         if self.lanes.ready:
-            waits = [self.pace.paused_until, self.pace.next_slot, self.breaker.probe_at if self.breaker.open else 0.0]
+            waits = [self.pace.next_slot]
+            if not self.lanes.urgent:
+                waits += [self.pace.paused_until, self.breaker.probe_at if self.breaker.open else 0.0]
             if max(waits) > now:
                 times.append(max(waits))
         return min(times, default=None)
@@ -239,7 +243,7 @@ class Sender:
     def ship(self) -> tuple[Shipment, Request | Job | None]:
         """The next request, to be sent now; where it cannot be made, the shipment says why and the request is None."""
         now = self._clock.now()
-        again = self.pace.takes_again(self.lanes.ready_first, self.lanes.ready_again)
+        again = self.lanes.urgent or self.pace.takes_again(self.lanes.ready_first, self.lanes.ready_again)
         kind = self.destination
         deliveries, items, problem = (self._one if kind.max_items == 1 else self._batch)(now, again)
         shipment = Shipment(self, deliveries, items, "", None, again, problem)
@@ -337,7 +341,7 @@ class Sender:
         self._regroup(settlements, schedule)
         patient = schedule == REJECTED or outcome.retry_after is not None
         self.lanes.answered(settlements, self._due(settlements), patient=patient)
-        self._pause(outcome)
+        self.pace.pause(outcome.pause)
         if outcome.verdict is Verdict.GONE:
             self.pace.pause(GONE_REST)
         return Answer(settlements, outcome)
@@ -347,16 +351,12 @@ class Sender:
         settlements = settle(shipment.deliveries, response, outcome, None, random=0.0)
         self._regroup(settlements)
         self.lanes.answered(settlements, 0.0)
-        self._pause(outcome)
+        self.pace.pause(outcome.pause)
         if recovered:
             self.lanes.hasten(self._clock.monotonic())
         # An outage that began before a restart is known from the disk alone, and ends here too.
         recovered = recovered or self.failing_since is not None
         return Answer(settlements, outcome, self.destination.learned(shipment.items, shipment.mode), recovered)
-
-    def _pause(self, outcome: Outcome) -> None:
-        if outcome.pause:
-            self.pace.pause(outcome.pause)
 
     def _judge(self, response: Response) -> Outcome:
         if response.error is not None:

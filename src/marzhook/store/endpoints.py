@@ -218,7 +218,7 @@ def _read(row: sa.Row[Any], vault: Vault) -> Endpoint:
         if values[name] is not None:
             values[name] = kind(json.loads(values[name]))
     values["options"] = json.loads(values["options"]) if values["options"] else {}
-    for name in ("previous_expires_at", "created_at", "failing_since"):
+    for name in ("previous_expires_at", "created_at", "failing_since", "hastened_at"):
         if values[name] is not None:
             values[name] = from_unix(values[name])
     return Endpoint(**values)

@@ -250,10 +250,11 @@ class Outbox:
         return len(rows)
 
     def hasten(self, tx: Transaction, which: DeliveryFilter, *, now: datetime, limit: int = 5000) -> int:
-        """Try these at once, whatever their schedule says; return how many. Their tries stay counted."""
+        """Try these at once, and once, whatever their schedule, a pause or an outage says; return how many. Their tries stay
+        counted."""
         rows = self._matching(tx.conn, _pending, which, limit)
         sql.HASTEN(tx.conn, [(now.timestamp(), row.endpoint_id, row.event_id) for row in rows])
-        self._touch(tx, rows)
+        self._touch(tx, rows, hastened_at=now.timestamp())
         return len(rows)
 
     def replay(
@@ -321,13 +322,12 @@ class Outbox:
             ],
         )
 
-    def _touch(self, tx: Transaction, rows: Sequence[Any]) -> None:
+    def _touch(self, tx: Transaction, rows: Sequence[Any], **values: Any) -> None:
         """Tell dispatchers that something changed behind their window's cursor."""
         ids = sorted({row.endpoint_id for row in rows})
         if ids:
-            tx.conn.execute(
-                sa.update(_endpoints).where(_endpoints.c.id.in_(ids)).values(revision=_endpoints.c.revision + 1)
-            )
+            values["revision"] = _endpoints.c.revision + 1
+            tx.conn.execute(sa.update(_endpoints).where(_endpoints.c.id.in_(ids)).values(**values))
             tx.announce()
             tx.after_commit(self.wake)
 

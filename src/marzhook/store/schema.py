@@ -95,6 +95,8 @@ endpoints = Table(
     # While a breaker is open: when the next probe may go, and how many have failed; see `store/outages.py`.
     Column("probe_at", Double),
     Column("probes", Integer, nullable=False, server_default=text("0")),
+    # When somebody last asked for a try at once: what is due since exactly then waits for no pause and no probe.
+    Column("hastened_at", Double),
     Column("source", Text, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
