@@ -339,7 +339,7 @@ def test_a_users_wrong_fields_are_told_at_their_places(browser: Browser) -> None
         ("/users/new", {"username": "ALICE"}, 'id="wrong-username" role="alert">There is a user of this name already.'),
         ("/users/new", {"username": "bob", "data_limit": "nan"}, 'id="wrong-data_limit" role="alert">A number'),
         ("/users/new", {"username": "bob", "expire": "soon"}, 'id="wrong-expire" role="alert">A date'),
-        ("/user/alice/charge", {"amount": "-1"}, 'id="wrong" role="alert">A number'),
+        ("/user/alice/charge", {"amount": "-1"}, 'id="wrong" role="alert">This number is'),
         (
             "/users/new",
             {"username": "bob", "data_limit": "1,000"},

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
+from math import inf, isnan, nan
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
@@ -328,11 +329,10 @@ def number(text: str, *, field: str = "") -> float | None:
     try:
         value = float(_THOUSANDS.sub("", text).replace("٫", ".").replace(",", "."))
     except ValueError:
-        value = float("nan")
-    if not 0 <= value < float("inf"):
-        raise errors.InvalidError(
-            f"{ascii(text)[:40]} is not a number of 0 or more", code="invalid_number", field=field
-        )
+        value = nan
+    if not 0 <= value < inf:
+        code = "invalid_number" if isnan(value) else "number_out_of_range"
+        raise errors.InvalidError(f"{ascii(text)[:40]} is not a number of 0 or more", code=code, field=field)
     return value
 
 
