@@ -175,6 +175,20 @@ def test_a_page_of_what_is_deleted_says_so(person: Person) -> None:
         assert person.page.current_url.endswith(page)
 
 
+def test_a_page_that_says_what_is_wrong_with_it_follows_along(person: Person) -> None:
+    """It is the service's own answer, as it was the first time: nothing is opened anew, and what was typed stays."""
+    page = person.page
+    for path in ("/events?since=garbage", "/dead?since=garbage"):
+        person.opens(path)
+        person.sees("A date is expected here.")
+        person.types("username", "typed")
+        happens(person, "beside_it")
+        page.execute_async_script(TOLD)
+        assert person.held("username") == "typed"
+        assert page.find_element(By.ID, "following").text == ""
+        assert path == "/dead?since=garbage" or "beside_it" in person.screen()
+
+
 def test_a_page_that_is_left_is_not_fetched_anew(page: WebDriver, service: Service) -> None:
     """Its form is on the way, and what it acts on may be gone: the form's answer comes next, whatever happens meanwhile."""
     calls(service, "POST", "/api/user", {"username": "left", "proxies": {"vless": {}}})

@@ -48,10 +48,12 @@ async function refresh() {
     const asked = { headers: { Accept: "text/html" }, signal: AbortSignal.timeout(patience) };
     const answer = await fetch(document.body.dataset.here, asked);
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    // Deleted, or not for this reader any more: the service's own page (not one of what stands before it) says so.
-    if (answer.status >= 400 && answer.status < 500 && fresh.body.dataset.here) return location.replace(document.body.dataset.here);
     signedOut = answer.redirected;
-    fetched = answer.ok && !signedOut;
+    // The service's own page, not one of what stands before it; one that says what is wrong with its address has the parts, too.
+    fetched = answer.status < 500 && Boolean(fresh.body.dataset.here) && !signedOut;
+    // Deleted, or not for this reader any more: the page itself says so.
+    const has = ({ id }) => fresh.getElementById(id);
+    if (fetched && !answer.ok && ![...parts()].some(has)) return location.replace(document.body.dataset.here);
     if (fetched) exchange(fresh);
   } catch {
     fetched = false; // the service restarts, or the line is down
