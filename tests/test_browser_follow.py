@@ -136,12 +136,43 @@ def test_a_stream_that_is_dead_without_a_word_is_opened_anew(page: WebDriver, se
         person.sees("before_sleep")
         gateway.forgets()
         happens(person, "meanwhile_gone")
-        looks = page.execute_script("window.asleep = 80_000; return window.looks")
-        eventually(lambda: page.execute_script("return window.looks") > looks + 2, what="a look at the clock")
+        looks = page.execute_script("window.asleep = 50_000; return window.looks")
+        eventually(lambda: page.execute_script("return window.looks") > looks + 4, what="a look at the clock")
         assert "meanwhile_gone" not in person.screen()
         page.execute_script("window.asleep = 95_000")
         person.sees("meanwhile_gone")
         assert page.find_element(By.ID, "following").text == ""
+        happens(person, "after_sleep")
+        person.sees("after_sleep")
+
+
+def test_a_page_on_which_nothing_happens_grows_no_older(page: WebDriver, service: Service) -> None:
+    """What waits at a paused endpoint grows older, and a minute later the open page says so, though nothing was committed; a
+    page that was hidden meanwhile says so when somebody looks at it."""
+    made = calls(service, "POST", "/api/v1/endpoints", {"url": "https://quiet.example/", "enabled": False})
+    with with_script(page, ASLEEP + HIDDEN):
+        person = Person(page, service)
+        person.comes_back()
+        happens(person, "waits")
+        eventually(lambda: (person.opens("/"), oldest(page))[1], what="the age of what waits")
+        eventually(lambda: page.execute_script(FOLLOWS), what="a page that follows")
+        first = oldest(page)
+        page.execute_script("window.asleep = 61_000")
+        eventually(lambda: oldest(page) not in ("", first), what="a greater age")
+        asked = "return performance.getEntriesByType('resource').filter((one) => one.initiatorType === 'fetch').length"
+        fetched = page.execute_script(f"window.turns(true); window.asleep = 200_000; {asked}")
+        looks = page.execute_script("return window.looks")
+        eventually(lambda: page.execute_script("return window.looks") > looks + 4, what="a look at the clock")
+        assert page.execute_script(asked) == fetched, "nobody looks"
+        page.execute_script("window.turns(false)")
+        eventually(lambda: page.execute_script(asked) > fetched, what="what is so now")
+    calls(service, "DELETE", f"/api/v1/endpoints/{made['id']}")
+
+
+def oldest(page: WebDriver) -> str:
+    """What the overview says of the oldest that waits."""
+    text: str = page.execute_script("return document.querySelector('.tiles .pending small').textContent")
+    return text if text.startswith("the oldest for") else ""
 
 
 def test_a_page_says_that_the_session_has_ended(person: Person) -> None:

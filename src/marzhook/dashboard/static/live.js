@@ -8,6 +8,8 @@ const reached = "a, button, summary, pre";
 const [soon, longest, grace, patience] = [2_000, 60_000, 4_000, 30_000];
 // The service says something every 30 s (live.py); on a slow line it may come late.
 const silence = 90_000;
+// Also while nothing happens what waits grows older, hours go out of a chart, and a day ends.
+const aging = 60_000;
 let enliven, stream, timer;
 let wait = soon;
 let busy = false;
@@ -132,6 +134,7 @@ function open() {
     following = true;
     wait = soon;
     if (!fetched) refresh();
+    age();
     check();
   });
   stream.addEventListener("error", ({ target }) => {
@@ -149,6 +152,10 @@ function close(since) {
   stream?.close();
   stream = undefined;
   lost(since);
+}
+
+function age() {
+  if (following && Date.now() - known >= aging) refresh();
 }
 
 // The other side may be gone without a word: asleep, moved to another network, or forgotten by what is in between.
@@ -193,6 +200,7 @@ export function follow(ready) {
   window.addEventListener("beforeunload", () => { leaving = Date.now(); });
   window.addEventListener("pageshow", () => { leaving = 0; });
   setInterval(listen, silence / 9);
+  setInterval(age, aging / 6);
   if (!document.hidden) open();
   parts().forEach((part) => lookAgain(part));
 }
