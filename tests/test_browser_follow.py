@@ -301,6 +301,21 @@ def test_what_is_under_a_readers_hands_stays(person: Person) -> None:
     person.sees("after_marking")
 
 
+def test_a_text_that_somebody_forgot_to_unmark_holds_up_nothing_for_ever(person: Person) -> None:
+    """After a minute all parts of the page go on, also the one that it is marked in, whichever was looked at before it."""
+    page, service = person.page, person.service
+    calls(service, "POST", "/api/user", {"username": "marked", "proxies": {"vless": {}}, "data_limit": 1000})
+    with with_script(page, ASLEEP):
+        person.opens("/user/marked")
+        page.execute_script("getSelection().selectAllChildren(document.querySelector('#events tbody td:nth-child(2)'))")
+        calls(service, "POST", "/api/v1/usage", [{"username": "marked", "bytes": 2000}])
+        page.execute_async_script(TOLD)
+        assert "(200%)" not in person.screen()
+        page.execute_script("window.asleep = 61_000")
+        person.sees("(200%)")
+        eventually(lambda: "Data limit reached" in page.find_element(By.ID, "events").text)
+
+
 def test_the_focus_stays_on_what_it_was_on(person: Person) -> None:
     """Events that come in before it move the focused one down; Enter still opens that one."""
     for name in ("third", "second", "first"):
