@@ -93,7 +93,7 @@ def test_what_was_tried_can_be_tried_now_unless_its_endpoint_is_paused(browser: 
 def test_a_story_with_many_deliveries_searches_no_longer_than_one_with_few(
     browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What each of them waits for is looked for in one time for all."""
+    """What each of them waits for is looked for in one time for all, and so are their requests made."""
     api = browser.api
     for number in range(50):
         api.endpoint(f"https://shop{number}.example/")
@@ -110,6 +110,9 @@ def test_a_story_with_many_deliveries_searches_no_longer_than_one_with_few(
         page = browser.page(f"/events/{later}")
     assert sum(passed) < 0.2
     assert f'<a href="/events/{first}">waits for an earlier event' in page
+    assert 1 <= page.count("The request as it would be sent now") < 50
+    assert page.count("Cancel the delivery") == 50
+    assert "This endpoint was deleted." not in page
 
 
 def test_the_request_of_a_traced_event_bears_its_trace(browser: Browser) -> None:

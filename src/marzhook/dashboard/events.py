@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -164,13 +164,13 @@ class Chapter:
 
     row: DeliveryRow
     tries: list[tuple[Attempt, Shown | None]]
-    """With the request that was sent; None: it could not be made, or the endpoint was deleted."""
+    """With the request that was sent; None: it could not be made, in time or at all, or the endpoint was deleted."""
     earlier: int
     """Tries that are not shown."""
     accepted: int
     """How often: what was delivered can be sent once more."""
     request: Shown | None
-    """The next one; None: the endpoint was deleted."""
+    """The next one; None: there was no time to make it, or the endpoint was deleted."""
     endpoint: Endpoint | None
     behind: int | None
     """The event of the same user that it waits for, where one was found in time."""
@@ -191,9 +191,12 @@ def show(visit: Visit) -> Response:
         tries = {row.endpoint_id: history.attempts(conn, row.endpoint_id, event_id) for row in rows}
         alive = {endpoint.id: endpoint for endpoint in endpoints.all_endpoints(conn)}
         behind = _behind(conn, rows, alive, visit.services.clock.monotonic)
+    until = visit.services.clock.monotonic() + SECONDS
+    # Of all requests together; once the time is up, nobody looks any more.
+    in_time = iter(lambda: visit.services.clock.monotonic() < until, False)
     chapters = [
-        _chapter(visit, event, row, tries[row.endpoint_id], alive.get(row.endpoint_id), behind.get(row.endpoint_id))
-        for row in sorted(rows, key=lambda row: row.endpoint_id)
+        _chapter(visit, event, row, tries[id_], alive.get(id_), behind.get(id_), in_time)
+        for id_, row in sorted({row.endpoint_id: row for row in rows}.items())
     ]
     by = event.detail.get("by")
     return visit.page(
@@ -235,17 +238,18 @@ def _chapter(
     tries: list[Attempt],
     endpoint: Endpoint | None,
     behind: int | None,
+    in_time: Iterator[bool],
 ) -> Chapter:
+    def made(failed: int, at: datetime | None = None, *, number: int) -> Shown | None:
+        if endpoint is None or not next(in_time, False):
+            return None
+        return preview(visit, endpoint, event, failed, at, number=number)
+
+    request = made(row.tries, number=row.attempts + 1)
+    newest = [*zip(tries, failed_before(tries, row.tries), strict=True)][: -TRIES - 1 : -1]
     shown = [
-        (
-            one,
-            preview(visit, endpoint, event, failed, one.at, number=one.number)
-            if endpoint and one.error != "render"
-            else None,
-        )
-        for one, failed in [*zip(tries, failed_before(tries, row.tries), strict=True)][-TRIES:]
-    ]
-    request = preview(visit, endpoint, event, row.tries, number=row.attempts + 1) if endpoint else None
+        (one, None if one.error == "render" else made(failed, one.at, number=one.number)) for one, failed in newest
+    ][::-1]
     accepted = sum(one.schedule is None for one in tries)
     return Chapter(row, shown, len(tries) - len(shown), accepted, request, endpoint, behind)
 
