@@ -19,6 +19,24 @@ TWICE = """
 const button = arguments[0];
 for (const later of [50, 200]) setTimeout(() => button.click(), later);
 """
+# The page's own script comes, and shows a moment in the reader's time zone.
+BETWEEN = """
+const button = arguments[0];
+const field = document.querySelector("input[type=datetime-local]");
+const before = field.value;
+const script = document.createElement("script");
+script.type = "module";
+script.src = `${document.querySelector("script[type=module]").src}&late`;
+setTimeout(() => {
+  button.click();
+  document.head.append(script);
+  const waits = setInterval(() => {
+    if (field.value === before) return;
+    clearInterval(waits);
+    button.click();
+  }, 20);
+}, 50);
+"""
 # Sent, given up, and sent again: the time after which the first could be sent again ends while the second is on its way.
 PERSISTENT = """
 const form = document.querySelector("form[action$='/charge']");
@@ -103,6 +121,33 @@ def test_a_second_click_acts_no_second_time_before_the_script_has_come(page: Web
                 assert calls(service, "GET", "/api/user/unwatched")["used_traffic"] == charged * 2**30
         finally:
             page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+
+
+def test_a_second_click_acts_no_second_time_when_the_script_has_come_in_between(
+    page: WebDriver, service: Service
+) -> None:
+    """Though it then shows the date in the reader's time zone: what is sent is the same."""
+    with Gateway(service.port) as gateway:
+        person = Person(page, service)
+        person.base = f"http://127.0.0.1:{gateway.port}"
+        page.execute_cdp_cmd("Network.enable", {})
+        page.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Tehran"})
+        page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/page.js*"]})
+        try:
+            person.comes_back()
+            person.opens("/users/new")
+            person.types("username", "in_between")
+            person.sets("expire", "2027-01-31T10:00")
+            before, asked = page.find_element(By.TAG_NAME, "html"), len(gateway.asked)
+            with gateway.holding():
+                page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+                page.execute_script(BETWEEN, page.find_element(By.CSS_SELECTOR, "main form[method=post] button.main"))
+                eventually(lambda: len(gateway.posted(asked)) == 2, what="both of them")
+            person.goes_on(before, "Save")
+            assert page.current_url.endswith("/user/in_between")
+        finally:
+            page.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+            page.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})
 
 
 def test_a_year_that_is_none_is_shown_again_as_it_was_written(person: Person) -> None:
