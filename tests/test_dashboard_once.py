@@ -98,6 +98,18 @@ def test_where_nobody_knows_whether_it_was_done_it_is_not_done_again(
     assert used(alice) == 0
 
 
+def test_nobody_waits_for_one_who_cannot_be_acting_any_more(alice: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service was killed in the middle of it: that this was done is not known, and will not be."""
+    again = alice.sends(*CHARGE, amount="1")
+    with monkeypatch.context() as broken:
+        broken.setattr(alice.services.registry, "charge", raising(RuntimeError("killed")))
+        assert again().status_code in LOST
+    alice.api.clock.advance(once.PATIENCE + 1)
+    monkeypatch.setattr(once, "sleep", raising(AssertionError("waited")))
+    assert again().status_code == 409
+    assert used(alice) == 0
+
+
 def test_what_was_refused_can_be_sent_again(alice: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has changed nothing; and the form that shows what is wrong has a key of its own."""
     again = alice.sends(*CHARGE, amount="1")

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATIENCE: Final = 10.0
-"""Seconds that a form which is sent again waits for the first one's answer."""
+"""Seconds, from when a form was first sent, for which it waits for that answer when it is sent again; then whoever had to
+answer is held up, or gone."""
 LOOK: Final = 0.1
 
 
 def once(visit: Visit, act: Callable[[], Response]) -> Response:
     """What `act` answers; where this very form has led on to another page before, that answer again, and nothing is done.
+    Until there is one, the time at which the key was taken stands in its place.
 
     Raises ConflictError where nobody knows whether it was done, and what `act` raises.
     """
@@ -40,18 +42,19 @@ def once(visit: Visit, act: Callable[[], Response]) -> Response:
     # Who goes back and writes something else means something else.
     key = hashlib.sha256(json.dumps(sent).encode()).hexdigest()
     owner, database, now = f"form:{visit.who.id}", visit.services.database, visit.services.clock.now()
+    began = monotonic()
 
     def taken(tx: Transaction) -> str | None:
         known = idempotency.recall(tx, owner, key, b"", now=now)
         if known is None:
-            idempotency.remember(tx, owner, key, b"", "", now=now)
+            idempotency.remember(tx, owner, key, b"", str(now.timestamp()), now=now)
         return known
 
-    until = monotonic() + PATIENCE
     while (known := database.transact(taken)) is not None:
-        if known:
+        if known.startswith("["):
             return _again(known)
-        if monotonic() > until:
+        before = max(0.0, now.timestamp() - float(known or 0))
+        if before + monotonic() - began > PATIENCE:
             raise errors.ConflictError("whether this was done is not known yet", code="form_repeated")
         sleep(LOOK)
     try:
