@@ -45,6 +45,9 @@ def test_dead_letters_are_counted_and_replayed(browser: Browser) -> None:
     assert browser.post("/dead/replay?username=alice&states=dead").headers["location"] == "/dead"
     eventually(lambda: "2 deliveries are owed again." in browser.page("/dead"))
     assert [state(browser, endpoint, event) for event in events] == [PENDING, PENDING, DEAD]
+    assert re.search(r"2 deliveries are owed again\. <time ", browser.page("/dead"))
+    api.clock.advance(601)
+    assert "are owed again" not in browser.page("/dead"), "it is no news any more"
     refused = browser.post("/dead/replay?since=x&username=bob&states=dead&states=cancelled")
     page = browser.page(refused.headers["location"], 422)
     assert "A date is expected here." in page

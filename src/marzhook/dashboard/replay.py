@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 from starlette.responses import Response
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 pages = Pages()
 
 CHOICES: Final = (DEAD, CANCELLED, DELIVERED)
+SHOWN: Final = timedelta(minutes=10)
+"""How long the page says what a replay came to."""
 
 
 @dataclass(slots=True)
@@ -37,6 +40,7 @@ class Replay:
     running: bool = True
     stopped: bool = False
     failed: str = ""
+    ended_at: datetime | None = None
 
 
 class Replays:
@@ -58,6 +62,12 @@ class Replays:
             self._stop.clear()
             self._thread = threading.Thread(target=self._run, args=(replay, which), name="replay", daemon=True)
             self._thread.start()
+
+    @property
+    def shown(self) -> Replay | None:
+        """The one that runs, or has ended a moment ago."""
+        ended_at = self.last.ended_at if self.last else None
+        return None if ended_at and self._services.clock.now() - ended_at > SHOWN else self.last
 
     @property
     def running(self) -> bool:
@@ -85,6 +95,7 @@ class Replays:
             log.exception("a replay failed")
             replay.failed = "internal"
         finally:
+            replay.ended_at = self._services.clock.now()
             replay.running = False
 
 
@@ -118,7 +129,7 @@ def show(visit: Visit) -> Response:
         endpoint_id=whole(visit.asked("endpoint")),
         username=which.username or visit.asked("username"),
         matched=matched,
-        replay=visit.site.replays.last,
+        replay=visit.site.replays.shown,
         problem=visit.problem(error) if error else None,
     )
 
