@@ -459,6 +459,35 @@ def test_settings_are_shown_with_their_source(browser: Browser) -> None:
     assert "⟨U+" not in browser.page("/settings"), "a translator's own mark is no text"
 
 
+def test_a_line_of_a_file_is_told_in_the_readers_language() -> None:
+    """Where a setting comes from; another setting is called by its name."""
+    said = [config._place(language, ".env line 12") for language in load().values()]
+    file = '<code dir="ltr">.env</code>'
+    assert said == [f"line 12 of {file}", f"سطر ۱۲ از {file}", f"строка 12 файла {file}", f"{file} 第 12 行"]
+    assert config._place(load()["fa"], "WEBHOOK_SECRET") == '<code dir="ltr">WEBHOOK_SECRET</code>'
+
+
+def test_endpoints_that_are_called_the_same_can_be_told_apart(browser: Browser) -> None:
+    """Of their addresses what may be secret is not shown, so they get their numbers."""
+    api = browser.api
+    one, two, _ = (api.endpoint(f"https://shop.example/{rest}") for rest in ("x?a=1", "x?a=2", "y"))
+    for path in ("/events", "/dead"):
+        page = browser.page(path)
+        assert f"https://shop.example/x?… · {one}</option>" in page
+        assert f"https://shop.example/x?… · {two}</option>" in page
+        assert "https://shop.example/y</option>" in page
+
+
+def test_a_trys_number_stands_off_its_time(browser: Browser) -> None:
+    """Two numbers side by side are read as one, and from the wrong end; an event's own is in the reader's digits."""
+    endpoint, event = browser.api.endpoint(), browser.api.publish()
+    browser.api.settle(endpoint, event, PENDING)
+    browser.get("/look?language=fa")
+    page = browser.page(f"/events/{event}")
+    assert "<summary>تلاش ۱ · <time" in page
+    assert f'<span dir="ltr">{load()["fa"].number(event)}</span>' in page
+
+
 def test_a_secrets_length_is_told_in_the_readers_language() -> None:
     """It is all that the page shows of one."""
     secret = next(setting for setting in SETTINGS if setting.name == "WEBHOOK_SECRET")

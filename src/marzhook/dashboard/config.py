@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from markupsafe import escape
+from markupsafe import Markup, escape
 from starlette.responses import Response
 
 from marzhook.dashboard import words
@@ -18,6 +18,8 @@ pages = Pages()
 
 _MASKED: Final = re.compile(r"set \((\d+) characters?\)")
 """As settings show a secret."""
+_LINE: Final = re.compile(r"(\S+) line (\d+)")
+"""As settings name a line of a file."""
 
 
 @pages.get("/settings")
@@ -25,7 +27,17 @@ def show(visit: Visit) -> Response:
     settings = visit.services.settings
     # Ours, as all texts of templates are: what turns direction in them, a translator has put there.
     docs = {setting.name: escape(_doc(visit.language, setting)) for setting in SETTINGS}
-    rows = [(entry, _text(visit.language, entry.value), docs.get(entry.name, "")) for entry in settings.entries]
+    # What OpenTelemetry's own variables mean, its documentation says.
+    other = visit.language.gettext("where spans go, and how, as OpenTelemetry defines it")
+    rows = [
+        (
+            entry,
+            _text(visit.language, entry.value),
+            docs.get(entry.name, other if entry.name.startswith("OTEL_") else ""),
+            _place(visit.language, entry.source),
+        )
+        for entry in settings.entries
+    ]
     return visit.page("settings.html", rows=rows, unused=settings.unused)
 
 
@@ -35,6 +47,15 @@ def _doc(language: Language, setting: Setting) -> str:
         actions = " · ".join(words.action(language, action) for action in setting.actions)
         return language.gettext("published where this is true: %(actions)s") % {"actions": actions}
     return language.gettext(setting.doc)
+
+
+def _place(language: Language, source: str) -> Markup:
+    """The line of a file, in words, or the other setting."""
+    code = Markup('<code dir="ltr">{}</code>').format
+    if line := _LINE.fullmatch(source):
+        told = escape(language.gettext("line %(number)s of %(file)s"))
+        return told % {"number": language.number(int(line[2]), "0"), "file": code(line[1])}
+    return code(source)
 
 
 def _text(language: Language, value: JSON) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -286,7 +287,10 @@ def cancel(visit: Visit) -> Response:
 
 
 def endpoint_names(conn: sa.Connection) -> dict[int, str]:
-    return {one.id: operations.name_shown(one.name) for one in endpoints.all_endpoints(conn)}
+    """Each as it is called; where several are called the same, with its number."""
+    names = {one.id: operations.name_shown(one.name) for one in endpoints.all_endpoints(conn)}
+    often = Counter(names.values())
+    return {id_: name if often[name] == 1 else f"{name} · {id_}" for id_, name in names.items()}
 
 
 def whole(text: str) -> int | None:
