@@ -64,6 +64,8 @@ PROOF: Final = 0x4D5A07
 # where nobody need try again (in English; in other languages that is told as if it could be mended by waiting).
 _NEVER_REACHED = ("connection failed", "connection is bad", "failed to resolve", "connection timeout")
 _REFUSED = ("authentication failed", "does not exist", "pg_hba.conf", "permission denied")
+_FULL = ("too many clients", "too many connections", "connection slots", "no more connections", "max clients")
+"""So do the server, and poolers before it, say that they have no place for one more session: others go on."""
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _LOCK = "SELECT pg_advisory_xact_lock(%s, name) FROM unnest(CAST(%s AS integer[])) AS name"
 _LOCK_SHARED = _LOCK.replace("_lock(", "_lock_shared(")
@@ -342,10 +344,8 @@ def _explanation(address: Address, error: psycopg.Error) -> MarzhookError | None
     state = error.sqlstate or ""
     text = _words_of(error)
     match state:
-        case "40001" | "40P01":
+        case "40001" | "40P01" | "53000" | "53200" | "53300" | "53400":  # it met another one, or memory is short
             return TransientError(f"{name} is busy ({text}); nothing was changed, try again")
-        case "53300":
-            return TransientError(f"{name} takes no more connections ({text}); nothing was changed, try again")
         case "55P03" | "57014":
             return StoreBusyError(f"{name} is busy ({text}); nothing was changed, try again")
         case "53100":
@@ -361,13 +361,16 @@ def _explanation(address: Address, error: psycopg.Error) -> MarzhookError | None
     if not state and text.startswith(_NEVER_REACHED):
         if any(words in text for words in _REFUSED):
             return DatabaseError(f"{name} cannot be opened ({text}); check {address.setting}")
+        if any(words in text for words in _FULL):
+            return TransientError(f"{name} takes no more connections ({text}); nothing was changed, try again")
         return TransientError(
             f"{name} cannot be reached ({text}); check that it runs, and {address.setting}",
             code="database_unreachable",
         )
-    gone = state[:2] in ("08", "53", "57") or state in ("25P03", "25P04")  # it idled, or took, longer than it may
+    # Perhaps this session alone: whether the server is away the next one finds out.
+    gone = state[:2] in ("08", "57") or state in ("25P03", "25P04")  # it idled, or took, longer than it may
     if gone or (not state and isinstance(error, psycopg.OperationalError)):
-        return TransientError(f"{name} went away ({text}); nothing was changed, try again", code="database_unreachable")
+        return TransientError(f"{name} ended a session ({text}); nothing was changed, try again")
     if isinstance(error, psycopg.DataError) and "NUL" in text:
         return InvalidError("a text contains the character NUL, which cannot be kept", code="invalid_text")
     return None
