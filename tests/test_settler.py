@@ -45,6 +45,24 @@ def test_a_note_waits_for_a_locked_database(house: House, monkeypatch: pytest.Mo
     assert written == [1]
 
 
+def test_each_reason_to_wait_is_told_once(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also one that follows another: a database that is back without room for more, say."""
+    monkeypatch.setattr(settler, "RETRY_EVERY", 0.01)
+    reasons = ["away", "away", "full", "full"]
+
+    def write() -> None:
+        if reasons:
+            reason = reasons.pop(0)
+            raise StoreBusyError(reason, code="database_unreachable" if reason == "away" else "disk_full")
+
+    assert done_after(house, write)
+    assert [vars(record)["fields"] for record in caplog.records if record.levelname == "WARNING"] == [
+        {"reason": "full"}
+    ]
+
+
 def test_a_note_that_cannot_be_written_stops_nothing(house: House) -> None:
     """Settling goes on after an error that nobody thought of."""
 

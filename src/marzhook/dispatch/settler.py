@@ -133,8 +133,8 @@ class Settler:
                 return
 
     def _waits(self, what: str, error: MarzhookError) -> None:
-        """Told once, until something can be written again."""
-        if self.trouble is None:
+        """Each reason is told once, until something can be written again or there is another one."""
+        if str(error) != self.trouble:
             log_failure(log, what, error)
         self.trouble = str(error)
 
