@@ -256,6 +256,7 @@ def test_malformed(name: str, value: str, expected: str) -> None:
         ("MARZHOOK_DATABASE_URL", "postgresql://u:7/hunter2@h/db?sslmode=disable"),
         ("MARZHOOK_WORKER_DATABASE_URL", "postgres://u@x:hunter2@h/db"),
         ("MARZHOOK_SQL_URL", "postgresql://u:x@hunter2@h/db"),
+        ("MARZHOOK_SQL_URL", "postgresql://u:x/y@hunter2@h/db"),
     ],
 )
 def test_errors_keep_secrets(name: str, value: str) -> None:

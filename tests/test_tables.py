@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from marzhook.delivery import Delivery
 from marzhook.destinations.sql import Sql, state
 from marzhook.endpoint import Endpoint
-from marzhook.errors import InvalidError
+from marzhook.errors import InvalidError, MarzhookError
 from marzhook.event import Event, detail_json
 from marzhook.request import BAD_DATA, Job, Rows
+from marzhook.settings import load
 from marzhook.testing import eventually
 from marzhook.transport.tables import tables, write
 from postgresql import Server
@@ -256,6 +257,29 @@ def test_the_state_of_strange_users() -> None:
     for options in ({"prefix": "a-b"}, {"prefix": "1"}, {"prefix": 3}, {"table": "x"}):
         with pytest.raises(InvalidError):
             Sql.checked_options(options)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql+pymysql://admin@server:pw@h/db",
+        "postgresql://admin@server@h/db@home?x=a@b",
+        "postgresql://u:p%40w@[::1]:5432/db",
+        "sqlite:////srv/a:b@c@d.db",
+        "postgresql://u:x@hush@h/db",
+        "postgresql://u:x/y@hush@h/db",
+        "postgresql://u@s:x@hush@h?y",
+    ],
+)
+def test_what_would_be_cut_out_of_a_password_is_refused(url: str) -> None:
+    """An address is taken where SQLAlchemy reads it as it is meant, whatever else has an @ in it."""
+    if "@" not in (sa.make_url(url).host or ""):
+        assert Sql.checked_url(url) == load({"MARZHOOK_SQL_URL": url}, None).sql_url == url
+        return
+    for check in (Sql.checked_url, lambda url: load({"MARZHOOK_SQL_URL": url}, None)):
+        with pytest.raises(MarzhookError, match="an @ within its password is written %40") as refused:
+            check(url)
+        assert "hush" not in str(refused.value)
 
 
 def test_a_service_that_is_killed_between_the_effect_and_its_settlement(url: str, tmp_path: Path) -> None:

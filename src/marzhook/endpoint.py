@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -196,8 +197,9 @@ def wrong_option(field: str, reason: str) -> InvalidError:
 
 
 def cut_password(url: str) -> bool:
-    """Whether an @ in a database's URL would part its password, and what is behind it be taken for the host."""
-    return "@" in url.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    """Whether an @ in a database's URL would part its password, and what is behind it be taken for the host. SQLAlchemy ends
+    the user at the first colon or slash, and the password at the first @ behind it: in the user an @ is none too many."""
+    return re.match(r"[^:/]*:[^@]*@[^/?]*@", url.partition("://")[2]) is not None
 
 
 def _problem(url: str) -> str | None:

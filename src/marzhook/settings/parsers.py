@@ -217,7 +217,7 @@ def postgresql_url(value: str) -> str:
     if re.search("[@/]", value.partition("//")[2].partition("?")[0].rpartition("@")[0]):
         # libpq would take a part of the password for a host, and errors name hosts.
         raise InvalidError(
-            "an @ or a / within its password is written %40 or %2F; here the host cannot be told from it"
+            "an @ or a / within its user, password or database is written %40 or %2F; here the host cannot be told from it"
         )
     return value
 
