@@ -234,18 +234,23 @@ def test_a_server_that_takes_no_more_sessions_is_not_away(postgresql: Server, ca
 
 
 def test_more_callers_than_connections(database: Database, reopen: Open) -> None:
-    """Whoever finds all connections in use waits, and then hears that it is busy."""
+    """Whoever finds all connections in use waits, and then hears that it is busy. A worker's notes do not wait for them."""
     impatient = reopen(busy_timeout=0.05)
     inner: list[object] = []
+    brief: list[object] = []
 
     def use(left: int) -> None:
         with impatient.read() as conn:
             inner.append(conn)
+            if len(inner) == 30:
+                with impatient.write(brief=True) as tx:
+                    brief.append(tx.conn.exec_driver_sql("SELECT 1").scalar())
             use(left - 1)
 
     with pytest.raises(StoreBusyError, match="all connections"):
         use(40)
     assert len(inner) == 30
+    assert brief == [1]
     with impatient.read() as conn:
         assert conn.exec_driver_sql("SELECT 1").scalar() == 1
 

@@ -174,7 +174,8 @@ class Database(ABC):
         """All or nothing, on disk when the block has ended. Raises StoreBusyError when it could not be written.
 
         `durable` False: on disk with the next durable one. So the others do not wait for the disk; a power failure in
-        between undoes it, as a whole. `brief`: on PostgreSQL it waits for another's lock for BRIEF seconds only.
+        between undoes it, as a whole. `brief`: on PostgreSQL it has connections of its own, and
+        waits for another's lock for BRIEF seconds only.
         """
         with self._explained(), self._writing(durable, brief) as tx:
             yield tx

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -122,7 +123,9 @@ class PostgreSQLDatabase(Database):
         self.address = Address.of(url, "MARZHOOK_DATABASE_URL")
         self.direct = Address.of(direct_url, "MARZHOOK_WORKER_DATABASE_URL") if direct_url else self.address
         super().__init__(self.address.name, Vault(self.address.name, secret_keys))
-        self._engine = sa.create_engine(
+        brief = min(BRIEF, busy_timeout)
+        engine = partial(
+            sa.create_engine,
             "postgresql+psycopg://",
             # libpq reads the URL itself: it knows several hosts, certificates, services and password files.
             creator=self.connect,
@@ -130,26 +133,26 @@ class PostgreSQLDatabase(Database):
             hide_parameters=True,
             use_native_hstore=False,
             poolclass=QueuePool,
-            pool_size=10,
-            max_overflow=20,
-            pool_timeout=busy_timeout,
             # A connection that the server has closed meanwhile (a restart, a failover) is noticed before it is used.
             pool_pre_ping=True,
             execution_options={OPTION: self.vault, "marzhook_begin": _READ},
         )
-        sa.event.listen(self._engine, "begin", _begin)
+        self._engine = engine(pool_size=10, max_overflow=20, pool_timeout=busy_timeout)
+        # Connections of their own: who is to wait briefly must not wait for calls, which may have all others for long.
+        brief_engine = engine(pool_size=1, max_overflow=2, pool_timeout=brief)
+        for one in (self._engine, brief_engine):
+            sa.event.listen(one, "begin", _begin)
         # In one journey. Not options of the session: a pooler would give them to others, or refuse them.
         begin, self.begin_brief = (
             f"BEGIN; SET LOCAL lock_timeout = {int(patience * 1000)};"
             f" SET LOCAL idle_in_transaction_session_timeout = {IDLE * 1000}"
-            for patience in (busy_timeout, min(BRIEF, busy_timeout))
+            for patience in (busy_timeout, brief)
         )
-        self._write_engine, self._brief_engine, self._lazy_engine, self._key_engine = (
+        self._brief_engine = brief_engine.execution_options(marzhook_begin=self.begin_brief)
+        self._write_engine, self._lazy_engine, self._key_engine = (
             self._engine.execution_options(marzhook_begin=statements)
-            for statements in (
-                begin, self.begin_brief, f"{begin}; SET LOCAL synchronous_commit = off", f"{_READ}; {BY_KEY}",
-            )
-        )  # fmt: skip
+            for statements in (begin, f"{begin}; SET LOCAL synchronous_commit = off", f"{_READ}; {BY_KEY}")
+        )
 
     def connect(self, **more: str) -> psycopg.Connection[Any]:
         """A session of its own. It begins no transactions by itself, and prepares no statements: a pooler, which gives each
@@ -218,6 +221,7 @@ class PostgreSQLDatabase(Database):
 
     def close(self) -> None:
         self._engine.dispose()
+        self._brief_engine.dispose()
 
     def version(self) -> str:
         with self.read() as conn:
