@@ -346,6 +346,16 @@ def test_a_panel_that_is_down_loses_no_user(follow: Follow, status: int) -> None
     assert (follow.source().error, follow.source().failing_since) == (None, None)
 
 
+@pytest.mark.parametrize("status", [403, 404, 405, 500])
+def test_a_panel_need_not_say_who_is_sudo(panel: PanelServer, status: int) -> None:
+    """A fork may not know that path, or a proxy let only some pass: its users can be followed all the same. A wrong password
+    is said at once."""
+    panel.before = lambda path: status if path == "/api/admin" else None
+    assert PanelApi(panel.url, "root", PASSWORD).sees_all()
+    with pytest.raises(PanelError, match="refuses this name and password"):
+        PanelApi(panel.url, "root", "wrong").sees_all()
+
+
 def test_failures_are_spaced_out(follow: Follow) -> None:
     """Twice as long from try to try, never longer than ten minutes, and not in step with others."""
     follow.panel.before = failing_with(503)

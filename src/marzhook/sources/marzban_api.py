@@ -80,8 +80,13 @@ class PanelApi:
 
     def sees_all(self) -> bool:
         """Whether the panel shows this admin the users of all, and not only his own; one that does not say is believed to.
-        Raises PanelError."""
-        answer = self._call("/api/admin")
+        Raises PanelError where it is not there, or refuses the login."""
+        try:
+            answer = self._call("/api/admin")
+        except PanelError as error:
+            if error.code != PanelError.code:
+                raise
+            return True
         return not (isinstance(answer, dict) and answer.get("is_sudo") is False)
 
     def users(self) -> Iterator[tuple[list[dict[str, JSON]], int]]:
