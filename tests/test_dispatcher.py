@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -327,11 +328,39 @@ def test_it_begins_anew_only_when_answers_are_on_disk(
         eventually(broken.is_set)
         so_far = len(tries)
         eventually(lambda: len(tries) > so_far + 20)
-        assert dispatcher.trouble == "unheard of"
+        assert dispatcher.trouble == "RuntimeError('unheard of')"
         locked.clear()
         eventually(lambda: house.count("pending") == 0)
         eventually(lambda: dispatcher.not_ready == [])
     assert [e["username"] for e in receiver.accepted()] == ["first", "second"]
+
+
+def test_each_error_that_stops_it_is_told_once(
+    house: House, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also one without words, which is a reason not to be ready, and one that has the words of another; that it is over is
+    told, too."""
+    errors = [AssertionError(), AssertionError(), KeyError("x"), ValueError("'x'")]
+    behind = house.outbox.behind
+    reasons: list[str] = []
+
+    def behind_broken(cursors: Mapping[int, int]) -> list[int]:
+        reasons.extend(dispatcher.not_ready)
+        if not errors:
+            return behind(cursors)
+        dispatcher.wake()  # it would wait a second
+        raise errors.pop(0)
+
+    house.endpoint(receiver.url)
+    with caplog.at_level(logging.INFO, dispatcher_module.__name__), house.dispatching() as dispatcher:
+        monkeypatch.setattr(house.outbox, "behind", behind_broken)
+        house.publish(["anna"])
+        eventually(lambda: house.states() == {"delivered": 1})
+        told = [record.message for record in caplog.records if record.name == dispatcher_module.__name__]
+    assert told == ["the dispatcher starts anew"] * 3 + ["the dispatcher works again"]
+    assert reasons == [
+        f"dispatcher: {error}" for error in ("AssertionError()",) * 2 + ("KeyError('x')", "ValueError(\"'x'\")")
+    ]
 
 
 @pytest.mark.postgresql

@@ -319,6 +319,11 @@ class Metrics:
                 log_failure(log, "a metric could not be read", error)
 
 
+def words_of(error: Exception) -> str:
+    """As a reason: our own sentence; of what nobody thought of, which may have no words, its type, too."""
+    return str(error) if isinstance(error, MarzhookError) else repr(error)
+
+
 def log_failure(logger: logging.Logger, message: str, error: Exception) -> None:
     """A trouble that passes in one line; with its traceback what nobody thought of. That the database is away it tells itself,
     once for all who meet it (`store/presence.py`)."""

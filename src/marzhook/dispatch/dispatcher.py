@@ -29,7 +29,7 @@ from marzhook.request import Response
 from marzhook.store import endpoints, outages
 from marzhook.store.database import Database
 from marzhook.store.outbox import Outbox
-from marzhook.telemetry import Metrics, log_failure
+from marzhook.telemetry import Metrics, log_failure, words_of
 from marzhook.transport.carriers import Carriers
 
 if TYPE_CHECKING:
@@ -164,9 +164,9 @@ class Dispatcher:
                 self._work()
             except Exception as error:
                 # All that matters is on disk: begin anew from there, as after a restart.
-                if str(error) != self.trouble:
+                if (trouble := words_of(error)) != self.trouble:
                     log_failure(log, "the dispatcher starts anew", error)
-                self.trouble = str(error)
+                self.trouble = trouble
                 self._transport.reset()  # first: by now it may be another process's to send
                 self._await_settler()
                 if self._stop_at is None:
@@ -210,7 +210,9 @@ class Dispatcher:
                 self._awaken(self._senders[id_] for id_ in self._timers.ringing(now) if id_ in self._senders)
                 self._fill()
                 self._settler.flush(now)
-                self.trouble = None  # a whole turn went well
+                if self.trouble is not None:
+                    log.info("the dispatcher works again")
+                    self.trouble = None
                 busy = self._stop_at is None and any(sender.wants_reading for sender in self._active.values())
                 self._collect(0.0 if busy else self._until(watching.next))
         finally:
@@ -261,15 +263,10 @@ class Dispatcher:
         for endpoint in current.values():
             if (sender := self._senders.get(endpoint.id)) is None:
                 self._senders[endpoint.id] = sender = Sender(
-                    endpoint,
-                    self._outbox,
-                    self._clock,
-                    instance=self._instance,
-                    limits=self._limits,
-                    random=self._random,
-                    share=self._ownership.share if self._ownership is not None else None,
-                    traced=self._spans is not None,
-                )
+                    endpoint, self._outbox, self._clock,
+                    instance=self._instance, limits=self._limits, random=self._random,
+                    share=self._ownership.share if self._ownership is not None else None, traced=self._spans is not None,
+                )  # fmt: skip
             elif sender.endpoint.revision != endpoint.revision:
                 sender.reload(endpoint)
             else:
