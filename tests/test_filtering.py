@@ -181,13 +181,13 @@ def test_the_largest_events_can_be_written_as_a_whole(many: Any) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ('{% if username == "bad" %}{{ username + 1 }}{% else %}{}{% endif %}', "RenderError: template, line 1: + wants"),
-        ('{% if username == "bad" %}no json{% else %}{}{% endif %}', "RenderError: template: what it makes is no JSON"),
-        ('{% if username == "bad" %}{{ 1e308 * 10 }}{% else %}{}{% endif %}', "RenderError: template: what it makes is no"),
+        ('{% if username == "bad" %}{{ username + 1 }}{% else %}{}{% endif %}', "template, line 1: + wants"),
+        ('{% if username == "bad" %}no json{% else %}{}{% endif %}', "template: what it makes is no JSON"),
+        ('{% if username == "bad" %}{{ 1e308 * 10 }}{% else %}{}{% endif %}', "template: what it makes is no"),
         (
             '{% set a = [1,2,3,4,5,6,7,8,9,0] %}{% if username == "bad" %}'
             + "{% for x in a %}" * 9 + "{% endfor %}" * 9 + "{% endif %}{}",
-            "RenderError: template, line 1: it takes too long",
+            "template, line 1: it takes too long",
         ),
     ],
 )  # fmt: skip
