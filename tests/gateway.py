@@ -48,6 +48,11 @@ class Gateway:
         """Of `asked`, without the first ones, the forms."""
         return [line for line in self.asked[after:] if line.startswith("POST ")]
 
+    @property
+    def streams(self) -> int:
+        """Of pages that follow along: those that are open."""
+        return len(self._streams)
+
     @contextmanager
     def holding(self) -> Iterator[None]:
         """Forms get through, and their answers when the block has ended."""
@@ -91,6 +96,7 @@ class Gateway:
 
                 threading.Thread(target=_pump, args=(client, service, asks), daemon=True).start()
                 _pump(service, client, answers)
+                self._streams.discard(client)
 
     def __enter__(self) -> Gateway:
         return self

@@ -175,6 +175,37 @@ def oldest(page: WebDriver) -> str:
     return text if text.startswith("the oldest for") else ""
 
 
+def test_one_stream_is_enough_for_all_windows_of_a_browser(page: WebDriver, service: Service) -> None:
+    """It has six connections to a host: the seventh window opens, too, and all follow along, whichever of them is closed."""
+    with Gateway(service.port) as gateway:
+        person = Person(page, service)
+        person.base = f"http://127.0.0.1:{gateway.port}"
+        person.comes_back()
+        person.opens("/events")
+        windows = [page.current_window_handle]
+        try:
+            for _ in range(7):
+                page.switch_to.new_window("window")
+                windows.append(page.current_window_handle)
+                person.opens("/events")
+            for left in (8, 2):
+                while len(windows) > left:
+                    page.close()
+                    windows.pop()
+                    page.switch_to.window(windows[-1])
+                    eventually(lambda: gateway.streams == 1, what="one stream")
+                happens(person, f"to_{left}_windows")
+                for window in windows:
+                    page.switch_to.window(window)
+                    person.sees(f"to_{left}_windows")
+        finally:
+            for window in windows[1:]:
+                page.switch_to.window(window)
+                page.close()
+            page.switch_to.window(windows[0])
+        assert page.find_element(By.ID, "following").text == ""
+
+
 def test_a_page_says_that_the_session_has_ended(person: Person) -> None:
     """And leads to the sign-in and from there back to itself."""
     person.opens("/events?state=pending")
@@ -209,15 +240,19 @@ def test_a_page_of_what_is_deleted_says_so(person: Person) -> None:
 def test_a_page_that_says_what_is_wrong_with_it_follows_along(person: Person) -> None:
     """It is the service's own answer, as it was the first time: nothing is opened anew, and what was typed stays."""
     page = person.page
-    for path in ("/events?since=garbage", "/dead?since=garbage"):
+    for path, said in (
+        ("/events?since=garbage", "A date is expected here."),
+        ("/dead?since=garbage", "A date is expected here."),
+        ("/dead?endpoint=77&count=yes", "There is no such endpoint."),
+    ):
         person.opens(path)
-        person.sees("A date is expected here.")
+        person.sees(said)
         person.types("username", "typed")
         happens(person, "beside_it")
         page.execute_async_script(TOLD)
         assert person.held("username") == "typed"
         assert page.find_element(By.ID, "following").text == ""
-        assert path == "/dead?since=garbage" or "beside_it" in person.screen()
+        assert path.startswith("/dead") or "beside_it" in person.screen()
 
 
 def test_a_page_that_is_left_is_not_fetched_anew(page: WebDriver, service: Service) -> None:

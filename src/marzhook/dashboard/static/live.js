@@ -10,7 +10,11 @@ const [soon, longest, grace, patience] = [2_000, 60_000, 4_000, 30_000];
 const silence = 90_000;
 // Also while nothing happens what waits grows older, hours go out of a chart, and a day ends.
 const aging = 60_000;
-let enliven, stream, timer;
+// A window without the focus is fetched anew at most so often, where another one tells it.
+const spread = 3_000;
+// A browser has few connections to one host. Of its windows that are seen, one has a stream and tells the others.
+const me = Math.random();
+let enliven, windows, stream, teller, timer, due;
 let wait = soon;
 let busy = false;
 let again = false;
@@ -20,7 +24,7 @@ let late = false;
 let signedOut = false;
 let leaving = 0; // when another page was asked for: this one may be that of what is just being deleted
 let known = Date.now(); // when all that is shown was right
-let heard; // when the stream last said anything
+let heard; // when the stream, or the window that has one, last said anything
 
 const parts = () => document.querySelectorAll("[data-live]");
 
@@ -124,21 +128,20 @@ function lookAgain(part) {
 }
 
 function open() {
-  if (stream || document.hidden) return;
+  if (stream || teller || document.hidden) return;
   // Told at once of what has changed since the page was made, if anything has.
   stream = new EventSource(`/live?since=${document.body.dataset.state}`);
   heard = Date.now();
-  for (const type of ["open", "change", "ping"]) stream.addEventListener(type, () => { heard = Date.now(); });
+  for (const type of ["open", "change", "ping"]) {
+    stream.addEventListener(type, () => {
+      hears();
+      tells(type);
+    });
+  }
   stream.addEventListener("change", refresh);
-  stream.addEventListener("open", () => {
-    following = true;
-    wait = soon;
-    if (!fetched) refresh();
-    age();
-    check();
-  });
   stream.addEventListener("error", ({ target }) => {
     if (target !== stream) return;
+    tells("gone");
     lost();
     // Of an answer that is no stream (the database is away, a proxy's own) the browser asks no more.
     if (stream.readyState !== EventSource.CLOSED) return;
@@ -148,10 +151,50 @@ function open() {
   setTimeout(check, grace);
 }
 
+function hears() {
+  heard = Date.now();
+  if (following) return;
+  following = true;
+  wait = soon;
+  if (!fetched) refresh();
+  age();
+  check();
+}
+
 function close(since) {
+  if (stream) tells("gone");
+  stream?.close();
+  stream = teller = undefined;
+  lost(since);
+}
+
+function tells(type) {
+  windows?.postMessage({ type, from: me, state: document.body.dataset.state });
+}
+
+function told({ data: { type, from, state } }) {
+  if (document.hidden) return;
+  if (type === "gone") {
+    if (from !== teller) return;
+    close();
+    // Whichever is the first tells the others.
+    setTimeout(open, 1000 * Math.random());
+    return;
+  }
+  // Of two that have a stream, both must know which one keeps it.
+  if (stream && from < me) {
+    if (type === "open" && following) tells(type);
+    return;
+  }
   stream?.close();
   stream = undefined;
-  lost(since);
+  teller = from;
+  hears();
+  if (type === "ping" || (type === "open" && state === document.body.dataset.state)) return;
+  due ??= setTimeout(() => {
+    due = undefined;
+    refresh();
+  }, document.hasFocus() ? 0 : spread);
 }
 
 function age() {
@@ -160,7 +203,7 @@ function age() {
 
 // The other side may be gone without a word: asleep, moved to another network, or forgotten by what is in between.
 function listen() {
-  if (!stream || Date.now() - heard < silence) return;
+  if (!(stream || teller) || Date.now() - heard < silence) return;
   close(heard);
   open();
 }
@@ -192,7 +235,10 @@ function tell() {
 export function follow(ready) {
   if (!parts().length) return;
   enliven = ready;
-  // A browser has few connections to one host: a page in the background gives its own back.
+  if (window.BroadcastChannel) {
+    windows = new BroadcastChannel("live");
+    windows.onmessage = told;
+  }
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) close();
     else open();
