@@ -155,6 +155,21 @@ def test_what_is_hastened_in_an_outage_is_its_next_probe(house: House, receiver:
     assert house.count("attempts", f"event_id = {ids[-1]} AND status = 200") == 1
 
 
+def test_of_several_that_are_hastened_each_goes(house: House, receiver: Receiver) -> None:
+    """Also where the next one is asked for before the first has gone: its place is taken, or it is another worker's turn."""
+    endpoint = house.endpoint(receiver.url)
+    receiver.do(status=429, headers={"Retry-After": "3600"})
+    house.publish(["anna"])
+    with house.dispatching(RetryPolicy((3600.0,) * 3)):
+        eventually(lambda: house.count("pending", "tries = 1") == 1)
+        bob, carl = house.publish(["bob", "carl"])
+        with house.database.write() as tx:
+            for event_id in (bob, carl):
+                house.outbox.hasten(tx, DeliveryFilter(event_id=event_id), now=CLOCK.now())
+        eventually(lambda: house.count("pending", "tries = 1") == 3)
+    assert [status for event in (bob, carl) for _, status, _ in house.attempts(endpoint, event)] == [429, 429]
+
+
 def hasten(house: House, event_id: int) -> None:
     with house.database.write() as tx:
         assert house.outbox.hasten(tx, DeliveryFilter(event_id=event_id), now=CLOCK.now()) == 1

@@ -370,6 +370,13 @@ def test_hasten_makes_due(store: Store) -> None:
     assert (store.one(e, a).due_at, store.one(e, a).tries) == (store.clock.now(), 1)
     assert store.one(e, b).due_at == store.clock.now() + timedelta(hours=1)
     assert store.revision(e) > before
+    began = store.clock.now()
+    for seconds, due in ((59, began), (2, began + timedelta(seconds=61))):
+        store.clock.advance(seconds)
+        with store.database.write() as tx:
+            assert store.outbox.hasten(tx, DeliveryFilter(event_id=b), now=store.clock.now()) == 1
+        with store.database.read() as conn:
+            assert store.one(e, b).due_at == endpoints.get(conn, e).hastened_at == due
 
 
 def test_credentials_are_kept_only_where_an_endpoint_is_to_get_them(store: Store) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from marzhook.otel.spans import Spans
 
 LANE_LOCKS: Final = 1024
+TOGETHER: Final = 60.0
+"""Seconds within which what is hastened shares a moment, by which a dispatcher knows it."""
 LEAVING: Final = "endpoints"
 """Who takes an endpoint from those that are owed events locks this name, after the endpoint; who publishes shares it."""
 
@@ -253,8 +255,13 @@ class Outbox:
         """Try these at once, and once, whatever their schedule, a pause or an outage says; return how many. Their tries stay
         counted."""
         rows = self._matching(tx.conn, _pending, which, limit)
-        sql.HASTEN(tx.conn, [(now.timestamp(), row.endpoint_id, row.event_id) for row in rows])
-        self._touch(tx, rows, hastened_at=now.timestamp())
+        # An endpoint knows one moment of this: for a while others share it, or those that have not gone yet were forgotten.
+        moment, e = now.timestamp(), _endpoints.c
+        shared = sa.case((e.hastened_at.between(moment - TOGETHER, moment), e.hastened_at), else_=moment)
+        self._touch(tx, rows, hastened_at=shared)
+        found = sa.select(e.id, e.hastened_at).where(e.id.in_({row.endpoint_id for row in rows}))
+        moments = dict(tx.conn.execute(found).tuples().all())
+        sql.HASTEN(tx.conn, [(moments[row.endpoint_id], row.endpoint_id, row.event_id) for row in rows])
         return len(rows)
 
     def replay(
