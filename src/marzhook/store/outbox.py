@@ -260,7 +260,7 @@ class Outbox:
         shared = sa.case((e.hastened_at.between(moment - TOGETHER, moment), e.hastened_at), else_=moment)
         self._touch(tx, rows, hastened_at=shared)
         found = sa.select(e.id, e.hastened_at).where(e.id.in_({row.endpoint_id for row in rows}))
-        moments = dict(tx.conn.execute(found).tuples().all())
+        moments = {row.id: row.hastened_at for row in tx.conn.execute(found)}
         sql.HASTEN(tx.conn, [(moments[row.endpoint_id], row.endpoint_id, row.event_id) for row in rows])
         return len(rows)
 
