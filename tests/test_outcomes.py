@@ -66,8 +66,10 @@ def test_what_died_at_an_endpoint_that_was_deleted_is_no_dead_letter(world: Worl
             conn, [began, began + 3600], now=began, seconds=1.0, monotonic=world.clock.monotonic
         )
         assert (hour.delivered, hour.pending, hour.dead, hour.cancelled) == (1, 3, 1, 3)
-        rows = history.deliveries(conn, DeliveryFilter(states=(DEAD,), alive=True))
+        rows = history.deliveries(conn, DeliveryFilter(states=(DEAD,)))
         assert [(row.endpoint_id, row.event.id) for row in rows] == [(world.one, ids[0])]
+        rows = history.deliveries(conn, DeliveryFilter(endpoint_id=world.two))
+        assert [row.state for row in rows].count(DEAD) == 2
 
 
 def test_where_a_past_hour_begins_is_looked_up_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,8 @@ def list_deliveries(
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before")] = None,
     limit: Limit = 100,
 ) -> Response:
-    """Newest event first; times are the event's."""
+    """Newest event first; times are the event's. What died at an endpoint that was deleted since is no dead letter: with
+    `state=dead` alone it is left out."""
     which = DeliveryFilter(
         endpoint_id=endpoint,
         states=tuple(check_choice("state", one, STATES) for one in state) if state else None,

@@ -103,7 +103,7 @@ class Replays:
 def show(visit: Visit) -> Response:
     """Dead letters; with `count` also how many deliveries a replay with this filter would take."""
     counted = bool(visit.asked("count"))
-    which = DeliveryFilter(states=(DEAD,), alive=True)
+    which = DeliveryFilter(states=(DEAD,))
     matched: Counted | None = None
     error: MarzhookError | None = None
     try:

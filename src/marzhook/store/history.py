@@ -17,7 +17,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from marzhook.clock import from_unix
-from marzhook.delivery import DELIVERED, PENDING, SETTLED_STATES, Attempt
+from marzhook.delivery import DEAD, DELIVERED, PENDING, SETTLED_STATES, Attempt
 from marzhook.errors import NotFoundError
 from marzhook.event import Event
 from marzhook.store import driver, schema
@@ -78,7 +78,8 @@ def deliveries(
     query = sa.select(_endpoints.c.id).order_by(_endpoints.c.id)
     if which.endpoint_id is not None:
         query = query.where(_endpoints.c.id == which.endpoint_id)
-    if which.alive:
+    if which.alive or which.states == (DEAD,):
+        # What died at an endpoint that was deleted since is no dead letter any more: nobody can do anything about it.
         query = query.where(_endpoints.c.deleted_at.is_(None))
     streams = _streams(conn, which, limit, by_key=within is not None, listed=among is not None)
     found: list[Any] = []
