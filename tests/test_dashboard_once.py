@@ -9,9 +9,10 @@ import pytest
 
 from dashboard_client import Form
 from marzhook.dashboard import once
-from marzhook.errors import InvalidError, OutcomeUnknownError
+from marzhook.errors import InvalidError, OutcomeUnknownError, StoreBusyError
 from marzhook.event import TEST_ACTION
 from marzhook.store import endpoints, history
+from marzhook.testing import Counter
 
 if TYPE_CHECKING:
     from dashboard_client import Browser
@@ -124,6 +125,41 @@ def test_what_was_refused_can_be_sent_again(alice: Browser, monkeypatch: pytest.
     assert first["form_token"] == second["form_token"]
     assert again().status_code == 303
     assert used(alice) == 1
+
+
+def test_what_was_refused_can_be_sent_again_though_that_could_not_be_noted(
+    alice: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was full for the note, too; and once it is done it is done."""
+    again = alice.sends(*CHARGE, amount="1")
+    with monkeypatch.context() as full:
+        full.setattr(alice.services.registry, "charge", raising(StoreBusyError("no space left", code="disk_full")))
+        full.setattr(once.idempotency, "answer", raising(StoreBusyError("no space left", code="disk_full")))
+        assert again().status_code in LOST
+    assert again().status_code == again().status_code == 303
+    assert used(alice) == 1
+
+
+def test_who_waits_for_the_first_answer_writes_nothing(alice: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that whoever is waited for can write."""
+    again = alice.sends(*CHARGE, amount="1")
+    with monkeypatch.context() as broken:
+        broken.setattr(alice.services.registry, "charge", raising(RuntimeError("half done")))
+        assert again().status_code in LOST
+    looks, wrote, write = iter(range(5)), Counter(), alice.services.database.write
+
+    def noted(_seconds: float) -> None:
+        if next(looks) == 3:
+            monkeypatch.setattr(once, "PATIENCE", 0.0)
+
+    def counted(**how: bool) -> object:
+        wrote()
+        return write(**how)
+
+    monkeypatch.setattr(once, "sleep", noted)
+    monkeypatch.setattr(alice.services.database, "write", counted)
+    assert again().status_code == 409
+    assert wrote.count == 1
 
 
 def raising(error: Exception) -> object:

@@ -10,6 +10,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
@@ -50,13 +52,20 @@ def once(visit: Visit, act: Callable[[], Response]) -> Response:
             idempotency.remember(tx, owner, key, b"", str(now.timestamp()), now=now)
         return known
 
+    # Of several who send it again at once, one makes up for the note.
+    with suppress(KeyError):
+        visit.site.refused.remove(key)
+        _note(visit, owner, key, None)
     while (known := database.transact(taken)) is not None:
-        if known.startswith("["):
-            return _again(known)
-        before = max(0.0, now.timestamp() - float(known or 0))
-        if before + monotonic() - began > PATIENCE:
-            raise errors.ConflictError("whether this was done is not known yet", code="form_repeated")
-        sleep(LOOK)
+        # Who waits writes nothing: whoever is waited for has to.
+        while known is not None:
+            if known.startswith("["):
+                return _again(known)
+            before = max(0.0, now.timestamp() - float(known or 0))
+            if before + monotonic() - began > PATIENCE:
+                raise errors.ConflictError("whether this was done is not known yet", code="form_repeated")
+            sleep(LOOK)
+            known = database.look(partial(idempotency.kept, owner=owner, key=key))
     try:
         response = act()
     except errors.OutcomeUnknownError:
@@ -76,7 +85,9 @@ def _note(visit: Visit, owner: str, key: str, response: Response | None) -> None
     try:
         visit.services.database.transact(lambda tx: idempotency.answer(tx, owner, key, text), repeatable=True)
     except errors.MarzhookError as error:
-        # It is done; sent again, it says that this is not known.
+        if text is None:
+            visit.site.refused.add(key)
+        # Else it is done; sent again, it says that this is not known.
         log.warning("what a form led to could not be noted: %s", error)
 
 

@@ -45,6 +45,8 @@ class Site:
         self.figures = overview.Figures(services)
         self.histories = chart.Histories(services)
         self.replays = replay.Replays(services)
+        self.refused = set[str]()
+        """Keys of forms that have changed nothing, where that could not be noted (`once.py`)."""
         self._pages: list[Route] = []
         self._prepared = False
 

@@ -48,6 +48,12 @@ def recall(tx: Transaction, owner: str, key: str, request_hash: bytes, *, now: d
     return response
 
 
+def kept(conn: sa.Connection, owner: str, key: str) -> str | None:
+    """The answer as it is kept now, for who has recalled it and waits for another one."""
+    answered: str | None = conn.execute(sa.select(_t.c.response).where(_t.c.owner == owner, _t.c.key == key)).scalar()
+    return answered
+
+
 def remember(tx: Transaction, owner: str, key: str, request_hash: bytes, response: str, *, now: datetime) -> None:
     """Keep the answer for LIFETIME, in the transaction whose work it tells of."""
     tx.conn.execute(
