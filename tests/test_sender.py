@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from marzhook.dispatch.sender import Sender
 from marzhook.request import Response
 from marzhook.store import endpoints
 from marzhook.store.database import Database
-from marzhook.store.outbox import Outbox
+from marzhook.store.outbox import DeliveryFilter, Outbox
 from marzhook.testing import FakeClock
 
 
@@ -100,3 +101,73 @@ def test_a_receiver_that_only_ever_asks_for_pauses_is_an_outage(house: House, cl
         [most] = conn.exec_driver_sql("SELECT max(tries) FROM pending").one()
     assert most <= 5
     assert house.count("pending") == 40
+
+
+def hasten(house: House, one: Sender, event_id: int, clock: FakeClock, *, ahead: float = 0.0) -> None:
+    """Somebody wants it tried now, on a machine whose clock is so many seconds ahead."""
+    with house.database.write() as tx:
+        which = DeliveryFilter(one.endpoint.id, event_id)
+        assert house.outbox.hasten(tx, which, now=clock.now() + timedelta(seconds=ahead)) == 1
+    one.reload(house.load(one.endpoint.id))
+    one.refill()
+    one.refill()
+
+
+def test_what_is_hastened_does_not_hold_up_first_tries_behind_retries_that_hang(house: House, clock: FakeClock) -> None:
+    """It waits until another retry has come back, as retries do; the places kept for first tries stay theirs."""
+    one = sender(house, clock, concurrency=4)
+    *_, dora = house.publish(["anna", "bob", "carl", "dora"])
+    answer(one, clock, 500)
+    clock.advance(60)
+    one.refill()
+    hung = [one.ship()[0] for _ in range(one.room(clock.monotonic()))]
+    assert len(hung) == one.pace.again_slots == 3
+    waits = ({1, 2, 3, 4} - {shipment.deliveries[0].event.id for shipment in hung}).pop()
+    assert waits == dora
+    house.publish(["emil"])
+    hasten(house, one, waits, clock)
+    assert one.lanes.urgent
+    assert one.room(clock.monotonic()) == 1
+    shipment, _ = one.ship()
+    assert shipment.deliveries[0].event.username == "emil"
+    assert one.room(clock.monotonic()) == 0
+    one.answered(hung[0], Response(clock.now(), 0.01, 200))
+    assert one.room(clock.monotonic()) == 1
+    assert one.ship()[0].deliveries[0].event.id == waits
+
+
+def test_what_is_hastened_by_a_clock_that_is_ahead_goes_at_once(house: House, clock: FakeClock) -> None:
+    """It is known by its time, which is not waited for."""
+    one = sender(house, clock)
+    [anna] = house.publish(["anna"])
+    answer(one, clock, 429, retry_after="3600")
+    hasten(house, one, anna, clock, ahead=30)
+    assert one.room(clock.monotonic()) == 1
+
+
+def test_what_is_hastened_puts_no_probe_off(house: House, clock: FakeClock) -> None:
+    """However often somebody tries during an outage, the next probe goes when it would have."""
+    one = sender(house, clock, concurrency=1)
+    anna, *_ = house.publish([f"user{n}" for n in range(9)])
+    for _ in range(5):
+        answer(one, clock, 500)
+    assert one.breaker.open
+    probe_at = one.breaker.probe_at
+    for _ in range(9):
+        hasten(house, one, anna, clock)
+        answer(one, clock, 500)
+        clock.advance(0.1)
+    assert house.count("attempts", f"event_id = {anna}") == 10
+    assert (one.breaker.probe_at, one.breaker.probes) == (probe_at, 0)
+    clock.advance(probe_at - clock.monotonic())
+    assert one.room(clock.monotonic()) == 1
+
+
+def test_what_is_hastened_goes_also_while_others_want_the_turn(house: House, clock: FakeClock) -> None:
+    """In a pause the turn cannot be given on, so there is time for it."""
+    one = sender(house, clock, concurrency=1)
+    [anna] = house.publish(["anna"])
+    answer(one, clock, 429, retry_after="3600")
+    one.pace.yielding = True
+    hasten(house, one, anna, clock)
+    assert one.room(clock.monotonic()) == 1

@@ -91,13 +91,15 @@ class Lanes:
                 if self._waiting and key in self._waiting:
                     self._waiting.seen(key, event_id)
                     continue
-                due = due_in(delivery)
-                if due is not None:
+                if self._is_hastened(delivery):
+                    # Before all others, and by whichever clock: that of who asked may be ahead.
+                    self._waiting.add(key, (event_id,), LONG_AGO - 1)
+                elif (due := due_in(delivery)) is not None:
                     # Who asked for that time is not on disk; it may have been the receiver, whom nobody may hurry.
                     self._waiting.add(key, (event_id,), due, patient=True)
-                elif delivery.attempts or self._is_hastened(delivery):
+                elif delivery.attempts:
                     # Not held yet: many that failed before must not fill the room of those that were never tried.
-                    self._waiting.add(key, (event_id,), LONG_AGO - self._is_hastened(delivery))
+                    self._waiting.add(key, (event_id,), LONG_AGO)
                 else:
                     lane = self._lanes[key] = _Lane(key)
                     lane.last = event_id

@@ -52,20 +52,21 @@ class Pace:
 
     def room(self, first: int, again: int, now: float, *, hastened: bool = False) -> int:
         """How many requests may go now, where so many first tries and retries are ready. Below 0 when somebody allows the
-        endpoint fewer than are on their way. `hastened`: also in a pause."""
-        if (self.paused_until > now and not hastened) or self.next_slot > now or self.yielding:
+        endpoint fewer than are on their way. `hastened`: also in a pause, in which no turn can be given on either."""
+        if self.next_slot > now or (not hastened and (self.yielding or self.paused_until > now)):
             return 0
         if again:
             again = min(again, self.again_slots - self.again_in_flight)
         return min(first + max(0, again), self.slots - self.in_flight)
 
-    def takes_again(self, first: int, again: int) -> bool:
-        """Whether the next request is a retry: first tries and retries take turns where both are ready."""
+    def takes_again(self, first: int, again: int, *, hastened: bool = False) -> bool:
+        """Whether the next request is a retry: first tries and retries take turns where both are ready, unless the next retry
+        is `hastened`."""
         if not again or not first:
             return again > 0
         if self.again_in_flight >= self.again_slots:
             return False
-        self._again_next = not self._again_next
+        self._again_next = hastened or not self._again_next
         return self._again_next
 
     def left(self, *, again: bool) -> None:

@@ -189,11 +189,9 @@ class Sender:
         first, again = self.lanes.ready_first, self.lanes.ready_again
         if not (first or again) or not self.sends or self._reordered is not None:
             return 0
-        if self.lanes.urgent:
-            return max(0, self.pace.room(0, 1, now, hastened=True))
-        if not self.breaker.may_send(now):
-            return 0
-        if self.breaker.open and self.shared and self.claimed_until <= now:
+        if self.lanes.urgent and self.pace.room(0, 1, now, hastened=True) > 0:
+            return 1
+        if not self.breaker.may_send(now) or (self.breaker.open and self.shared and self.claimed_until <= now):
             return 0
         room = self.pace.room(first, again, now)
         # What a batch takes along, a probe or a rate limit leaves over is known after each.
@@ -243,13 +241,15 @@ class Sender:
     def ship(self) -> tuple[Shipment, Request | Job | None]:
         """The next request, to be sent now; where it cannot be made, the shipment says why and the request is None."""
         now = self._clock.now()
-        again = self.lanes.urgent or self.pace.takes_again(self.lanes.ready_first, self.lanes.ready_again)
+        urgent = self.lanes.urgent
+        again = self.pace.takes_again(self.lanes.ready_first, self.lanes.ready_again, hastened=urgent)
         kind = self.destination
         deliveries, items, problem = (self._one if kind.max_items == 1 else self._batch)(now, again)
         shipment = Shipment(self, deliveries, items, "", None, again, problem)
         self.pace.left(again=again)
-        self.breaker.sent()
-        self.claimed_until = 0.0
+        if not (urgent and again):  # that is no probe, and puts none off
+            self.breaker.sent()
+            self.claimed_until = 0.0
         if problem is not None:
             return shipment, None
         try:
