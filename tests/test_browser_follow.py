@@ -176,7 +176,8 @@ def oldest(page: WebDriver) -> str:
 
 
 def test_one_stream_is_enough_for_all_windows_of_a_browser(page: WebDriver, service: Service) -> None:
-    """It has six connections to a host: the seventh window opens, too, and all follow along, whichever of them is closed."""
+    """It has six connections to a host: the seventh window opens, too, and all follow along, whichever of them is closed, and
+    when the service is back."""
     with Gateway(service.port) as gateway:
         person = Person(page, service)
         person.base = f"http://127.0.0.1:{gateway.port}"
@@ -198,12 +199,22 @@ def test_one_stream_is_enough_for_all_windows_of_a_browser(page: WebDriver, serv
                 for window in windows:
                     page.switch_to.window(window)
                     person.sees(f"to_{left}_windows")
+            gateway.loses()
+            for window in windows:
+                page.switch_to.window(window)
+                person.sees("the service cannot be reached just now")
+            gateway.finds()
+            happens(person, "found_again")
+            for window in windows:
+                page.switch_to.window(window)
+                person.sees("found_again")
+            eventually(lambda: gateway.streams == 1, what="one stream")
         finally:
             for window in windows[1:]:
                 page.switch_to.window(window)
                 page.close()
             page.switch_to.window(windows[0])
-        assert page.find_element(By.ID, "following").text == ""
+        eventually(lambda: not page.find_element(By.ID, "following").text, what="nothing more to say")
 
 
 def test_a_page_says_that_the_session_has_ended(person: Person) -> None:
