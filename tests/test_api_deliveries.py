@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from marzhook.store import endpoints
+
 if TYPE_CHECKING:
     from api_client import Api
 
@@ -133,7 +135,7 @@ def test_retry_hastens_what_waits(api: Api) -> None:
 
 @pytest.mark.parametrize("state", ["dead", "cancelled"])
 def test_retry_replays_what_ended(api: Api, state: str) -> None:
-    """A dead or cancelled delivery is owed again from its first try; its attempts stay."""
+    """A dead or cancelled delivery is owed again from its first try, and goes at once also in a pause; its attempts stay."""
     endpoint = api.endpoint()
     event_id = api.publish()
     path = f"/api/v1/deliveries/{endpoint}/{event_id}"
@@ -146,6 +148,8 @@ def test_retry_replays_what_ended(api: Api, state: str) -> None:
 
     assert (shown["state"], shown["tries"], shown["due_at"]) == ("pending", 0, "2026-01-01T00:00:00Z")
     assert shown["attempts"] == (1 if state == "dead" else 0)
+    with api.services.database.read() as conn:
+        assert endpoints.get(conn, endpoint).hastened_at == api.clock.now()
 
 
 def test_retry_of_a_delivered_one(api: Api) -> None:

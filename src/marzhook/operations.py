@@ -298,8 +298,9 @@ def name_shown(name: str) -> str:
 # -- deliveries
 
 
-def retry(services: Services, endpoint_id: int, event_id: int, *, force: bool = False) -> None:
-    """Due at once, or owed again where it was settled. ConflictError where it was delivered and not `force`."""
+def retry(services: Works, endpoint_id: int, event_id: int, *, force: bool = False) -> None:
+    """Tried at once, whatever a pause or an outage says; where it was settled, owed again. ConflictError where it was
+    delivered and not `force`."""
 
     def owe(tx: Transaction) -> None:
         state = history.delivery(tx.conn, endpoint_id, event_id).state
@@ -307,19 +308,15 @@ def retry(services: Services, endpoint_id: int, event_id: int, *, force: bool = 
             raise ConflictError(
                 "this was delivered already; add ?force=true to send it a second time", code="already_delivered"
             )
-        if not _again(services, tx, endpoint_id, event_id, state):
+        now = services.clock.now()
+        if state != PENDING:
+            services.outbox.replay(tx, DeliveryFilter(endpoint_id, event_id, (state,)), now=now)
+        if not services.outbox.hasten(tx, DeliveryFilter(endpoint_id, event_id), now=now):
             raise ConflictError(
                 f"endpoint {endpoint_id} was deleted; nothing can be sent to it", code="endpoint_deleted"
             )
 
     services.database.transact(owe)
-
-
-def _again(services: Services, tx: Transaction, endpoint_id: int, event_id: int, state: str) -> int:
-    now = services.clock.now()
-    if state == PENDING:
-        return services.outbox.hasten(tx, DeliveryFilter(endpoint_id, event_id), now=now)
-    return services.outbox.replay(tx, DeliveryFilter(endpoint_id, event_id, (state,)), now=now)
 
 
 def cancel(services: Services, endpoint_id: int, event_id: int) -> None:

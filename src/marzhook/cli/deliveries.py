@@ -124,25 +124,10 @@ def show(endpoint_id: EndpointId, event_id: EventId, as_json: AsJson = False) ->
 @app.command()
 def retry(endpoint_id: EndpointId, event_id: EventId) -> None:
     """Send it once more: a dead, cancelled or delivered one from its first try, a waiting one at once."""
-    from marzhook.store import history
-    from marzhook.store.outbox import DeliveryFilter
+    from marzhook import operations
 
     with opened() as o:
-
-        def owe(tx: Transaction) -> int:
-            row = history.delivery(tx.conn, endpoint_id, event_id)
-            now = o.clock.now()
-            one = DeliveryFilter(endpoint_id=endpoint_id, event_id=event_id)
-            if row.state == PENDING:
-                # Waiting for its next try: cancelled and replayed in one transaction, it is due at once.
-                o.outbox.cancel(tx, one, now=now)
-            return o.outbox.replay(
-                tx,
-                DeliveryFilter(endpoint_id=endpoint_id, event_id=event_id, states=(DEAD, CANCELLED, DELIVERED)),
-                now=now,
-            )
-
-        _must_have_moved(o.database.transact(owe), endpoint_id)
+        operations.retry(o, endpoint_id, event_id, force=True)
         output.line(f"Event {event_id} is owed to endpoint {endpoint_id} again.")
         warn_when_nobody_sends(o.database.holder())
 
