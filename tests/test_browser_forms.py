@@ -213,3 +213,25 @@ def test_going_back_shows_what_is_so_now(person: Person) -> None:
     eventually(lambda: page.execute_script("return window.kept"), what="the page as it was left")
     assert person.held("note") == "unsent"
     assert person.complaints() == []
+
+
+def test_back_to_a_form_that_was_refused_opens_it(person: Person) -> None:
+    """The browser does not ask whether to send it again; nor at its reload."""
+    page = person.page
+    calls(person.service, "POST", "/api/user", {"username": "charged", "proxies": {"vless": {}}})
+    person.opens("/user/charged")
+    person.types("amount", "abc")
+    person.clicks("Charge")
+    person.sees("A number is expected here.")
+    person.types("amount", "2")
+    person.clicks("Charge")
+    assert calls(person.service, "GET", "/api/user/charged")["used_traffic"] == 2 * 1024**3
+    for leave in (page.back, page.refresh):
+        leave()
+        eventually(lambda: page.find_elements("name", "amount"), what="the user's page")
+        assert page.execute_script("return location.pathname") == "/user/charged"
+    person.types("amount", "abc")
+    person.clicks("Charge")
+    page.refresh()
+    person.sees("2 GiB")
+    assert all("422" in told for told in person.complaints())

@@ -136,6 +136,12 @@ class Visit:
         return session.form_token(self.bound_to)
 
     @property
+    def asked_for(self) -> str:
+        """What was asked for, with its query: where the very form that was sent is sent again."""
+        path, query = self.request.url.path, self.request.url.query
+        return path + (f"?{query}" if query else "")
+
+    @property
     def here(self) -> str:
         """This page with its query, to come back to; in the answer to a form, the nearest page that is one to come back to,
         with the query that the form was sent with."""

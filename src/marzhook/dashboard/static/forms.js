@@ -21,6 +21,9 @@ function once(event) {
 }
 
 export function sendOnce() {
+  // Back to this page, and its reload, ask for it; an answer to a form, where they would ask whether to send that again.
+  const { here, answer } = document.body.dataset;
+  if (answer !== undefined) history.replaceState(null, "", here);
   document.addEventListener("submit", once);
   // Back on this page, or the answer was not waited for.
   for (const [target, type] of [[window, "pageshow"], [window.navigation, "navigateerror"]]) {
