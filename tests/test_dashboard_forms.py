@@ -324,6 +324,10 @@ def test_a_secret_of_a_refused_form_is_asked_for_again(browser: Browser) -> None
     held = Form(browser.page(edit), "url").fields
     refused = browser.post(edit, held | {"concurrency": "x", "secret": "newer"})
     assert (refused.status_code, refused.text.count(told)) == (422, 1)
+    for concurrency in ("y", "7"):  # wrong once more, and then right
+        refused = browser.post(edit, Form(refused.text, "url").fields | {"concurrency": concurrency})
+        assert (refused.status_code, refused.text.count(told)) == (422, 1)
+    assert made(browser).secret == "other"
 
 
 def test_an_address_with_a_password_is_not_shown_and_stays(browser: Browser) -> None:

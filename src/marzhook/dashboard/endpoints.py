@@ -216,7 +216,9 @@ def _form(
         wrong=options.place(kind, error) if error else "",
         kinds=[kind for kind in KINDS if kind not in LOCAL_KINDS or kind in visit.services.settings.api_kinds],
         actions=_choices(endpoint),
-        lost=bool(error and kind == "webhook" and visit.given("secret")),
+        # Asked for until nothing else is wrong; then once by itself, and whoever saves that form wants none.
+        lost=bool(error and kind == "webhook" and error.code != "lost_secret")
+        and bool(visit.given("secret") or visit.given("lost_secret")),
         options=options.FIELDS,
         shown=_preview_of(visit, kind, fields),
     )
