@@ -114,6 +114,14 @@ def test_names_with_only_a_space_between_them_are_refused(browser: Browser, name
     )
 
 
+@pytest.mark.parametrize("amount", ["", " "])
+def test_no_traffic_at_all_is_not_charged(browser: Browser, amount: str) -> None:
+    """A blank passes a browser's own check: it must not look as if something had been charged."""
+    browser.post("/users/new", {"username": "alice"})
+    refused = browser.post("/user/alice/charge", {"amount": amount})
+    assert (refused.status_code, "A number is expected here." in refused.text) == (422, True)
+
+
 @pytest.mark.parametrize("amount", ["1e300", "1e308", "1073741825", "1e-10", "-1"])
 def test_traffic_that_nobody_can_have_is_refused(browser: Browser, amount: str) -> None:
     """With the form as it was filled in; so little that it would be 0, which means no limit, is refused, too."""

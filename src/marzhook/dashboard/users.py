@@ -82,7 +82,9 @@ def change(visit: Visit) -> Response:
 def charge(visit: Visit) -> Response:
     user = _get(visit)
     try:
-        visit.services.registry.charge([(user.username, _bytes(visit, "amount") or 0)])
+        if (amount := _bytes(visit, "amount")) is None:
+            raise InvalidError("an amount is missing", code="invalid_number", field="amount")
+        visit.services.registry.charge([(user.username, amount)])
     except InvalidError as error:
         return _page(visit, error)
     return visit.to(f"/user/{user.username}")
