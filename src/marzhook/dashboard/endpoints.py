@@ -320,7 +320,8 @@ def _concurrency(fields: dict[str, Any]) -> int | None:
     value = number(fields["concurrency"], field="concurrency")
     if value is not None and (not 1 <= value <= 1000 or value % 1):
         reason = words.N_("a whole number from 1 to 1000 is expected")
-        raise InvalidError(reason, code="invalid_number", field="concurrency", reason=reason)
+        code = "invalid_number" if value % 1 else "number_out_of_range"
+        raise InvalidError(reason, code=code, field="concurrency", reason=reason)
     return None if value is None else int(value)
 
 
@@ -328,7 +329,7 @@ def _rate_limit(fields: dict[str, Any]) -> float | None:
     value = number(fields["rate_limit"], field="rate_limit")
     if value is not None and not 0 < value <= 100_000:
         reason = words.N_("a number of more than 0 is expected, at most 100000")
-        raise InvalidError(reason, code="invalid_number", field="rate_limit", reason=reason)
+        raise InvalidError(reason, code="number_out_of_range", field="rate_limit", reason=reason)
     return value
 
 
