@@ -171,3 +171,26 @@ def test_what_is_hastened_goes_also_while_others_want_the_turn(house: House, clo
     one.pace.yielding = True
     hasten(house, one, anna, clock)
     assert one.room(clock.monotonic()) == 1
+
+
+@pytest.mark.parametrize("tried", [False, True])
+def test_what_is_hastened_is_found_behind_any_backlog(house: House, clock: FakeClock, *, tried: bool) -> None:
+    """In a pause, behind thousands that may not go; and behind the earlier ones of its user, which go first."""
+    one = sender(house, clock, concurrency=1)
+    house.publish(["first"])
+    answer(one, clock, 429, retry_after="3600")
+    house.publish([f"user{n}" for n in range(3000)])
+    earlier, anna = house.publish(["anna", "anna"])
+    bob, _ = house.publish(["bob", "bob"])
+    if tried:
+        with house.database.write() as tx:
+            tx.conn.exec_driver_sql("UPDATE pending SET tries = 1, attempts = 1")
+    hasten(house, one, anna, clock)
+    assert one.room(clock.monotonic()) == 0, "an earlier one of that user was not asked for"
+    for event_id in (bob, earlier, anna):
+        hasten(house, one, event_id, clock)
+        assert one.room(clock.monotonic()) == 1
+        shipment, _ = one.ship()
+        assert [delivery.event.id for delivery in shipment.deliveries] == [event_id]
+        house_commit(one, one.answered(shipment, Response(clock.now(), 0.01, 200)).settlements)
+        assert one.room(clock.monotonic()) == 0, "once, and nothing else"

@@ -54,11 +54,8 @@ class Sender:
     ) -> None:
         """`share`: of all users, where other processes send to the others; None: there are none. `traced`: whether each try
         becomes a span."""
-        self._outbox = outbox
-        self._clock = clock
-        self._instance = instance
-        self._limits = limits
-        self._random = random
+        self._outbox, self._clock, self._random = outbox, clock, random
+        self._instance, self._limits = instance, limits
         self._share = share
         self.shared = share is not None
         self._traced = traced
@@ -79,9 +76,10 @@ class Sender:
         """Behind this event some may have become visible since a window passed them."""
         self.exhausted = False
         """Whether the last window reached the end: nothing more until somebody publishes."""
+        self._sought: datetime | None = None
+        """`lanes.hastened`, where nothing is left of it behind the first window."""
         self.endpoint = endpoint
-        self.failing_since = endpoint.failing_since
-        self.failing_stage = endpoint.failing_stage
+        self.failing_since, self.failing_stage = endpoint.failing_since, endpoint.failing_stage
         self._begin(endpoint)
 
     def reload(self, endpoint: Endpoint) -> None:
@@ -105,13 +103,12 @@ class Sender:
             endpoint, instance=self._instance, connect_timeout=limits.connect_timeout, timeout=limits.timeout
         )
         rates = [rate for rate in (endpoint.rate_limit, self.destination.rate_limit) if rate]
-        concurrency = min(endpoint.concurrency, self.destination.concurrency)
-        self.pace.limit(concurrency, min(rates, default=None), self._share)
+        self.pace.limit(min(endpoint.concurrency, self.destination.concurrency), min(rates, default=None), self._share)
         self._rewind()
 
     def own(self, share: float) -> None:
         """This process has another share of all users from now on: so much of what the endpoint may get, too. Read anew."""
-        self._share = share
+        self._share, self._sought = share, None
         self._begin(self.endpoint)
 
     def look_behind(self, floor: float) -> None:
@@ -155,8 +152,12 @@ class Sender:
             lanes.fed(hungry, self._outbox.following(endpoint_id, hungry, limit=KEEP), limit=KEEP)
         if self._lacks_window:
             rows = self._outbox.window(endpoint_id, after=self.cursor, limit=WINDOW)
-            lanes.admit(rows, lambda delivery: None if delivery.due_at is None else self._monotonic(delivery.due_at))
             self.exhausted = len(rows) < WINDOW
+            found = rows
+            if not (self.cursor or self.exhausted or lanes.hastened == self._sought):
+                found = rows + self._outbox.hastened(self.endpoint, rows, limit=KEEP)
+                self._sought = lanes.hastened if found == rows else None
+            lanes.admit(found, lambda it: None if it.due_at is None else self._monotonic(it.due_at))
             if rows:
                 self.cursor = rows[-1].event.id
 
@@ -339,8 +340,8 @@ class Sender:
         policy, schedule = self._schedule(shipment, counted=counted, fault=fault)
         settlements = settle(shipment.deliveries, response, outcome, policy, random=self._random(), schedule=schedule)
         self._regroup(settlements, schedule)
-        patient = schedule == REJECTED or outcome.retry_after is not None
-        self.lanes.answered(settlements, self._due(settlements), patient=patient)
+        asked = outcome.retry_after is not None
+        self.lanes.answered(settlements, self._due(settlements), patient=asked or schedule == REJECTED)
         self.pace.pause(outcome.pause)
         if outcome.verdict is Verdict.GONE:
             self.pace.pause(GONE_REST)
@@ -392,8 +393,7 @@ class Sender:
     def _due(self, settlements: list[Settlement]) -> float:
         """When what was left of a request is due, one moment for all of it: so it stays together, and in its order."""
         wanted = next((s.due_at for s in settlements if s.due_at is not None), None)
-        due = self._monotonic(wanted) if wanted else None
-        return self._clock.monotonic() if due is None else due
+        return (self._monotonic(wanted) if wanted else None) or self._clock.monotonic()
 
 
 def _named(error: Exception) -> str:

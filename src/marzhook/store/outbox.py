@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from marzhook import signals, trace_context
 from marzhook.clock import from_unix
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING, Delivery, Settlement
+from marzhook.endpoint import Endpoint
 from marzhook.event import SHARDS, Event, NewEvent, details_json, shard_of
 from marzhook.store import driver, schema
 from marzhook.store import outbox_sql as sql
@@ -169,6 +170,18 @@ class Outbox:
     def following(self, endpoint_id: int, lanes: Sequence[tuple[str, int]], *, limit: int) -> list[Delivery]:
         """For each (username, event id): the next `limit` deliveries of that user behind that event."""
         return self._deliveries(sql.FOLLOWING, endpoint_id, lanes=json.dumps(lanes), limit=limit)
+
+    def hastened(self, endpoint: Endpoint, window: Sequence[Delivery], *, limit: int) -> list[Delivery]:
+        """Behind its first window, what `hasten` was asked for last, with what its users are owed before it: `limit` each."""
+        if endpoint.hastened_at is None:
+            return []
+        values = {"endpoint": endpoint.id, "at": endpoint.hastened_at.timestamp(), "after": window[-1].event.id}
+        with self._database.read(by_key=True) as conn:
+            found = self._read(conn, sql.HASTENED, limit=100, **values).fetchall()
+        if not endpoint.ordered:
+            return self.load(endpoint.id, [event_id for event_id, _ in found])
+        first = window[0].event.id - 1
+        return self.following(endpoint.id, [(name, first) for name in sorted({row[1] for row in found})], limit=limit)
 
     def load(self, endpoint_id: int, event_ids: Sequence[int]) -> list[Delivery]:
         """These deliveries, those that are still owed."""

@@ -75,6 +75,22 @@ LOAD = Statement(
     ORDER BY p.event_id""",
 )
 
+# What somebody wants tried now, behind the first window. No index knows of it: every settlement would have to keep that. So
+# it walks through all that is owed to the endpoint (SQLite: 300,000 in 35 ms), when somebody wants it and not again.
+HASTENED = Statement(
+    """
+    SELECT p.event_id, e.username FROM pending p CROSS JOIN events e ON e.id = p.event_id
+    WHERE p.endpoint_id = :endpoint AND p.event_id > :after AND p.due_at = :at
+    ORDER BY p.event_id LIMIT :limit""",
+    f"""
+    SELECT p.event_id, e.username
+    FROM (
+        SELECT * FROM pending p
+        WHERE p.endpoint_id = :endpoint AND p.event_id > :after AND p.due_at = :at AND {_MINE}
+        ORDER BY p.event_id LIMIT :limit) p{_ITS_EVENT}
+    ORDER BY p.event_id""",
+)
+
 # For each username the next events owed to the endpoint behind the given one. CROSS JOIN fixes the order of the loops: names
 # first, and from each name straight into the index on (username, id).
 FOLLOWING = Statement(
