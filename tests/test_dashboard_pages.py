@@ -16,6 +16,7 @@ from marzhook.dashboard.site import _compiled
 from marzhook.delivery import DEAD, DELIVERED, PENDING
 from marzhook.errors import StoreBusyError
 from marzhook.testing import eventually
+from settling import settlement
 
 if TYPE_CHECKING:
     from dashboard_client import Browser
@@ -262,6 +263,19 @@ def test_the_overview_says_what_is_wrong_in_words(browser: Browser) -> None:
     assert re.search(r"<strong>3</strong> delivered\s+<small>of the events of the last 24 hours</small>", page)
     assert "<strong>3</strong> failing now" in page
     assert page.count('<rect class="delivered"') == 1
+
+
+@pytest.mark.parametrize("error", ["other", "render"])
+def test_what_only_the_try_itself_says_is_told_with_the_health(browser: Browser, error: str) -> None:
+    """Of a program that is not there, say, no words of our own tell what is to be mended."""
+    api = browser.api
+    endpoint, event = api.endpoint(), api.publish()
+    [delivery] = api.services.outbox.load(endpoint, [event])
+    failed = settlement(delivery, PENDING, 503, api.clock)
+    attempt = failed.attempt._replace(status=None, error=error, message="it cannot be run: <nothing> there")
+    api.services.outbox.settle([failed._replace(attempt=attempt)], now=api.clock.now())
+    for path in ("/", "/endpoints", f"/endpoints/{endpoint}"):
+        assert ': <bdi lang="en">it cannot be run: &lt;nothing&gt; there</bdi> — 1 time since' in browser.page(path)
 
 
 def test_a_fresh_panel_offers_its_inbox(browser: Browser) -> None:

@@ -265,6 +265,8 @@ class Health:
     in_a_row: int = 0
     at_least: bool = False
     """Whether there may be more of them than were read."""
+    detail: str = ""
+    """What the last try itself says, in English, where no words of ours tell what is wrong."""
 
 
 def health(language: Language, endpoint: Endpoint, tries: Sequence[Attempt]) -> Health:
@@ -282,7 +284,8 @@ def health(language: Language, endpoint: Endpoint, tries: Sequence[Attempt]) -> 
             "failing", _("nothing can be sent as it is stored, so its events wait: %(reason)s") % {"reason": reason}
         )
     if failures:
-        return Health("failing", attempt(language, tries[0]), since, failures, at_least)
+        detail = tries[0].message if tries[0].error in ("other", "render") else ""
+        return Health("failing", attempt(language, tries[0]), since, failures, at_least, detail)
     if tries:
         return Health("well", _("accepts what is sent"), tries[0].at)
     return Health("new", _("nothing was sent yet"))
