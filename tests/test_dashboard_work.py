@@ -471,6 +471,11 @@ def test_endpoints_that_are_called_the_same_can_be_told_apart(browser: Browser) 
     """Of their addresses what may be secret is not shown, so they get their numbers."""
     api = browser.api
     one, two, _ = (api.endpoint(f"https://shop.example/{rest}") for rest in ("x?a=1", "x?a=2", "y"))
+    event = api.publish()
+    api.settle(one, event, DEAD)
+    letters = browser.page("/dead?count=yes").partition('id="letters"')[2]
+    for page in (browser.page("/"), browser.page("/endpoints"), browser.page(f"/events/{event}"), letters):
+        assert f"<bdi>https://shop.example/x?… · {one}</bdi>" in page
     for path in ("/events", "/dead"):
         page = browser.page(path)
         assert f"https://shop.example/x?… · {one}</option>" in page

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from marzhook import operations
 from marzhook.dashboard import options, session, words
 from marzhook.dashboard.chart import AGAIN
+from marzhook.dashboard.events import called
 from marzhook.dashboard.overview import percentile
 from marzhook.dashboard.preview import Shown, preview
 from marzhook.dashboard.visit import Pages, Visit, number
@@ -61,7 +62,7 @@ def list_(visit: Visit) -> Response:
             for one in endpoints.all_endpoints(conn)
         ]
         inbox_used = inbox.address(visit.services.database, conn) is not None
-    return visit.page("endpoints.html", rows=found, inbox_used=inbox_used)
+    return visit.page("endpoints.html", rows=found, names=called(row[0] for row in found), inbox_used=inbox_used)
 
 
 @pages.get("/endpoints/{endpoint_id:int}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -204,6 +204,7 @@ def show(visit: Visit) -> Response:
         "event.html",
         event=event,
         chapters=chapters,
+        names=called(alive.values()),
         now=visit.services.clock.now(),
         by=by.get("username") if isinstance(by, dict) else None,
         # Also for a sudo admin: a page is looked at over shoulders, and credentials are not what it is about.
@@ -288,7 +289,12 @@ def cancel(visit: Visit) -> Response:
 
 def endpoint_names(conn: sa.Connection) -> dict[int, str]:
     """Each as it is called; where several are called the same, with its number."""
-    names = {one.id: operations.name_shown(one.name) for one in endpoints.all_endpoints(conn)}
+    return called(endpoints.all_endpoints(conn))
+
+
+def called(alive: Iterable[Endpoint]) -> dict[int, str]:
+    """As `endpoint_names`, of these, which are all that there are."""
+    names = {one.id: operations.name_shown(one.name) for one in alive}
     often = Counter(names.values())
     return {id_: name if often[name] == 1 else f"{name} · {id_}" for id_, name in names.items()}
 

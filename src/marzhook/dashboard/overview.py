@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from marzhook.dashboard import words
 from marzhook.dashboard.chart import AGAIN, Chart, hourly
+from marzhook.dashboard.events import called
 from marzhook.dashboard.visit import Pages, Visit
 from marzhook.delivery import Attempt
 from marzhook.endpoint import Endpoint
@@ -138,4 +139,5 @@ def _figures(visit: Visit, snapshot: Snapshot) -> Markup:
     # What needs somebody comes first.
     order = ("failing", "paused", "new", "well")
     rows.sort(key=lambda row: (order.index(row[1].kind), row[0].endpoint.id))
-    return visit.part("figures.html", snapshot=snapshot, chart=snapshot.chart, rows=rows)
+    names = called(one.endpoint for one in snapshot.standings)
+    return visit.part("figures.html", snapshot=snapshot, chart=snapshot.chart, rows=rows, names=names)
