@@ -241,7 +241,7 @@ def test_a_long_outage_is_told_from_its_begin() -> None:
     ]
     worked = Attempt(1, from_unix(3 * hour), 0.1, 200, None, "", "", None)
     for tries, wanted in (
-        (failed, (from_unix(hour), 1000, True)),
+        (failed, (from_unix(hour), 100, True)),
         ([*failed[:-1], worked], (from_unix(hour), 999, False)),
         (failed[:3], (from_unix(hour), 3, False)),
     ):
@@ -251,3 +251,8 @@ def test_a_long_outage_is_told_from_its_begin() -> None:
     # The breaker opens some failures after the first.
     late = replace(endpoint, failing_since=from_unix(2000 * hour))
     assert words.health(LANGUAGES["en"], late, failed[:3]).since == failed[2].at
+    # What nobody knows the beginning of has none, and its count does not fall when older ones are read no more.
+    for endless in (replace(endpoint, failing_since=None), late):
+        for read in (failed, failed[:183], failed[:100]):
+            found = words.health(LANGUAGES["en"], endless, read)
+            assert (found.since, found.in_a_row, found.at_least) == (None, 100, True)

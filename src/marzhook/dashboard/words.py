@@ -277,6 +277,9 @@ def health(language: Language, endpoint: Endpoint, tries: Sequence[Attempt]) -> 
     at_least = SETTLED_LOOKED_AT <= failures == len(tries)
     began = [tries[failures - 1].at, endpoint.failing_since] if failures else []
     since = min((at for at in began if at is not None), default=None)
+    if at_least:
+        # The oldest that was read is the beginning of nothing, and how many were read may fall with each further failure.
+        failures, since = SETTLED_LOOKED_AT, None if since == tries[-1].at else since
     if not endpoint.enabled:
         return Health("paused", _paused(language, endpoint), since, failures, at_least)
     if (reason := unspoken(endpoint)) is not None:
