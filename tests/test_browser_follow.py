@@ -362,6 +362,23 @@ def test_a_text_that_somebody_forgot_to_unmark_holds_up_nothing_for_ever(person:
         eventually(lambda: "Data limit reached" in page.find_element(By.ID, "events").text)
 
 
+def test_a_text_marked_anew_stays_whatever_was_forgotten_before(person: Person) -> None:
+    """What was marked elsewhere, long ago, takes nothing from what is marked now."""
+    page, service = person.page, person.service
+    calls(service, "POST", "/api/user", {"username": "anew", "proxies": {"vless": {}}, "data_limit": 1000})
+    with with_script(page, ASLEEP):
+        person.opens("/user/anew")
+        page.execute_script("getSelection().selectAllChildren(document.querySelector('nav'))")
+        calls(service, "POST", "/api/v1/usage", [{"username": "anew", "bytes": 500}])
+        person.sees("(50%)")
+        page.execute_script("window.asleep = 61_000")
+        page.execute_script("getSelection().selectAllChildren(document.querySelector('#events tbody td:nth-child(2)'))")
+        calls(service, "POST", "/api/v1/usage", [{"username": "anew", "bytes": 2000}])
+        page.execute_async_script(TOLD)
+        assert "(250%)" not in person.screen()
+        assert page.execute_script("return String(getSelection())")
+
+
 def test_the_focus_stays_on_what_it_was_on(person: Person) -> None:
     """Events that come in before it move the focused one down; Enter still opens that one."""
     for name in ("third", "second", "first"):

@@ -9,6 +9,7 @@ function press(event) {
   if (event.type === "keydown" ? event.key !== " " : event.button > 1) return;
   clearTimeout(letGo);
   pressed = true;
+  since = 0;
 }
 
 function release() {
@@ -19,6 +20,8 @@ function release() {
 
 for (const type of ["pointerdown", "keydown"]) addEventListener(type, press, true);
 for (const type of ["pointerup", "pointercancel", "contextmenu", "keyup", "blur"]) addEventListener(type, release);
+// What was marked before may have been forgotten; this was not.
+document.addEventListener("selectionchange", () => { since = 0; });
 
 // Whether one of these parts of the page is to stay as it is for now.
 export function held(parts) {
