@@ -467,6 +467,9 @@ def test_the_tables_that_were_there_become_the_first_partitions(
 ) -> None:
     """No row is copied: the files stay the same. A process of the version before goes on publishing, settling and pruning, and
     what it wrote is pruned by this one's."""
+    with old.write() as tx:
+        # Today's code stands in for that version's, and reads a column that came later.
+        tx.conn.exec_driver_sql("ALTER TABLE endpoints ADD hastened_at double precision")
     world = World(old, clock)
     world.retention._partitions = None
     kept = world.live(700) and world.live(5, DEAD)
@@ -477,6 +480,8 @@ def test_the_tables_that_were_there_become_the_first_partitions(
         )
     )
     before = [sorted(world.sql(f"SELECT * FROM {table}")) for table in ("settled", "attempts", "pending")]
+    with old.write() as tx:
+        tx.conn.exec_driver_sql("ALTER TABLE endpoints DROP hastened_at")
     upgraded = reopen()
     upgraded.upgrade()
     assert (
