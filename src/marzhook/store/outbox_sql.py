@@ -117,16 +117,18 @@ FOLLOWING = Statement(
     ORDER BY n.event_id""",
 )
 
-# Which endpoints have something behind the event that their window has reached: one probe of the key for each.
+# Which endpoints have something behind the event that their window has reached: one probe of the key for each. Of an EXISTS
+# PostgreSQL may make a join, for which it reads all that is pending where it takes that for nothing.
 BEHIND = Statement(
     """
     SELECT CAST(j.key AS INTEGER) FROM json_each(:cursors) j
     WHERE EXISTS (SELECT 1 FROM pending p WHERE p.endpoint_id = CAST(j.key AS INTEGER) AND p.event_id > j.value)""",
     f"""
     SELECT CAST(j.key AS bigint) FROM json_each_text(CAST(:cursors AS json)) AS j (key, value)
-    WHERE EXISTS (
+    CROSS JOIN LATERAL (
         SELECT 1 FROM pending p
-        WHERE p.endpoint_id = CAST(j.key AS bigint) AND p.event_id > CAST(j.value AS bigint) AND {_MINE})""",
+        WHERE p.endpoint_id = CAST(j.key AS bigint) AND p.event_id > CAST(j.value AS bigint) AND {_MINE}
+        LIMIT 1) found""",
 )
 
 # -- settle
