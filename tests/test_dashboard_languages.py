@@ -69,6 +69,13 @@ def test_latin_words_with_a_hyphen_stay_in_one_direction_in_persian() -> None:
             assert not re.search(r"[A-Za-z\d]-[A-Za-z\d]", _APART.sub("", string)), message.id
 
 
+def test_numbers_in_persian_have_its_digits_or_stand_apart() -> None:
+    """A version is a name, and stays as it is written; bare beside a sign, it would change places with that."""
+    for message in filter(lambda message: message.id, catalog_of("fa")):
+        for string in texts(message.string):
+            assert not re.search(r"(?<![A-Za-z\d])[0-9]|[<>]=", _APART.sub("", string)), message.id
+
+
 def test_russian_counts_in_its_three_forms() -> None:
     """1 доставка, 2 доставки, 5 доставок."""
     one, many = "%(number)s delivery is owed again.", "%(number)s deliveries are owed again."
@@ -97,6 +104,11 @@ def test_one_word_of_english_is_told_apart_where_others_have_two() -> None:
         "филь" in text or "فیلتر" in text or "筛选" in text
         for text in (LANGUAGES[code].gettext("Clear the filter") for code in TRANSLATED)
     )
+
+
+def test_persian_has_one_word_for_the_comma() -> None:
+    """Two would look like two signs."""
+    assert not [message.id for message in catalog_of("fa") if "کاما" in str(message.string)]
 
 
 @pytest.mark.parametrize(
