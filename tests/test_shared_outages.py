@@ -13,7 +13,7 @@ from dispatching import CLOCK, House
 from marzhook.dispatch.dispatcher import Dispatcher
 from marzhook.event import SHARDS, shard_of
 from marzhook.store import outages
-from marzhook.store.outbox import Outbox
+from marzhook.store.outbox import DeliveryFilter, Outbox
 from marzhook.testing import eventually
 from receivers import Receiver, events_of
 from workers import Start, shards_of, shares
@@ -131,6 +131,45 @@ def test_what_another_process_has_the_turn_of_is_left_alone(house: House, receiv
         receiver.wait(1)
         eventually(lambda: sorted((one.resting() for one in both), key=len) == [set(), {endpoint.id}])
         receiver.do(status=200)
+
+
+def test_what_is_hastened_waits_for_no_pause_of_another_process(house: House, receiver: Receiver) -> None:
+    """Whichever of them the endpoint has asked for a pause: it goes at once, one at a time, and nothing else of anybody."""
+    house.endpoint(receiver.url, concurrency=1)
+    receiver.do(status=429, headers={"Retry-After": "3600"})
+    with ExitStack() as stack:
+        several(house, 2, stack)
+        house.publish(USERS)
+        eventually(lambda: house.count("pending", "attempts = 1") == 1)
+        pressed = [names[n] for n in range(2) for names in users_of_each(house)]
+        for count, name in enumerate(pressed, start=2):
+            with house.database.write() as tx:
+                assert house.outbox.hasten(tx, DeliveryFilter(username=name), now=CLOCK.now()) == 1
+            receiver.wait(count, timeout=5)
+    assert [event["username"] for record in receiver.seen()[1:] for event in events_of(record["body"])] == pressed
+
+
+def test_a_pause_is_kept_by_those_who_get_the_turn_in_it(house: House, receiver: Receiver) -> None:
+    """Two processes with a backlog each want the turn while it lasts; when it is over, both send."""
+    house.endpoint(receiver.url, concurrency=1)
+    receiver.do(status=429, headers={"Retry-After": "4"}, times=1)
+    with ExitStack() as stack:
+        both = several(house, 2, stack)
+        house.publish(USERS)
+        # Nobody's turn: it was given on, to somebody who then knows of the pause.
+        eventually(lambda: not any(one._turns is None or one._turns._had_since for one in both))
+        eventually(lambda: house.count("pending") == 0, timeout=20)
+    first, *others = [record["at"] for record in receiver.seen()]
+    assert min(others) - first > 3.9
+    assert len(others) == len(USERS)
+
+
+def users_of_each(house: House) -> list[list[str]]:
+    """Of each process those who have only waited so far."""
+    untried = "SELECT e.username FROM pending p JOIN events e ON e.id = p.event_id WHERE p.attempts = 0 ORDER BY e.id"
+    with house.database.read() as conn:
+        names = conn.exec_driver_sql(untried).scalars().all()
+    return [[name for name in names if shard_of(name) in worker.shards] for worker in house.database.workers()]
 
 
 def test_others_are_told_once(house: House, receiver: Receiver) -> None:

@@ -94,11 +94,16 @@ class Ownership:
         """Endpoints whose turn another process waits for."""
         return frozenset() if self._holder is None else self._holder.wanted
 
-    def exchange(self, give: Sequence[int], want: Sequence[int]) -> bool:
-        """Give these turns on, and ask for those; False: not now, something else is under way."""
+    @property
+    def paused(self) -> frozenset[int]:
+        """Endpoints that have asked another process for a pause."""
+        return frozenset() if self._holder is None else self._holder.paused
+
+    def exchange(self, give: Sequence[int], want: Sequence[int], pauses: frozenset[int]) -> bool:
+        """Give these turns on, ask for those, and tell of these pauses; False: not now, something else is under way."""
         if self.asking or self._holder is None:
             return False
-        self._ask(partial(self._holder.exchange, give, want))
+        self._ask(partial(self._holder.exchange, give, want, pauses))
         return True
 
     @property

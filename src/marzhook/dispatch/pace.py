@@ -33,6 +33,8 @@ class Pace:
         self.again_slots = 0
         """A quarter is kept for first tries: retries that hang must not be all that there is."""
         self.paused_until = 0.0
+        self.held_up = False
+        """Whether the endpoint has asked another process for a pause."""
         self.next_slot = 0.0
         """Where a rate limit holds: when the next request may go."""
         self.takes_turns = False
@@ -52,8 +54,8 @@ class Pace:
 
     def room(self, first: int, again: int, now: float, *, hastened: bool = False) -> int:
         """How many requests may go now, where so many first tries and retries are ready. Below 0 when somebody allows the
-        endpoint fewer than are on their way. `hastened`: also in a pause, in which no turn can be given on either."""
-        if self.next_slot > now or (not hastened and (self.yielding or self.paused_until > now)):
+        endpoint fewer than are on their way. `hastened`: also in a pause, and while others want the turn."""
+        if self.next_slot > now or (not hastened and (self.yielding or self.pauses(now))):
             return 0
         if again:
             again = min(again, self.again_slots - self.again_in_flight)
@@ -91,6 +93,9 @@ class Pace:
         if seconds:
             self.paused_until = max(self.paused_until, self._clock.monotonic() + seconds)
 
+    def pauses(self, now: float) -> bool:
+        return self.held_up or self.paused_until > now
+
     def may_give(self, now: float) -> bool:
-        """Whether who gets the turn now would not send too soon, or too much."""
-        return self.turn and not self.in_flight and now >= max(self.next_slot, self.paused_until)
+        """Whether who gets the turn now would not send too soon, or too much. Of a pause he is told."""
+        return self.turn and not self.in_flight and now >= self.next_slot

@@ -207,7 +207,7 @@ class Sender:
     @property
     def resting(self) -> bool:
         """Whether it is left alone on purpose just now: disabled, not understood, paused, or its breaker open."""
-        return not self.sends or self.breaker.open or self.pace.paused_until > self._clock.monotonic()
+        return not self.sends or self.breaker.open or self.pace.pauses(self._clock.monotonic())
 
     @property
     def wants_reading(self) -> bool:

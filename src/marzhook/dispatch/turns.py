@@ -2,7 +2,8 @@
 
 A turn is a lock of the session that holds the shards: who dies, or loses it, has given it on. Who has an endpoint's turn and
 nothing to send there gives it on at once; who has, after TURN seconds, if others want it. So nobody waits for somebody idle,
-and a turn is asked for only when there is something to send.
+and a turn is asked for only when there is something to send. In a pause it is given on, too, because what somebody hastens
+waits for none; a lock of whom the endpoint has asked for it keeps the others to the pause.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ class Turns:
         self._had_since: dict[int, float] = {}
         self._wants: set[int] = set()
         self._not_before: dict[int, float] = {}
+        self._told: frozenset[int] = frozenset()
+        """Of whose pauses the others are told by us."""
+        self._heard: frozenset[int] = frozenset()
+        """Of whose pauses we are told by them."""
         self._ask_at = 0.0
 
     def begin(self) -> None:
@@ -38,6 +43,7 @@ class Turns:
         self._had_since.clear()
         self._wants.clear()
         self._not_before.clear()
+        self._told = self._heard = frozenset()
 
     def want(self, endpoint_id: int) -> None:
         """There is something to send to it."""
@@ -46,25 +52,33 @@ class Turns:
             self._ask_at = 0.0
 
     def keep(self, now: float, senders: Mapping[int, Sender]) -> list[Sender]:
-        """Ask for turns, and give on what others wait for or nobody here needs. Returns those whose turn has come."""
+        """Ask for turns, and give on what others wait for or nobody here needs. Returns those whose turn has
+        come, or another one's pause gone."""
         ownership = self._ownership
         # While the session is being asked, what it has is about to change: what was given on may still be among it.
-        if ownership.asking or not (self._wants or self._had_since):
+        if ownership.asking:
             return []
         come = []
-        for id_ in ownership.turns - self._had_since.keys():
-            self._had_since[id_] = now
-            self._wants.discard(id_)
+        got, heard = ownership.turns - self._had_since.keys(), ownership.paused
+        for id_ in got | (heard ^ self._heard):
             if (sender := senders.get(id_)) is not None and sender.pace.takes_turns:
-                sender.pace.turn, sender.pace.yielding = True, False
+                sender.pace.held_up = id_ in heard
+                if id_ in got:
+                    sender.pace.turn, sender.pace.yielding = True, False
                 come.append(sender)
+        self._had_since.update(dict.fromkeys(got, now))
+        self._wants -= got
+        self._heard = heard
         give = [id_ for id_, since in self._had_since.items() if self._is_over(id_, senders.get(id_), since, now)]
         self._wants = {id_ for id_ in self._wants if id_ in senders and senders[id_].wants_turn(now)}
-        if give or (self._wants and now >= self._ask_at):
-            room = max(16, MOST // ownership.processes) - len(self._had_since)
+        pauses = frozenset(
+            id_ for id_ in self._told.union(give) if id_ in senders and senders[id_].pace.paused_until > now
+        )
+        if give or pauses != self._told or (self._wants and now >= self._ask_at):
+            room = max(16, MOST // ownership.processes) - len(self._had_since) - len(pauses)
             want = sorted(id_ for id_ in self._wants if self._not_before.get(id_, 0.0) <= now)[: max(0, room)]
-            if (give or want) and ownership.exchange(give, want):
-                self._ask_at = now + ASK_EVERY
+            if (give or want or pauses != self._told) and ownership.exchange(give, want, pauses):
+                self._ask_at, self._told = now + ASK_EVERY, pauses
                 for id_ in give:
                     self._given(id_, senders.get(id_), now)
         return come
@@ -77,7 +91,8 @@ class Turns:
             pace.yielding = True
         if not pace.may_give(now):
             return False
-        return pace.yielding or (self._ownership.processes > 1 and not sender.room(now) and not sender.wants_reading)
+        idle = not (sender.room(now) or sender.wants_reading or pace.paused_until > now)
+        return pace.yielding or (self._ownership.processes > 1 and idle)
 
     def _given(self, id_: int, sender: Sender | None, now: float) -> None:
         del self._had_since[id_]

@@ -60,6 +60,7 @@ WORKER: Final = 0x4D5A04
 TURN: Final = 0x4D5A05
 WANTED: Final = 0x4D5A06
 PROOF: Final = 0x4D5A07
+PAUSED: Final = 0x4D5A08
 
 # How the driver begins to tell that a connection was not made at all: libpq has no codes for that. And what is in its words
 # where nobody need try again (in English; in other languages that is told as if it could be mended by waiting).

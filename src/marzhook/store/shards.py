@@ -23,6 +23,7 @@ from marzhook.event import SHARDS
 from marzhook.store.database import Transaction
 from marzhook.store.postgresql import (
     NAMED,
+    PAUSED,
     PROOF,
     SHARD,
     TURN,
@@ -43,7 +44,7 @@ _OURS: Final = (
 _TAKEN: Final = f"""
     SELECT l.classid, l.objid FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
     WHERE {_OURS} AND l.granted AND (l.classid IN ({SHARD}, {WORKER})
-        OR (l.classid = {WANTED} AND l.pid <> pg_backend_pid()))
+        OR (l.classid IN ({WANTED}, {PAUSED}) AND l.pid <> pg_backend_pid()))
     ORDER BY a.backend_start, l.objid"""
 """Who came first is first: where there are more than can have shards, a new one waits, whatever its number."""
 _WORKERS: Final = f"""
@@ -114,8 +115,9 @@ class ShardSession(ShardHolder):
         self.processes = 1
         self.turns: frozenset[int] = frozenset()
         self.wanted: frozenset[int] = frozenset()
-        self._flagged: frozenset[int] = frozenset()
-        """Whose turn others are told that we want."""
+        self.paused: frozenset[int] = frozenset()
+        self._said: dict[int, frozenset[int]] = {WANTED: frozenset(), PAUSED: frozenset()}
+        """What others are told of which endpoints."""
         self._connection = holding_session(database, told)
         self.session = self._connection.info.backend_pid
         with database.explained(database.direct):
@@ -130,7 +132,8 @@ class ShardSession(ShardHolder):
             taken: dict[int, list[int]] = defaultdict(list)
             for kind, number in self._connection.execute(_TAKEN):
                 taken[kind].append(number)
-            self.processes, self.wanted = len(taken[WORKER]), frozenset(taken[WANTED])
+            self.processes = len(taken[WORKER])
+            self.wanted, self.paused = frozenset(taken[WANTED]), frozenset(taken[PAUSED])
             # Everybody sees the same list, and finds himself in it.
             self.fair = fair_share(taken[WORKER].index(self.session), len(taken[WORKER]))
             for shard in sorted(set(range(SHARDS)).difference(taken[SHARD]))[: max(0, self.fair - len(self.held))]:
@@ -157,16 +160,23 @@ class ShardSession(ShardHolder):
                 self._row("SELECT pg_advisory_unlock(%s, %s)", SHARD, shard)
                 self.held -= {shard}
 
-    def exchange(self, give: Sequence[int], want: Sequence[int]) -> None:
+    def exchange(self, give: Sequence[int], want: Sequence[int], pauses: frozenset[int]) -> None:
         with self._kept():
+            self._say(PAUSED, pauses)  # first: who gets a turn from us looks for it
             self._locks("pg_advisory_unlock", TURN, give)
             got = self._locks("pg_try_advisory_lock", TURN, want)
             self.turns = self.turns.difference(give) | got
-            # A shared lock, which several can have, and which keeps nobody out: it only says so.
-            waiting = frozenset(want) - got
-            self._locks("pg_advisory_lock_shared", WANTED, waiting - self._flagged)
-            self._locks("pg_advisory_unlock_shared", WANTED, self._flagged - waiting)
-            self._flagged = waiting
+            self._say(WANTED, frozenset(want) - got)
+            unpaused = self._locks("pg_try_advisory_lock", PAUSED, got)
+            self._locks("pg_advisory_unlock", PAUSED, unpaused)
+            self.paused = self.paused - unpaused | (got - unpaused)
+
+    def _say(self, kind: int, endpoints: frozenset[int]) -> None:
+        """By shared locks, which several can have, and which keep nobody out."""
+        said = self._said[kind]
+        self._locks("pg_advisory_lock_shared", kind, endpoints - said)
+        self._locks("pg_advisory_unlock_shared", kind, said - endpoints)
+        self._said[kind] = endpoints
 
     def _locks(self, function: str, kind: int, numbers: Iterable[int]) -> frozenset[int]:
         """Call it with each of these numbers; returns those for which it said yes."""

@@ -47,6 +47,8 @@ class ShardHolder(ABC):
     """Endpoints that of all processes this one may send to, where one at a time does."""
     wanted: frozenset[int]
     """Endpoints whose turn others wait for."""
+    paused: frozenset[int]
+    """Endpoints that have asked one of the others for a pause."""
     session: int
     """The database's number for it."""
 
@@ -68,9 +70,10 @@ class ShardHolder(ABC):
         """Let others have these; nothing of them may be on its way. Raises OwnershipLostError."""
 
     @abstractmethod
-    def exchange(self, give: Sequence[int], want: Sequence[int]) -> None:
+    def exchange(self, give: Sequence[int], want: Sequence[int], pauses: frozenset[int]) -> None:
         """Let others have the turns of the endpoints `give`, and take those of `want` that are free; that the others of
-        `want` are waited for is seen by who has them. Raises OwnershipLostError."""
+        `want` are waited for is seen by who has them. `pauses`: who has asked this process for one, which whoever gets the
+        turn is to see. Raises OwnershipLostError."""
 
     @abstractmethod
     def write(self) -> AbstractContextManager[Transaction]:
