@@ -3,6 +3,9 @@ away."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -338,7 +341,7 @@ def test_what_is_under_a_readers_hands_stays(person: Person) -> None:
     ActionChains(page, duration=0).release().perform()
     eventually(lambda: page.current_url == leads_to, what="a click")
     person.opens("/events")
-    page.execute_script("getSelection().selectAllChildren(document.querySelector('#list tbody td:nth-child(2)'))")
+    marks(page, "#list tbody td:nth-child(2)")
     marked = page.execute_script("return String(getSelection())")
     happens(person, "after_marking")
     page.execute_async_script(TOLD)
@@ -347,14 +350,27 @@ def test_what_is_under_a_readers_hands_stays(person: Person) -> None:
     person.sees("after_marking")
 
 
+def marks(page: WebDriver, where: str) -> None:
+    """With the pointer, the text of what this selector finds first."""
+    page.execute_script("getSelection().selectAllChildren(document.querySelector(arguments[0]))", where)
+
+
+@contextmanager
+def shows_use(person: Person, username: str) -> Iterator[Callable[[int], object]]:
+    """The page of a new user with a limit of 1000 bytes; yields what uses some of them."""
+    service = person.service
+    calls(service, "POST", "/api/user", {"username": username, "proxies": {"vless": {}}, "data_limit": 1000})
+    with with_script(person.page, ASLEEP):
+        person.opens(f"/user/{username}")
+        yield lambda used: calls(service, "POST", "/api/v1/usage", [{"username": username, "bytes": used}])
+
+
 def test_a_text_that_somebody_forgot_to_unmark_holds_up_nothing_for_ever(person: Person) -> None:
     """After a minute all parts of the page go on, also the one that it is marked in, whichever was looked at before it."""
-    page, service = person.page, person.service
-    calls(service, "POST", "/api/user", {"username": "marked", "proxies": {"vless": {}}, "data_limit": 1000})
-    with with_script(page, ASLEEP):
-        person.opens("/user/marked")
-        page.execute_script("getSelection().selectAllChildren(document.querySelector('#events tbody td:nth-child(2)'))")
-        calls(service, "POST", "/api/v1/usage", [{"username": "marked", "bytes": 2000}])
+    page = person.page
+    with shows_use(person, "marked") as uses:
+        marks(page, "#events tbody td:nth-child(2)")
+        uses(2000)
         page.execute_async_script(TOLD)
         assert "(200%)" not in person.screen()
         page.execute_script("window.asleep = 61_000")
@@ -364,16 +380,14 @@ def test_a_text_that_somebody_forgot_to_unmark_holds_up_nothing_for_ever(person:
 
 def test_a_text_marked_anew_stays_whatever_was_forgotten_before(person: Person) -> None:
     """What was marked elsewhere, long ago, takes nothing from what is marked now."""
-    page, service = person.page, person.service
-    calls(service, "POST", "/api/user", {"username": "anew", "proxies": {"vless": {}}, "data_limit": 1000})
-    with with_script(page, ASLEEP):
-        person.opens("/user/anew")
-        page.execute_script("getSelection().selectAllChildren(document.querySelector('nav'))")
-        calls(service, "POST", "/api/v1/usage", [{"username": "anew", "bytes": 500}])
+    page = person.page
+    with shows_use(person, "anew") as uses:
+        marks(page, "nav")
+        uses(500)
         person.sees("(50%)")
         page.execute_script("window.asleep = 61_000")
-        page.execute_script("getSelection().selectAllChildren(document.querySelector('#events tbody td:nth-child(2)'))")
-        calls(service, "POST", "/api/v1/usage", [{"username": "anew", "bytes": 2000}])
+        marks(page, "#events tbody td:nth-child(2)")
+        uses(2000)
         page.execute_async_script(TOLD)
         assert "(250%)" not in person.screen()
         assert page.execute_script("return String(getSelection())")

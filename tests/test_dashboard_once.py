@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,8 @@ from marzhook.store import endpoints, history
 from marzhook.testing import Counter
 
 if TYPE_CHECKING:
+    import httpx2
+
     from dashboard_client import Browser
 
 pytest_plugins = ["api_client", "dashboard_client"]
@@ -89,10 +92,7 @@ def test_where_nobody_knows_whether_it_was_done_it_is_not_done_again(
     alice: Browser, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(once, "PATIENCE", 0.0)
-    again = alice.sends(*CHARGE, amount="1")
-    with monkeypatch.context() as broken:
-        broken.setattr(alice.services.registry, "charge", raising(error))
-        assert again().status_code in LOST
+    again = lost(alice, monkeypatch, error)
     refused = again()
     assert refused.status_code == 409
     assert "whether it was done is not known yet" in refused.text
@@ -101,10 +101,7 @@ def test_where_nobody_knows_whether_it_was_done_it_is_not_done_again(
 
 def test_nobody_waits_for_one_who_cannot_be_acting_any_more(alice: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service was killed in the middle of it: that this was done is not known, and will not be."""
-    again = alice.sends(*CHARGE, amount="1")
-    with monkeypatch.context() as broken:
-        broken.setattr(alice.services.registry, "charge", raising(RuntimeError("killed")))
-        assert again().status_code in LOST
+    again = lost(alice, monkeypatch, RuntimeError("killed"))
     alice.api.clock.advance(once.PATIENCE + 1)
     monkeypatch.setattr(once, "sleep", raising(AssertionError("waited")))
     assert again().status_code == 409
@@ -142,10 +139,7 @@ def test_what_was_refused_can_be_sent_again_though_that_could_not_be_noted(
 
 def test_who_waits_for_the_first_answer_writes_nothing(alice: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that whoever is waited for can write."""
-    again = alice.sends(*CHARGE, amount="1")
-    with monkeypatch.context() as broken:
-        broken.setattr(alice.services.registry, "charge", raising(RuntimeError("half done")))
-        assert again().status_code in LOST
+    again = lost(alice, monkeypatch, RuntimeError("half done"))
     looks, wrote, write = iter(range(5)), Counter(), alice.services.database.write
 
     def noted(_seconds: float) -> None:
@@ -160,6 +154,15 @@ def test_who_waits_for_the_first_answer_writes_nothing(alice: Browser, monkeypat
     monkeypatch.setattr(alice.services.database, "write", counted)
     assert again().status_code == 409
     assert wrote.count == 1
+
+
+def lost(browser: Browser, monkeypatch: pytest.MonkeyPatch, error: Exception) -> Callable[[], httpx2.Response]:
+    """Sends a form whose work ends in this error; returns what sends it again."""
+    again = browser.sends(*CHARGE, amount="1")
+    with monkeypatch.context() as broken:
+        broken.setattr(browser.services.registry, "charge", raising(error))
+        assert again().status_code in LOST
+    return again
 
 
 def raising(error: Exception) -> object:
