@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from marzhook.testing import eventually
-from postgresql import QUICK, binaries, die_with_parent, free_port, kill_tree, unprivileged
+from postgresql import QUICK, binaries, free_port, kill_tree, unprivileged
+from processes import die_with_parent
 from programs import program
 
 PATRONI = Path(__file__).parent.parent / ".venv" / "ha" / "bin" / "patroni"

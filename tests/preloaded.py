@@ -4,7 +4,8 @@ A start costs a second of processor time, nearly all of it for imports, and the 
 same, with an environment, a folder and files of its own. Where an environment says something about Python itself, or another
 command has to run it, an interpreter is started as ever.
 
-Run as a script, this is the process that forks: it is told what to start over the socket on its standard input.
+Run as a script, this is the process that forks: it is told what to start over the socket on its standard input. It ends with
+whoever holds the other end, and what it has started ends with it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
+
+from processes import die_with_parent
 
 PRELOADED: Final = (
     "marzhook.testing", "marzhook.cli.main", "marzhook.cli.run", "marzhook.cli.worker", "marzhook.store.shards",
@@ -176,6 +179,8 @@ def _serve(orders: socket.socket) -> Any:
                 raise SystemExit
             pid = os.fork()
             if not pid:
+                # Not with who asked for it: the thread that did may end before the test does.
+                die_with_parent(signal.SIGKILL)
                 for mine in (waiting, woken, wake, orders):
                     mine.close()
                 return _become(order, given)

@@ -1,8 +1,10 @@
-"""Another process that works on a database (database_process.py)."""
+"""Other processes: one that works on a database (database_process.py), and their end."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -29,3 +31,8 @@ def process(verb: str, settings: Mapping[str, str]) -> Iterator[subprocess.Popen
 def said(child: subprocess.Popen[str]) -> str:
     assert child.stdout
     return child.stdout.readline().strip()
+
+
+def die_with_parent(number: int = signal.SIGQUIT) -> None:
+    """This process gets this signal when its parent ends: also where the tests are killed, nothing stays behind."""
+    ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
