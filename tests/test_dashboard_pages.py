@@ -278,6 +278,19 @@ def test_what_only_the_try_itself_says_is_told_with_the_health(browser: Browser,
         assert ': <bdi lang="en">it cannot be run: &lt;nothing&gt; there</bdi> — 1 time since' in browser.page(path)
 
 
+def test_the_oldest_that_waits_is_told_by_a_time(browser: Browser) -> None:
+    """An age would be an old one a minute later, on a page on which nothing else happens."""
+    api = browser.api
+    api.endpoint()
+    began = api.clock.now()
+    for name in ("first", "second"):
+        api.publish(username=name)
+        assert ("none is late" in browser.page("/")) == (name == "first")
+        api.clock.advance(12.5)
+    [said] = re.findall(r"<small>the oldest since <time datetime=\"([^\"]+)\" data-style=\"second\"", browser.page("/"))
+    assert said == began.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def test_a_fresh_panel_offers_its_inbox(browser: Browser) -> None:
     """A newcomer sees what to do first."""
     page = browser.page("/")

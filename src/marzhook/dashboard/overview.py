@@ -67,8 +67,11 @@ class Snapshot:
         return sum(getattr(standing.owed, name) for standing in self.standings)
 
     @property
-    def oldest(self) -> float:
-        return max((standing.oldest for standing in self.standings), default=0.0)
+    def oldest(self) -> float | None:
+        """Since when (Unix seconds) the longest-waiting delivery has been due; None: none is late. Its age would
+        be read long after it was right."""
+        age = max((standing.oldest for standing in self.standings), default=0.0)
+        return self.at - age if age >= 1 else None
 
     def percentile(self, share: float) -> float | None:
         return percentile(sorted(seconds for one in self.standings for seconds in one.latencies), share)

@@ -6,6 +6,7 @@ const clock = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
 const styles = {
   short: { month: "short", day: "numeric", ...clock },
   full: { ...day, ...clock, second: "2-digit" },
+  second: { month: "short", day: "numeric", ...clock, second: "2-digit" },
   exact: { month: "short", day: "numeric", ...clock, second: "2-digit", fractionalSecondDigits: 3 },
   hour: { month: "short", day: "numeric", ...clock },
   day,
