@@ -304,6 +304,13 @@ def test_long_lists_have_pages(browser: Browser, query: str) -> None:
 # -- users
 
 
+def is_over(page: str) -> bool:
+    """Whether the browser draws the bar of the traffic in another colour than that of what is well."""
+    [found] = re.findall(r"<meter ([^>]*)>", page)
+    values = {name: float(value) for name, value in re.findall(r'(\w+)="([\d.]+)"', found)}
+    return values.get("optimum", values["max"] / 2) <= values.get("high", values["max"]) < values["value"]
+
+
 def test_a_user_is_created_charged_and_reset(browser: Browser) -> None:
     """From his first day to his last; each step is an event on his page."""
     made = browser.post(
@@ -314,8 +321,10 @@ def test_a_user_is_created_charged_and_reset(browser: Browser) -> None:
     assert "2030-01-31T12:00:00" in page
     browser.post("/user/alice/charge", {"amount": "0.5"})
     assert '512 MiB</bdi> / <bdi dir="ltr">1 GiB</bdi> (50%)' in browser.page("/user/alice")
-    browser.post("/user/alice/charge", {"amount": "1"})
+    assert not is_over(browser.page("/user/alice"))
+    browser.post("/user/alice/charge", {"amount": "0.5"})
     assert "Data limit reached" in browser.page("/user/alice")
+    assert is_over(browser.page("/user/alice"))
     browser.post("/user/alice/reset")
     assert "badge active" in browser.page("/user/alice")
     browser.post("/user/alice/disable")
