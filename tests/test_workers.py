@@ -306,6 +306,19 @@ def test_who_lost_its_session_cannot_settle(house: House, receiver: Receiver, re
     assert [number for number, *_ in house.attempts(endpoint, 1)] == [1]
 
 
+def test_who_has_no_shard_does_not_look_for_what_is_in_none(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As each worker at its start: PostgreSQL would walk through the whole backlog to find nothing of it."""
+    house.endpoint("http://127.0.0.1:9/")
+    house.publish(["anna"])
+    outbox = house.outbox
+    outbox.own(())
+    with monkeypatch.context() as patched:
+        patched.setattr(house.database, "read", None)
+        assert outbox.window(1, after=0, limit=9) == outbox.load(1, [1]) == outbox.behind({1: 0}) == []
+    outbox.own(range(SHARDS))
+    assert len(outbox.window(1, after=0, limit=9)) == len(outbox.load(1, [1])) == len(outbox.behind({1: 0})) == 1
+
+
 def test_shards_are_given_up_only_when_nothing_of_them_is_on_its_way(house: House, receiver: Receiver) -> None:
     """While one has a request of a user on its way, the joiner does not send the next one of that user."""
     # 32 on their way are half of what is allowed: as much as the joiner leaves to the first one.
