@@ -11,7 +11,7 @@ import pytest
 from dispatching import CLOCK, House
 from marzhook.delivery import DELIVERED, Delivery, Settlement
 from marzhook.dispatch import settler
-from marzhook.errors import StoreBusyError
+from marzhook.errors import OwnershipLostError, StoreBusyError
 from marzhook.testing import FakeClock
 from settling import settlement
 
@@ -61,6 +61,40 @@ def test_each_reason_to_wait_is_told_once(
     assert [vars(record)["fields"] for record in caplog.records if record.levelname == "WARNING"] == [
         {"reason": "full"}
     ]
+
+
+@pytest.mark.parametrize("ended", [OwnershipLostError("another has it"), RuntimeError("unheard of")])
+def test_what_is_given_up_is_waited_for_no_more(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ended: Exception
+) -> None:
+    """A settlement, or a note, that waited and then cannot be written: nobody says that it was, nor that it waits still."""
+    monkeypatch.setattr(settler, "RETRY_EVERY", 0.01)
+    caplog.set_level("INFO", "marzhook")
+    house.endpoint("http://127.0.0.1:9/")
+    house.publish(["anna"])
+    [owed] = house.outbox.window(1, after=0, limit=9)
+    writer = settler.Settler(house.outbox, CLOCK, lambda _: None)
+
+    def fails(errors: list[Exception]) -> Callable[..., None]:
+        def write(*_: object, **__: object) -> None:
+            raise errors.pop(0)
+
+        return write
+
+    monkeypatch.setattr(house.outbox, "settle", fails([StoreBusyError("locked"), ended]))
+    writer.start()
+    for wait in (
+        lambda: writer.put([settlement(owed, DELIVERED, 200, FakeClock())]),
+        lambda: writer.call(fails([StoreBusyError("locked"), ended])),
+    ):
+        wait()
+        came, troubles = threading.Event(), []
+        writer.call(lambda troubles=troubles: troubles.append(writer.trouble))
+        writer.call(came.set)
+        assert came.wait(10)
+        assert troubles == [None]
+    assert writer.stop(timeout=10)
+    assert not [message for message in caplog.messages if "is written" in message]
 
 
 def test_a_note_that_cannot_be_written_stops_nothing(house: House) -> None:

@@ -101,6 +101,7 @@ class Settler:
                 self._call(entry)
             else:
                 self._attempt(entry)
+            self.trouble = None  # what was given up waits no more
 
     def _attempt(self, batch: list[Settlement]) -> None:
         """Write the batch, however long it takes until that is possible."""
