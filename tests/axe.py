@@ -15,6 +15,7 @@ VERSION = "4.11.0"
 FOLDER = Path(__file__).parent.parent / ".venv" / "axe"
 INSTALL = "apt-get install -y --no-install-recommends npm"
 GRAVE = ("serious", "critical")
+CONTRAST = "color-contrast"
 
 
 @cache
@@ -46,10 +47,14 @@ def ready(page: WebDriver) -> None:
     page.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source()})
 
 
-def faults(page: WebDriver, *rules: str) -> list[str]:
-    """What is serious or critical on the page, which was opened after `ready`, a line each; by these rules only, where some
-    are named."""
-    options: dict[str, Any] = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
+def faults(page: WebDriver, *, contrast: bool, others: bool = True) -> list[str]:
+    """What is serious or critical on the page, which was opened after `ready`, a line each: by the rule of colours and their
+    contrast, which takes as long as all the others do, and by these."""
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if not others:
+        options["runOnly"] = [CONTRAST]
+    elif not contrast:
+        options["rules"] = {CONTRAST: {"enabled": False}}
     violations: list[dict[str, Any]] = page.execute_async_script(
         "axe.run(arguments[0]).then((found) => arguments[1](found.violations))", options
     )

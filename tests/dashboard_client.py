@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from html.parser import HTMLParser
 from typing import Any
 
@@ -68,6 +69,12 @@ class Form(HTMLParser):
         self._done = self._done or (tag == "form" and self._name in self.fields)
 
 
+@cache
+def _hashed() -> str:
+    """Once for all: it is slow on purpose."""
+    return admins.hash_password(PASSWORD)
+
+
 @dataclass
 class Browser:
     """A browser without JavaScript. Redirects are not followed: where they lead is part of what is tested."""
@@ -112,8 +119,7 @@ class Browser:
 
     def admin(self, username: str, *, is_sudo: bool) -> None:
         with self.services.database.write() as tx:
-            hashed = admins.hash_password(PASSWORD)
-            admins.create(tx, username=username, password_hash=hashed, is_sudo=is_sudo, now=self.api.clock.now())
+            admins.create(tx, username=username, password_hash=_hashed(), is_sudo=is_sudo, now=self.api.clock.now())
 
     def another(self) -> Browser:
         """Somebody else's browser."""
