@@ -68,7 +68,9 @@ def test_the_leader_is_killed_again_and_again(
                 leader.start()
                 cluster.await_whole()
             load.stop()
-        eventually(lambda: house.count("pending") == 0, timeout=120)
+        while owed := house.count("pending"):
+            # However long that takes, on a machine that others keep busy.
+            eventually(lambda owed=owed: house.count("pending") < owed, timeout=60)
         report = check(database, receiver, load, blows)
         assert [worker.end() for worker in workers] == [0, 0]
         assert service.stop() == 0
