@@ -16,15 +16,14 @@ pages = Pages()
 
 @pages.get("/sign-in", who=ANYONE)
 def form(visit: Visit) -> Response:
-    going = local_path(visit.asked("next") or "/")
     if visit.admin:
-        return visit.to(going)
-    return visit.page("sign_in.html", next=going, username="", problem=None)
+        return visit.to(_going(visit))
+    return visit.page("sign_in.html", username="", problem=None)
 
 
 @pages.post("/sign-in", who=ANYONE, acts=False)
 def sign_in(visit: Visit) -> Response:
-    going, username = local_path(visit.given("next") or "/"), visit.given("username")
+    username = visit.given("username")
     # Not stripped: spaces may be part of a password.
     password = visit.form.get("password")
     try:
@@ -35,10 +34,8 @@ def sign_in(visit: Visit) -> Response:
             address=visit.request.client.host if visit.request.client else "",
         )
     except (UnauthorizedError, ThrottledError, StoreBusyError) as error:
-        return visit.page(
-            "sign_in.html", http_status(error), next=going, username=username, problem=visit.problem(error)[0]
-        )
-    response = visit.to(going)
+        return visit.page("sign_in.html", http_status(error), username=username, problem=visit.problem(error)[0])
+    response = visit.to(_going(visit))
     minutes = visit.services.settings.token_minutes
     session.set_cookie(response, visit.request, session.SESSION, token, seconds=minutes * 60 if minutes else None)
     return response
@@ -59,8 +56,14 @@ def sign_out(visit: Visit) -> Response:
 @pages.get("/look", who=ANYONE)
 def look(visit: Visit) -> Response:
     """Takes `language` and `theme`, and goes back to where the visitor was. Harms nobody, so it needs no token."""
-    response = visit.to(local_path(visit.asked("next") or "/"))
+    response = visit.to(_going(visit))
     for name, choices in (("language", NAMES), ("theme", THEMES)):
         if visit.asked(name) in choices:
             session.set_cookie(response, visit.request, f"marzhook_{name}", visit.asked(name), seconds=session.YEAR)
     return response
+
+
+def _going(visit: Visit) -> str:
+    """Where the visitor was on his way to. It is in the address, also of the form, so that it is kept in another language and
+    at a reload."""
+    return local_path(visit.asked("next") or "/")
