@@ -69,6 +69,21 @@ window.fetch = async (...given) => {
 };
 """
 
+# Copied twice, before that this is told has ended.
+COPIED = """
+const done = arguments[0];
+const button = document.querySelector("[data-copy]"), later = window.setTimeout, ends = [];
+window.setTimeout = async (what) => {
+  ends.push(what);
+  if (ends.length < 2) return button.click();
+  window.setTimeout = later;
+  const told = button.textContent;
+  for (const end of ends) end();
+  done([told, button.textContent, await navigator.clipboard.readText()]);
+};
+button.click();
+"""
+
 
 def test_a_second_click_sends_nothing_twice(person: Person) -> None:
     """On a slow line, where the first one's answer is still on its way; the next page's form acts again."""
@@ -235,3 +250,13 @@ def test_back_to_a_form_that_was_refused_opens_it(person: Person) -> None:
     page.refresh()
     person.sees("2 GiB")
     assert all("422" in told for told in person.complaints())
+
+
+def test_that_something_was_copied_is_told_for_a_moment(person: Person) -> None:
+    """However often it is copied meanwhile: then the button says again what it does."""
+    page = person.page
+    person.opens("/endpoints/new")
+    origin = {"origin": person.base, "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    page.execute_cdp_cmd("Browser.grantPermissions", origin)
+    shown = page.execute_script("return document.getElementById('curl').textContent")
+    assert page.execute_async_script(COPIED) == ["Copied", "Copy as curl", shown]

@@ -40,9 +40,9 @@ export function sendOnce() {
 function copies(button) {
   if (!navigator.clipboard) return;
   button.hidden = false;
+  const text = button.textContent;
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
-    const text = button.textContent;
     button.textContent = button.dataset.done;
     setTimeout(() => { button.textContent = text; }, 2000);
   });
