@@ -50,6 +50,17 @@ window.breaks = (answered) => {
 };
 """
 FOLLOWS = "return window.stream?.readyState === EventSource.OPEN && !document.getElementById('following').textContent"
+# So many of the next fetches fail; how long is waited for the next ones, in milliseconds, is noted and not done.
+FAILING = """
+const fetched = window.fetch, timed = window.setTimeout;
+window.fails = 0;
+window.waits = [];
+window.fetch = (...given) => window.fails-- > 0 ? Promise.reject(new Error("the line was down")) : fetched(...given);
+window.setTimeout = (what, time) => {
+  window.waits.push(time);
+  return timed(what, Math.min(time, 200));
+};
+"""
 # How long it was asleep, in milliseconds, nobody tells a page but the clock; it looks at it often.
 ASLEEP = """
 const now = Date.now, every = window.setInterval;
@@ -57,6 +68,7 @@ window.asleep = window.looks = 0;
 Date.now = () => now() + window.asleep;
 window.setInterval = (what, time) => every(() => { what(); window.looks += 1; }, Math.min(time, 100));
 """
+RETRIES = (2000, 4000, 8000, 16000, 32000, 60000)
 # Waits until the page could have been exchanged: a stream of its own tells of the change, and the page is fetched.
 TOLD = """
 const done = arguments[0];
@@ -307,6 +319,19 @@ def test_a_page_that_was_hidden_while_it_was_fetched_follows_again(person: Perso
             page.execute_script("window.turns(false)")
         eventually(lambda: page.execute_script(FOLLOWS), what="following again, and no notice")
         assert page.execute_script("return window.streams") == [False] * 3
+
+
+def test_a_fetch_that_fails_is_soon_tried_again_whatever_failed_before(person: Person) -> None:
+    """The stream stood all the time; what grew while nothing could be fetched begins anew."""
+    page = person.page
+    with with_script(page, HIDDEN + FAILING):
+        person.opens("/events")
+        for fails, waits in ((5, [2000, 4000, 8000, 16000, 32000]), (1, [2000])):
+            eventually(lambda: page.execute_script(FOLLOWS), what="following")
+            change = "window.waits = []; window.stream.dispatchEvent(new Event('change'))"
+            page.execute_script(f"window.fails = {fails}; {change}")
+            eventually(lambda: page.execute_script("return window.fails < 0"), what="what was fetched")
+            assert [wait for wait in page.execute_script("return window.waits") if wait in RETRIES] == waits
 
 
 def test_a_session_that_was_begun_anew_is_noticed_on_a_bad_line(person: Person) -> None:

@@ -70,6 +70,7 @@ async function refresh() {
   else if (!fetched) retry();
   else {
     if (again) later(1000);
+    if (following) wait = soon;
     known = Date.now();
     open();
   }
