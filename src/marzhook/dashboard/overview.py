@@ -18,7 +18,7 @@ from marzhook.dashboard.visit import Pages, Visit
 from marzhook.delivery import Attempt
 from marzhook.endpoint import Endpoint
 from marzhook.runtime import Services
-from marzhook.store import endpoints, inbox, outcomes, stats
+from marzhook.store import endpoints, outcomes, stats
 from marzhook.store.outcomes import Hours, Owed
 
 pages = Pages()
@@ -52,7 +52,6 @@ class Snapshot:
     at: float
     chart: Chart
     standings: Sequence[Standing]
-    last_event: int
     _shown: dict[str, Markup] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -124,16 +123,14 @@ def _snapshot(services: Services, hours: Hours) -> Snapshot:
             for endpoint in endpoints.all_endpoints(conn)
         ]
         chart = hourly(services, conn, hours, now, HOURS)
-        return Snapshot(now.timestamp(), chart, standings, stats.last_event(conn))
+        return Snapshot(now.timestamp(), chart, standings)
 
 
 @pages.get("/")
 def overview(visit: Visit) -> Response:
     snapshot, again = visit.site.figures.get()
-    with visit.services.database.read() as conn:
-        inbox_used = inbox.address(visit.services.database, conn) is not None
     figures = snapshot.shown(visit.language.code, partial(_figures, visit, snapshot))
-    return visit.page("overview.html", snapshot=snapshot, figures=figures, again=again, inbox_used=inbox_used)
+    return visit.page("overview.html", snapshot=snapshot, figures=figures, again=again)
 
 
 def _figures(visit: Visit, snapshot: Snapshot) -> Markup:

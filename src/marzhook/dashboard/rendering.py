@@ -84,7 +84,6 @@ def environment(language: Language) -> Environment:
     env.install_gettext_callables(language.gettext, language.ngettext, newstyle=True)  # type: ignore[attr-defined]
     env.filters |= {
         "time": time_tag,
-        "harmless": harmless,
         "field": field,
         "isolated": isolated,
         "for_field": for_field,

@@ -14,7 +14,7 @@ from marzhook.dashboard.visit import SIGNED_IN, Pages, Visit, for_field, moment,
 from marzhook.errors import InvalidError, InvalidUserError, MarzhookError, http_status
 from marzhook.sources.user_fields import MAX_BYTES
 from marzhook.store import history, outcomes, user_lists
-from marzhook.user import RESET_DAYS, STATUSES, User
+from marzhook.user import STATUSES, User
 
 pages = Pages()
 
@@ -153,7 +153,6 @@ def _form(visit: Visit, user: User | None, fields: dict[str, Any], error: Marzho
         fields=blank | fields,
         wrong=wrong,
         problem=visit.problem(error) if error and not wrong else None,
-        strategies=[*RESET_DAYS],
     )
 
 
