@@ -6,13 +6,16 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,10 +39,17 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 def made(folder: Path) -> None:
-    """The database that the first start of a service makes."""
-    database = Database.open(f"sqlite:///{folder}/marzhook.db")
+    """The database that the first start of a service makes, and the key to it."""
+    shutil.copytree(_first().name, folder, dirs_exist_ok=True)
+
+
+@cache
+def _first() -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory(prefix="marzhook-made-")
+    database = Database.open(f"sqlite:///{folder.name}/marzhook.db")
     database.upgrade()
     database.close()
+    return folder
 
 
 @dataclass(frozen=True)

