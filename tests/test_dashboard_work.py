@@ -115,6 +115,20 @@ def test_a_story_with_many_deliveries_searches_no_longer_than_one_with_few(
     assert "This endpoint was deleted." not in page
 
 
+def test_what_never_changes_is_read_once_for_all_requests(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event's page makes the request of each try; the name of the database in them is not looked up for each."""
+    api, asked = browser.api, list[str]()
+    endpoint, event = api.endpoint(), api.publish()
+    api.settle(endpoint, event, PENDING)
+    real = browser.services.database.meta
+    monkeypatch.setattr(browser.services.database, "meta", lambda conn, key: (asked.append(key), real(conn, key))[1])
+    pages = [html.unescape(browser.page(f"/events/{event}")) for _ in range(2)]
+    with browser.services.database.read() as conn:
+        instance = real(conn, "instance")
+    assert [page.count(f"webhook-id: msg_{instance}_{event}\n") for page in pages] == [2, 2]
+    assert asked.count("instance") <= 1
+
+
 def test_the_request_of_a_traced_event_bears_its_trace(browser: Browser) -> None:
     """As the receiver gets it."""
     api, given = browser.api, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

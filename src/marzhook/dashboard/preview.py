@@ -75,10 +75,8 @@ def _shown(visit: Visit, endpoint: Endpoint, event: Event, tries: int, at: datet
         previous_signing_key=None,
     )
     now = at or visit.services.clock.now()
-    with visit.services.database.read() as conn:
-        instance = visit.services.database.meta(conn, "instance") or ""
     try:
-        target = destination(masked, instance=instance)
+        target = destination(masked, instance=visit.site.instance)
         item, request = target.made(Delivery(endpoint.id, event, tries), now)
     except (RenderError, InvalidError) as error:
         # An address that is half typed is not the template's fault.

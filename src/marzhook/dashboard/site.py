@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from functools import cache
+from functools import cache, cached_property
 from http import HTTPStatus
 
 from fastapi import FastAPI
@@ -49,6 +49,12 @@ class Site:
         """Keys of forms that have changed nothing, where that could not be noted (`once.py`)."""
         self._pages: list[Route] = []
         self._prepared = False
+
+    @cached_property
+    def instance(self) -> str:
+        """What this database's requests are told from others' by. It never changes."""
+        with self.services.database.read() as conn:
+            return self.services.database.meta(conn, "instance") or ""
 
     def routes(self) -> list[Route]:
         modules = (sign_in, overview, endpoints, events, replay, users, config, inbox)
