@@ -378,6 +378,22 @@ def test_a_users_wrong_fields_are_told_at_their_places(browser: Browser) -> None
         assert said in got.text
 
 
+def test_a_choice_that_is_none_is_told_at_its_place(browser: Browser) -> None:
+    """Forged, or of a version that knows more: in the reader's language, and it is not another one by itself."""
+    browser.post("/users/new", {"username": "alice"})
+    for code, said in (("en", "Choose one of these."), ("ru", "Выберите"), ("fa", "انتخاب کنید"), ("zh", "请选择")):
+        browser.client.cookies.set("marzhook_language", code)
+        for path in ("/users/new", "/user/alice/edit"):
+            got = browser.post(path, {"username": "bob", "data_limit_reset_strategy": "hour"}, on="/users/new")
+            assert got.status_code == 422
+            told = re.search(
+                '<option value="hour" selected>.*?</select><small[^>]*role="alert">([^<]*)', got.text, re.S
+            )
+            assert told, got.text
+            assert said in told[1]
+            assert "must be" not in got.text
+
+
 @pytest.mark.parametrize(("code", "said"), [("fa", "حرف لاتین"), ("ru", "латинских букв"), ("zh", "500 个字符")])
 def test_a_users_wrong_fields_are_told_in_the_readers_language(browser: Browser, code: str, said: str) -> None:
     """No English sentence in the middle of a page in another language."""

@@ -101,6 +101,7 @@ _FIELDS: Final = {
     "data_limit": N_("A number is expected here."),
     "expire": N_("A date is expected here."),
     "note": N_("This text cannot be used: at most 500 characters."),
+    "data_limit_reset_strategy": N_("Choose one of these."),
 }
 _UNSENT: Final = {
     "actions": N_("Choose at least one action, or all."),
