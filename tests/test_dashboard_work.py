@@ -378,6 +378,13 @@ def test_a_users_wrong_fields_are_told_at_their_places(browser: Browser) -> None
         assert said in got.text
 
 
+def test_a_note_that_is_no_text_is_told_so(browser: Browser) -> None:
+    """Its length has nothing to do with it."""
+    got = browser.post("/users/new", {"username": "bob", "note": "a\0b"})
+    assert got.status_code == 422
+    assert 'id="wrong-note" role="alert">This text cannot be used: it has characters that no text has.' in got.text
+
+
 def test_a_choice_that_is_none_is_told_at_its_place(browser: Browser) -> None:
     """Forged, or of a version that knows more: in the reader's language, and it is not another one by itself."""
     browser.post("/users/new", {"username": "alice"})

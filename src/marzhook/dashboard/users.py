@@ -161,8 +161,8 @@ def _wrong(visit: Visit, error: MarzhookError) -> dict[str, str]:
     named = "username" if error.code == "user_exists" else getattr(error, "field", "")
     if named:
         return {named: visit.problem(error)[0]}
-    fields = error.fields if isinstance(error, InvalidUserError) else ()
-    return {name: text for name in fields if (text := words.field(visit.language, name))}
+    fields = error.fields if isinstance(error, InvalidUserError) else {}
+    return {name: text for name, said in fields.items() if (text := words.field(visit.language, name, said))}
 
 
 def _as_written(visit: Visit) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from marzhook.delivery import DELIVERED, Attempt
 from marzhook.destinations.kinds import problem as unspoken
 from marzhook.dispatch import health as outage
 from marzhook.endpoint import REMOVED, Endpoint
+from marzhook.sources.user_fields import NOT_TEXT
 from marzhook.store.history import DeliveryRow
 from marzhook.store.outcomes import SETTLED_LOOKED_AT
 
@@ -164,8 +165,10 @@ def _reason(language: Language, error: errors.MarzhookError) -> Markup:
     return reason
 
 
-def field(language: Language, name: str) -> str | None:
-    """What a field of a user takes; None for one that no form has."""
+def field(language: Language, name: str, said: str) -> str | None:
+    """What a field of a user takes, of which the program `said` what is wrong; None for one that no form has."""
+    if NOT_TEXT in said:
+        return language.gettext("This text cannot be used: it has characters that no text has.")
     return language.gettext(_FIELDS[name]) if name in _FIELDS else None
 
 

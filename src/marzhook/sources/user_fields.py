@@ -23,6 +23,7 @@ MAX_EXPIRE: Final = 253_402_300_799
 MAX_DURATION: Final = 100 * 365 * 86_400
 MAX_DAYS: Final = 36_500
 MAX_NOTE: Final = 500
+NOT_TEXT: Final = "contains characters that are not text"
 MAX_JSON: Final = 32 * 1024
 """Characters that each of proxies, inbounds, excluded_inbounds and links may take: an event carries all of them."""
 
@@ -128,7 +129,7 @@ def _note(given: JSON) -> str:
     if not isinstance(given, str) or len(given) > MAX_NOTE:
         raise ValueError(f"must be text of at most {MAX_NOTE} characters")
     if any(0xD800 <= ord(c) <= 0xDFFF or c == "\0" for c in given):
-        raise ValueError("contains characters that are not text")
+        raise ValueError(NOT_TEXT)
     return given
 
 
