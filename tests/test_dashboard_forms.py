@@ -188,6 +188,31 @@ def test_a_user_keeps_what_nobody_changed(browser: Browser) -> None:
     assert registry.get("alice", None).data_limit_reset_strategy == "month"
 
 
+@pytest.mark.parametrize(("code", "unit"), [("en", "B"), ("ru", "Б"), ("fa", "B")])
+def test_a_small_limit_is_shown_as_people_read_it(browser: Browser, code: str, unit: str) -> None:
+    """In bytes, and saved as it is shown it is the same."""
+    browser.client.cookies.set("marzhook_language", code)
+    browser.post("/users/new", {"username": "alice"})
+    for limit, shown in ((1000, f"1000 {unit}"), (1, f"1 {unit}"), (2**19, "0.00048828125"), (2**60, "1073741824")):
+        browser.services.registry.modify("alice", {"data_limit": limit}, None)
+        form = Form(browser.page("/user/alice/edit"), "data_limit").fields
+        assert form["data_limit"] == shown
+        assert browser.post("/user/alice/edit", {"data_limit": shown}).status_code == 303
+        assert stored(browser)[1] == limit
+
+
+@pytest.mark.parametrize(
+    ("written", "limit"),
+    [("500 MiB", 500 * 2**20), ("1.5tib", 3 * 2**39), ("۲ گیگ", None), ("2 ГиБ", 2**31), ("5 GB", None), ("B", None)],
+)
+def test_a_size_can_be_written_with_its_unit(browser: Browser, written: str, limit: int | None) -> None:
+    """One that everybody reads alike."""
+    browser.client.cookies.set("marzhook_language", "ru")
+    got = browser.post("/users/new", {"username": "alice", "data_limit": written})
+    assert got.status_code == (303 if limit else 422)
+    assert stored(browser)[1:2] == ((limit,) if limit else ())
+
+
 def test_an_endpoint_keeps_what_nobody_changed(browser: Browser) -> None:
     """Also what the form cannot show; what was written is changed, and no more."""
     browser.post("/endpoints/new", WEBHOOK | {"secret": "old"}, on="/endpoints/new")

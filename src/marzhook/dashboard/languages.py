@@ -74,6 +74,15 @@ class Language:
             unit += 1
         return f"{self.number(value, '0.##')} {self.gettext(UNITS[unit])}"
 
+    def measured(self, text: str, unit: str) -> tuple[str, int]:
+        """A size as somebody has written it: its number, and how many bytes it counts; without a unit, in this one."""
+        for name in reversed(UNITS):
+            for called in (name, self.gettext(name)):
+                number = text[: -len(called)].rstrip()
+                if number and text.casefold().endswith(called.casefold()):
+                    return number, 1024 ** UNITS.index(name)
+        return text, 1024 ** UNITS.index(unit)
+
     def _digits(self, text: str) -> str:
         """The library has the separators of each language, and Latin digits in all."""
         return text.translate(_DIGITS.get(self.locale.default_numbering_system, {}))

@@ -62,7 +62,7 @@ def show(visit: Visit) -> Response:
 @pages.get("/user/{username}/edit", who=SIGNED_IN)
 def edit(visit: Visit) -> Response:
     user = _get(visit)
-    return _form(visit, user, _fields_of(user))
+    return _form(visit, user, _fields_of(visit, user))
 
 
 @pages.post("/user/{username}/edit", who=SIGNED_IN)
@@ -171,12 +171,14 @@ def _as_written(visit: Visit) -> dict[str, Any]:
 
 
 def _bytes(visit: Visit, name: str) -> int | None:
-    """A field in GiB as bytes; None: left empty. Raises InvalidError, also for what would be less than a byte: 0 may mean
-    something else."""
-    gib = number(visit.given(name), field=name)
-    if gib and not 1 <= gib * GIB <= MAX_BYTES:
+    """A field in GiB, or in the unit that is written there, as bytes; None: left empty. Raises InvalidError, also for what
+    would be less than a byte: 0 may mean something else."""
+    text, unit = visit.language.measured(visit.given(name), "GiB")
+    if (amount := number(text, field=name)) is None:
+        return None
+    if amount and not 1 <= amount * unit <= MAX_BYTES:
         raise InvalidError(f"expected 0, or 1 byte to {MAX_BYTES // GIB} GiB", code="number_out_of_range", field=name)
-    return None if gib is None else round(gib * GIB)
+    return round(amount * unit)
 
 
 def _expire(visit: Visit) -> int | None:
@@ -197,10 +199,16 @@ def _fields(visit: Visit, names: Collection[str]) -> dict[str, Any]:
     return {name: read(visit) for name, read in _READ.items() if name in names}
 
 
-def _fields_of(user: User) -> dict[str, Any]:
+def _in_gib(visit: Visit, size: int | None) -> str:
+    """As a field holds it; what is too little to be read in GiB, in bytes."""
+    text = "" if size is None else f"{size / GIB:.10g}"
+    return f"{size} {visit.language.gettext('B')}" if "e" in text else text
+
+
+def _fields_of(visit: Visit, user: User) -> dict[str, Any]:
     return {
         "username": user.username,
-        "data_limit": "" if user.data_limit is None else f"{user.data_limit / GIB:.10g}",
+        "data_limit": _in_gib(visit, user.data_limit),
         "expire": "" if user.expire is None else for_field(from_unix(user.expire).isoformat()),
         "note": user.note or "",
         "data_limit_reset_strategy": user.data_limit_reset_strategy,
