@@ -125,7 +125,7 @@ def as_expected(rows: dict[str, Counter[tuple[Any, ...]]]) -> dict[str, Counter[
     return rows | {
         "workers": Counter(),
         "meta": Counter(row for row in rows["meta"] if row[0] not in OWN),
-        "pending": Counter((*row[:-1], shard_of(names[row[1]])) for row in rows["pending"]),
+        "pending": Counter((*row[:-2], shard_of(names[row[1]]), row[-1]) for row in rows["pending"]),
         "attempts": Counter(
             tuple(v.replace("\0", "\ufffd") if isinstance(v, str) else v for v in row) for row in rows["attempts"]
         ),

@@ -97,6 +97,8 @@ class LanesMachine(RuleBasedStateMachine):
     def read_on(self) -> None:
         due = self.lanes.due(self.now, limit=10)
         self.lanes.loaded([self.pending[i] for i in due if i in self.pending])
+        if self.lanes.astray:
+            self.restart_window(changed=False)
         hungry = self.lanes.hungry(limit=10)
         found = [
             delivery
@@ -172,7 +174,7 @@ class LanesMachine(RuleBasedStateMachine):
             event_id = data.draw(st.sampled_from(sorted(self.pending)))
             del self.pending[event_id]
             self.settled[event_id] = "cancelled"
-            self.restart_window()
+            self.restart_window(changed=True)
 
     @rule(data=st.data())
     def replay(self, data: st.DataObject) -> None:
@@ -181,15 +183,15 @@ class LanesMachine(RuleBasedStateMachine):
             del self.settled[event_id]
             self.pending[event_id] = owed(event_id, self.names[event_id])
             self.replayed.add(event_id)
-            self.restart_window()
+            self.restart_window(changed=True)
 
     @rule()
     def hasten(self) -> None:
         self.lanes.hasten(self.now)
 
-    @rule()
-    def restart_window(self) -> None:
-        self.lanes.rewind()
+    @rule(changed=st.booleans())
+    def restart_window(self, *, changed: bool) -> None:
+        self.lanes.rewind(changed=changed)
         self.cursor = 0
 
     # -- what must hold

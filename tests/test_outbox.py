@@ -370,13 +370,36 @@ def test_hasten_makes_due(store: Store) -> None:
     assert (store.one(e, a).due_at, store.one(e, a).tries) == (store.clock.now(), 1)
     assert store.one(e, b).due_at == store.clock.now() + timedelta(hours=1)
     assert store.revision(e) > before
-    began = store.clock.now()
-    for seconds, due in ((59, began), (2, began + timedelta(seconds=61))):
-        store.clock.advance(seconds)
+    for _ in range(2):
+        store.clock.advance(1)
         with store.database.write() as tx:
             assert store.outbox.hasten(tx, DeliveryFilter(event_id=b), now=store.clock.now()) == 1
         with store.database.read() as conn:
-            assert store.one(e, b).due_at == endpoints.get(conn, e).hastened_at == due
+            assert store.one(e, b).due_at == endpoints.get(conn, e).hastened_at == store.clock.now()
+
+
+def test_what_is_hastened_while_it_is_on_its_way_stays_so(store: Store) -> None:
+    """A try that fails ends what was asked for before it began, and nothing that was asked for since."""
+    e = store.endpoint()
+    a, b = store.publish("a", "b")
+
+    def hasten(event_id: int) -> None:
+        store.clock.advance(1)
+        with store.database.write() as tx:
+            assert store.outbox.hasten(tx, DeliveryFilter(event_id=event_id), now=store.clock.now()) == 1
+
+    hasten(a)
+    flying = [store.one(e, event_id) for event_id in (a, b)]
+    hasten(b)
+    store.settle(*(store.settlement(one, PENDING, due=3600) for one in flying))
+    assert [(one.tries, one.hastened_at) for one in (store.one(e, a), store.one(e, b))] == [
+        (1, None), (1, store.clock.now().timestamp()),
+    ]  # fmt: skip
+    assert store.one(e, b).due_at == store.clock.now()
+    flying = [store.one(e, b)]
+    hasten(b)
+    store.settle(store.settlement(flying[0], PENDING, due=3600))
+    assert store.one(e, b).hastened_at == store.clock.now().timestamp()
 
 
 def test_credentials_are_kept_only_where_an_endpoint_is_to_get_them(store: Store) -> None:

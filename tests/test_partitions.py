@@ -468,8 +468,9 @@ def test_the_tables_that_were_there_become_the_first_partitions(
     """No row is copied: the files stay the same. A process of the version before goes on publishing, settling and pruning, and
     what it wrote is pruned by this one's."""
     with old.write() as tx:
-        # Today's code stands in for that version's, and reads a column that came later.
-        tx.conn.exec_driver_sql("ALTER TABLE endpoints ADD hastened_at double precision")
+        # Today's code stands in for that version's, and reads columns that came later.
+        for table in ("endpoints", "pending"):
+            tx.conn.exec_driver_sql(f"ALTER TABLE {table} ADD hastened_at double precision")
     world = World(old, clock)
     world.retention._partitions = None
     kept = world.live(700) and world.live(5, DEAD)
@@ -481,7 +482,8 @@ def test_the_tables_that_were_there_become_the_first_partitions(
     )
     before = [sorted(world.sql(f"SELECT * FROM {table}")) for table in ("settled", "attempts", "pending")]
     with old.write() as tx:
-        tx.conn.exec_driver_sql("ALTER TABLE endpoints DROP hastened_at")
+        for table in ("endpoints", "pending"):
+            tx.conn.exec_driver_sql(f"ALTER TABLE {table} DROP hastened_at")
     upgraded = reopen()
     upgraded.upgrade()
     assert (

@@ -20,7 +20,7 @@ from marzhook.store import driver, endpoints, schema
 from marzhook.store.database import Database
 from marzhook.store.driver import Statement
 from marzhook.store.outbox import Outbox
-from marzhook.store.outbox_sql import BEHIND, DELETE_SETTLED, FOLLOWING, LOAD, WINDOW
+from marzhook.store.outbox_sql import BEHIND, DELETE_SETTLED, FOLLOWING, HASTENED, LOAD, WINDOW
 from marzhook.store.postgresql import PostgreSQLDatabase, writer_engine
 from marzhook.store.statements import as_list
 from marzhook.testing import FakeClock
@@ -109,8 +109,8 @@ def test_postgresqls_catalogues_are_the_same(postgresql: Server, template: str) 
     [
         "INSERT INTO settled VALUES (1, 9, 'lost', 0, 0, 1.0)",
         "INSERT INTO settled VALUES (1, 9, 'delivered', 2, 1, 1.0)",
-        "INSERT INTO pending VALUES (1, 9, -1, 0, NULL, NULL)",
-        "INSERT INTO pending VALUES (1, 9, 2, 1, NULL, NULL)",
+        "INSERT INTO pending VALUES (1, 9, -1, 0, NULL, NULL, NULL)",
+        "INSERT INTO pending VALUES (1, 9, 2, 1, NULL, NULL, NULL)",
         "INSERT INTO attempts VALUES (1, 9, 0, 1.0, 0.1, 200, NULL, '', '', NULL, NULL, NULL)",
         "INSERT INTO attempts VALUES (1, 9, 1, 1.0, 0.1, NULL, NULL, '', '', NULL, NULL, NULL)",
         "INSERT INTO attempts VALUES (1, 9, 1, 1.0, 0.1, 200, 'timeout', '', '', NULL, NULL, NULL)",
@@ -134,7 +134,7 @@ def test_impossible_rows_are_refused(database: Database, clock: FakeClock, state
 
 @pytest.mark.sqlite
 @pytest.mark.parametrize(
-    "values", ["settled VALUES (99, 9, 'dead', 0, 1, 1.0)", "pending VALUES (99, 9, 0, 0, NULL, NULL)"]
+    "values", ["settled VALUES (99, 9, 'dead', 0, 1, 1.0)", "pending VALUES (99, 9, 0, 0, NULL, NULL, NULL)"]
 )
 def test_nothing_is_owed_to_nobody(database: Database, values: str) -> None:
     """On SQLite, where it costs little; on PostgreSQL `marzhook db check` looks for it."""
@@ -159,12 +159,17 @@ EVENTS_KEY = "INTEGER PRIMARY KEY (rowid=?)"
         ),
         (BEHIND, {"cursors": '{"1": 5}'}, [PENDING_KEY]),
         (
+            HASTENED,
+            {"endpoint": 1, "after": 5, "limit": 10},
+            ["ix_pending_hastened (endpoint_id=? AND event_id>?)", EVENTS_KEY],
+        ),
+        (
             DELETE_SETTLED,
             {"endpoint": 1, "ids": "[1]"},
             [PENDING_KEY],
         ),
     ],
-    ids=["window", "load", "following", "behind", "settle"],
+    ids=["window", "load", "following", "behind", "hastened", "settle"],
 )
 def test_hot_queries_use_their_keys(
     database: Database,
@@ -218,6 +223,8 @@ def test_hot_queries_use_their_keys_whatever_the_planner_knows(
         with database.write() as tx:
             events = [NewEvent("user_updated", f"u{i % 50}") for i in range(start, start + 5000)]
             outbox.publish(tx, events, now=clock.now())
+    with database.write() as tx:
+        tx.conn.exec_driver_sql("UPDATE pending SET hastened_at = 1 WHERE mod(event_id, 75) = 0")
     if known == "all":
         analyze()
     after, shards = 5000, f"{{{','.join(map(str, range(64)))}}}"
@@ -227,6 +234,7 @@ def test_hot_queries_use_their_keys_whatever_the_planner_knows(
         (LOAD, {"ids": ids}, 200),
         (FOLLOWING, {"lanes": json.dumps([(f"u{i}", after) for i in range(20)]), "limit": 10}, 200),
         (BEHIND, {"cursors": json.dumps({1: after})}, 1),
+        (HASTENED, {"after": after, "limit": 200}, 200),
         (DELETE_SETTLED, {"ids": ids, "first": ids[0], "last": ids[-1]}, 200),
     ]
     for query, values, rows in queries:

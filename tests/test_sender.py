@@ -173,6 +173,59 @@ def test_what_is_hastened_goes_also_while_others_want_the_turn(house: House, clo
     assert one.room(clock.monotonic()) == 1
 
 
+@pytest.mark.parametrize("when", ["on its way", "answered", "written"])
+@pytest.mark.parametrize("before", [False, True])
+def test_no_moment_is_too_early_to_hasten_what_fails(
+    house: House, clock: FakeClock, *, when: str, before: bool
+) -> None:
+    """Also while a try of it is on its way, or its answer not on disk yet, or not known to be: it is tried once more, and
+    once; also where that try was hastened itself, a moment ago."""
+    one = sender(house, clock, concurrency=1)
+    [anna] = house.publish(["anna"])
+    if before:
+        answer(one, clock, 429, retry_after="3600")
+        hasten(house, one, anna, clock)
+    one.refill()
+
+    def at(moment: str) -> None:
+        if moment == when:
+            clock.advance(1)
+            hasten(house, one, anna, clock)
+
+    shipment, _ = one.ship()
+    at("on its way")
+    done = one.answered(shipment, Response(clock.now(), 0.01, 429, {"retry-after": "3600"}))
+    at("answered")
+    assert one.room(clock.monotonic()) == 0
+    house.outbox.settle(done.settlements, now=clock.now())
+    at("written")
+    one.lanes.committed([anna])
+    for _ in range(2):
+        one.refill()
+    assert one.room(clock.monotonic()) == 1
+    answer(one, clock, 429, retry_after="3600")
+    for _ in range(2):
+        one.refill()
+    assert one.room(clock.monotonic()) == 0
+
+
+def test_what_is_hastened_is_found_after_another_one_was(house: House, clock: FakeClock) -> None:
+    """Within the same minute: the first in the first window, the second behind it."""
+    one = sender(house, clock, concurrency=1)
+    [first] = house.publish(["first"])
+    answer(one, clock, 429, retry_after="3600")
+    house.publish([f"user{n}" for n in range(3000)])
+    [anna] = house.publish(["anna"])
+    for event_id in (first, anna):
+        clock.advance(1)
+        hasten(house, one, event_id, clock)
+        assert one.room(clock.monotonic()) == 1
+        shipment, _ = one.ship()
+        assert [delivery.event.id for delivery in shipment.deliveries] == [event_id]
+        done = one.answered(shipment, Response(clock.now(), 0.01, 429, {"retry-after": "3600"}))
+        house_commit(one, done.settlements)
+
+
 @pytest.mark.parametrize("tried", [False, True])
 def test_what_is_hastened_is_found_behind_any_backlog(house: House, clock: FakeClock, *, tried: bool) -> None:
     """In a pause, behind thousands that may not go; and behind the earlier ones of its user, which go first."""

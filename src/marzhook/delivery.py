@@ -66,6 +66,8 @@ class Delivery(NamedTuple):
     """All tries ever made, also before a replay; numbers the attempts."""
     due_at: datetime | None = None
     """Not to be tried before; None: at once."""
+    hastened_at: float | None = None
+    """When somebody asked for a try at once (Unix seconds), which was not made yet."""
 
 
 class Verdict(enum.Enum):

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
-from datetime import datetime
 
 from marzhook.delivery import PENDING, Delivery, Settlement
 from marzhook.dispatch.waiting import Waiting, WaitingLanes
@@ -29,7 +28,7 @@ LONG_AGO = 0.0
 
 
 class _Lane:
-    __slots__ = ("due", "flying", "key", "last", "more", "patient", "queue", "request", "retrying")
+    __slots__ = ("changed", "due", "flying", "key", "last", "more", "patient", "queue", "request", "retrying")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
@@ -48,6 +47,8 @@ class _Lane:
         """The newest event known in this lane."""
         self.more = False
         """Whether newer ones were seen on disk and not kept."""
+        self.changed = False
+        """Whether what was on its way may have been changed on disk since."""
 
 
 class Lanes:
@@ -55,8 +56,6 @@ class Lanes:
 
     def __init__(self, *, ordered: bool = True) -> None:
         self._ordered = ordered
-        self.hastened: datetime | None = None
-        """What is due since exactly then, somebody wants to have tried at once: it goes before all others."""
         self._lanes: dict[Hashable, _Lane] = {}
         # Two queues, so that neither a backlog of retries nor one of first tries can starve the other.
         self._first: deque[_Lane] = deque()
@@ -91,7 +90,7 @@ class Lanes:
                 if self._waiting and key in self._waiting:
                     self._waiting.seen(key, event_id)
                     continue
-                if self._is_hastened(delivery):
+                if delivery.hastened_at is not None:
                     # Before all others, and by whichever clock: that of who asked may be ahead.
                     self._waiting.add(key, (event_id,), LONG_AGO - 1)
                 elif (due := due_in(delivery)) is not None:
@@ -114,9 +113,11 @@ class Lanes:
             elif event_id not in lane.retrying and all(known.event.id != event_id for known in lane.queue):
                 self._slip_in(lane, delivery)
 
-    def rewind(self) -> None:
-        """Forget all that is not on its way or answered and unsettled; the window starts again at the oldest."""
+    def rewind(self, *, changed: bool = False) -> None:
+        """Forget all that is not on its way or answered and unsettled; the window starts again at the oldest. `changed`:
+        something on disk was, so the others are read again, too, when they have failed and that is written."""
         for key, lane in list(self._lanes.items()):
+            lane.changed = lane.changed or changed
             self.held -= len(lane.queue) - lane.flying
             del lane.queue[lane.flying :]
             lane.more = False
@@ -166,7 +167,7 @@ class Lanes:
     @property
     def urgent(self) -> bool:
         """Whether the next retry is one that is hastened."""
-        return bool(self._again) and self._is_hastened(self._again[0].queue[0])
+        return bool(self._again) and self._again[0].queue[0].hastened_at is not None
 
     def take(self, fits: Callable[[Delivery], bool], *, limit: int = 1, again: bool = False) -> list[Delivery]:
         """The next request's deliveries: heads of ready lanes and what follows them in their order, while `fits` says yes.
@@ -245,6 +246,9 @@ class Lanes:
                 lane = self._parked.pop(event_id, None)
                 if lane is not None:
                     del self._lanes[lane.key]
+                    if lane.changed:
+                        self.astray = True
+                        continue
                     self._waiting.add(
                         lane.key, lane.retrying, lane.due, more=lane.more, patient=lane.patient, request=lane.request
                     )
@@ -321,6 +325,7 @@ class Lanes:
     # -- inside
 
     def _advance(self, lane: _Lane) -> None:
+        lane.changed = False
         if lane.queue:
             self._make_ready(lane)
         elif lane.more:
@@ -330,13 +335,10 @@ class Lanes:
 
     def _make_ready(self, lane: _Lane) -> None:
         head = lane.queue[0]
-        if self._is_hastened(head):
+        if head.hastened_at is not None:
             self._again.appendleft(lane)
         else:
             (self._again if head.attempts else self._first).append(lane)
-
-    def _is_hastened(self, delivery: Delivery) -> bool:
-        return self.hastened is not None and delivery.due_at == self.hastened
 
     def _hold(self, lane: _Lane, delivery: Delivery) -> None:
         lane.queue.append(delivery)

@@ -77,7 +77,7 @@ class Sender:
         self.exhausted = False
         """Whether the last window reached the end: nothing more until somebody publishes."""
         self._sought: datetime | None = None
-        """`lanes.hastened`, where nothing is left of it behind the first window."""
+        """`endpoint.hastened_at`, where nothing was hastened behind the first window."""
         self.endpoint = endpoint
         self.failing_since, self.failing_stage = endpoint.failing_since, endpoint.failing_stage
         self._begin(endpoint)
@@ -104,7 +104,7 @@ class Sender:
         )
         rates = [rate for rate in (endpoint.rate_limit, self.destination.rate_limit) if rate]
         self.pace.limit(min(endpoint.concurrency, self.destination.concurrency), min(rates, default=None), self._share)
-        self._rewind()
+        self._rewind(changed=True)
 
     def own(self, share: float) -> None:
         """This process has another share of all users from now on: so much of what the endpoint may get, too. Read anew."""
@@ -119,9 +119,8 @@ class Sender:
         if self.exhausted and self._unsure < self.cursor:
             self.cursor, self._unsure = int(self._unsure), float("inf")
 
-    def _rewind(self) -> None:
-        self.lanes.hastened = self.endpoint.hastened_at
-        self.lanes.rewind()
+    def _rewind(self, *, changed: bool = False) -> None:
+        self.lanes.rewind(changed=changed)
         self.cursor = 0
         self._unsure = float("inf")
         self.exhausted = False
@@ -145,8 +144,8 @@ class Sender:
             lanes.loaded(found)
             if self._groups and len(found) < len(due):
                 self._groups.forget(set(due).difference(delivery.event.id for delivery in found))
-            if lanes.astray:
-                self._rewind()
+        if lanes.astray:
+            self._rewind()
         if lanes.starving:
             hungry = lanes.hungry(limit=LOOKUPS)
             lanes.fed(hungry, self._outbox.following(endpoint_id, hungry, limit=KEEP), limit=KEEP)
@@ -154,9 +153,9 @@ class Sender:
             rows = self._outbox.window(endpoint_id, after=self.cursor, limit=WINDOW)
             self.exhausted = len(rows) < WINDOW
             found = rows
-            if not (self.cursor or self.exhausted or lanes.hastened == self._sought):
+            if not (self.cursor or self.exhausted or self.endpoint.hastened_at == self._sought):
                 found = rows + self._outbox.hastened(self.endpoint, rows, limit=KEEP)
-                self._sought = lanes.hastened if found == rows else None
+                self._sought = self.endpoint.hastened_at if found == rows else None
             lanes.admit(found, lambda it: None if it.due_at is None else self._monotonic(it.due_at))
             if rows:
                 self.cursor = rows[-1].event.id
@@ -232,11 +231,8 @@ class Sender:
         # Where enough are ready, those that are due are not read; an answer makes room first.
         times = [] if due is None or self.lanes.ready_again >= LOW_WATER else [due]
         if self.lanes.ready:
-            waits = [self.pace.next_slot]
-            if not self.lanes.urgent:
-                waits += [self.pace.paused_until, self.breaker.probe_at if self.breaker.open else 0.0]
-            if max(waits) > now:
-                times.append(max(waits))
+            slot, probe = self.pace.next_slot, self.breaker.probe_at if self.breaker.open else 0.0
+            times += [when for when in (slot, max(slot, self.pace.paused_until, probe)) if when > now]
         return min(times, default=None)
 
     def ship(self) -> tuple[Shipment, Request | Job | None]:

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 LANE_LOCKS: Final = 1024
 NONE: Final = "{}"
 """No shard, as PostgreSQL writes an array. Asked for what is in none of them, it would walk through all that is owed."""
-TOGETHER: Final = 60.0
-"""Seconds within which what is hastened shares a moment, by which a dispatcher knows it."""
 LEAVING: Final = "endpoints"
 """Who takes an endpoint from those that are owed events locks this name, after the endpoint; who publishes shares it."""
 
@@ -174,10 +172,8 @@ class Outbox:
         return self._deliveries(sql.FOLLOWING, endpoint_id, lanes=json.dumps(lanes), limit=limit)
 
     def hastened(self, endpoint: Endpoint, window: Sequence[Delivery], *, limit: int) -> list[Delivery]:
-        """Behind its first window, what `hasten` was asked for last, with what its users are owed before it: `limit` each."""
-        if endpoint.hastened_at is None:
-            return []
-        values = {"endpoint": endpoint.id, "at": endpoint.hastened_at.timestamp(), "after": window[-1].event.id}
+        """Behind its first window, what `hasten` was asked for, with what its users are owed before it: `limit` each."""
+        values = {"endpoint": endpoint.id, "after": window[-1].event.id}
         with self._database.read(by_key=True) as conn:
             found = self._read(conn, sql.HASTENED, limit=100, **values).fetchall()
         if not endpoint.ordered:
@@ -200,9 +196,9 @@ class Outbox:
         return [
             Delivery(
                 endpoint, Event(id_, action, username, at, detail or "", full or "", trace or ""), tries, attempts,
-                None if due is None else from_unix(due),
+                None if due is None else from_unix(due), hastened,
             )
-            for id_, action, username, at, detail, full, trace, tries, attempts, due in rows
+            for id_, action, username, at, detail, full, trace, tries, attempts, due, hastened in rows
         ]  # fmt: skip
 
     def _read(self, conn: sa.Connection, query: Statement, **values: Any) -> driver.Cursor:
@@ -243,7 +239,15 @@ class Outbox:
         touched = sql.UPDATE_FAILED(
             conn,
             [
-                (s.tries, s.attempt.number, s.due_at.timestamp() if s.due_at else None, endpoint_id, event_id)
+                (
+                    s.tries,
+                    s.attempt.number,
+                    made := s.delivery.hastened_at,
+                    s.due_at.timestamp() if s.due_at else None,
+                    made,
+                    endpoint_id,
+                    event_id,
+                )
                 for event_id, s in failed.items()
             ],
         )
@@ -270,15 +274,11 @@ class Outbox:
 
     def hasten(self, tx: Transaction, which: DeliveryFilter, *, now: datetime, limit: int = 5000) -> int:
         """Try these at once, and once, whatever their schedule, a pause or an outage says; return how many. Their tries stay
-        counted."""
+        counted. What is on its way just now and fails is tried once more."""
         rows = self._matching(tx.conn, _pending, which, limit)
-        # An endpoint knows one moment of this: for a while others share it, or those that have not gone yet were forgotten.
-        moment, e = now.timestamp(), _endpoints.c
-        shared = sa.case((e.hastened_at.between(moment - TOGETHER, moment), e.hastened_at), else_=moment)
-        self._touch(tx, rows, hastened_at=shared)
-        found = sa.select(e.id, e.hastened_at).where(e.id.in_({row.endpoint_id for row in rows}))
-        moments = {row.id: row.hastened_at for row in tx.conn.execute(found)}
-        sql.HASTEN(tx.conn, [(moments[row.endpoint_id], row.endpoint_id, row.event_id) for row in rows])
+        moment = now.timestamp()
+        self._touch(tx, rows, hastened_at=moment)
+        sql.HASTEN(tx.conn, [(moment, moment, row.endpoint_id, row.event_id) for row in rows])
         return len(rows)
 
     def replay(
