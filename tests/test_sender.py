@@ -145,6 +145,20 @@ def test_what_is_hastened_by_a_clock_that_is_ahead_goes_at_once(house: House, cl
     assert one.room(clock.monotonic()) == 1
 
 
+def test_what_was_sent_again_goes_at_once_whatever_its_time(house: House, clock: FakeClock) -> None:
+    """A version of before put it off by a day, and found it so on disk after an upgrade."""
+    one = sender(house, clock)
+    house.publish(["anna"])
+    answer(one, clock, 200)
+    with house.database.write() as tx:
+        tomorrow = clock.now() + timedelta(days=1)
+        assert house.outbox.replay(tx, DeliveryFilter(states=("delivered",)), now=tomorrow) == 1
+    one.reload(house.load(one.endpoint.id))
+    one.refill()
+    one.refill()
+    assert one.room(clock.monotonic()) == 1
+
+
 def test_what_is_hastened_puts_no_probe_off(house: House, clock: FakeClock) -> None:
     """However often somebody tries during an outage, the next probe goes when it would have."""
     one = sender(house, clock, concurrency=1)

@@ -156,7 +156,8 @@ class Sender:
             if not (self.cursor or self.exhausted or self.endpoint.hastened_at == self._sought):
                 found = rows + self._outbox.hastened(self.endpoint, rows, limit=KEEP)
                 self._sought = self.endpoint.hastened_at if found == rows else None
-            lanes.admit(found, lambda it: None if it.due_at is None else self._monotonic(it.due_at))
+            # What has not failed waits for nothing: it was sent again by a clock ahead, or put off by an older version.
+            lanes.admit(found, lambda it: self._monotonic(it.due_at) if it.due_at and it.tries else None)
             if rows:
                 self.cursor = rows[-1].event.id
 
