@@ -231,7 +231,7 @@ class LanesMachine(RuleBasedStateMachine):
 
 
 TestLanes = LanesMachine.TestCase
-TestLanes.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+TestLanes.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 
 
 def test_a_lane_keeps_a_bounded_number_behind_its_head() -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,10 @@ def world(database: Database, clock: FakeClock) -> World:
 
 def partitioned(world: World) -> World:
     parts = Partitions(world.database, least=LEAST, small=SMALL)
-    # By the real clock, so that one sees which rows went one by one: those steps held writers up.
-    world.retention = Retention(world.database, AGES, partitions=parts)
+    # By a clock that hardly moves, on which no machine is slow: steps are large, and one sees which rows went one by one, for
+    # those steps held writers up.
+    moments = count()
+    world.retention = Retention(world.database, AGES, partitions=parts, monotonic=lambda: next(moments) * 1e-6)
     return world
 
 
@@ -212,7 +215,7 @@ def test_what_is_owed_keeps_its_event_and_its_tries(world: World, enabled: bool)
     assert world.ids("settled") == owed
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_nothing_goes_too_early_and_nothing_stays_too_long(world: World, seed: int) -> None:
     """Whatever became of each delivery and when, a pass leaves what is younger than its age, and nothing that is older by
     more than a tenth."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marzhook.delivery import Delivery
@@ -215,6 +215,7 @@ def test_text_that_no_database_takes_is_written_in_part(url: str, text: str) -> 
     assert row["used_traffic"] is None
 
 
+@settings(max_examples=25)
 @given(st.permutations(range(6)), st.lists(st.integers(1, 3), min_size=6, max_size=6))
 def test_any_order_of_batches_ends_in_the_newest_state(order: Sequence[int], sizes: list[int]) -> None:
     """Whatever comes when, and how often: the row is the last event's."""
