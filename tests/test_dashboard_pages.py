@@ -57,7 +57,7 @@ def paths(browser: Browser) -> list[str]:
     return [
         "/", "/endpoints", f"/endpoints/{endpoint}", f"/endpoints/{endpoint}/edit", "/endpoints/new", "/events",
         f"/endpoints/{evil}", f"/endpoints/{evil}/edit",
-        f"/events?username={EVIL}&state=dead&action={EVIL}", *(f"/events/{event}" for event in events), "/dead?count=yes",
+        f"/events?username={EVIL}&state=dead&action=evil.action", *(f"/events/{event}" for event in events), "/dead?count=yes",
         f"/dead?username={EVIL}", "/users", "/users/new", "/user/alice", "/user/alice/edit", "/inbox", "/settings",
     ]  # fmt: skip
 

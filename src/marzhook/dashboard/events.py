@@ -13,13 +13,14 @@ import sqlalchemy as sa
 from starlette.responses import Response
 
 from marzhook import operations
+from marzhook.dashboard import words
 from marzhook.dashboard.preview import Shown, preview
-from marzhook.dashboard.visit import MAX_ID, Pages, Visit, moment
+from marzhook.dashboard.visit import MAX_ID, Pages, Visit, moment, one_of
 from marzhook.delivery import COUNTED, PENDING, STATES, Attempt
 from marzhook.dispatch.health import OPERATOR_ACTIONS
 from marzhook.endpoint import Endpoint
-from marzhook.errors import InvalidError, MarzhookError
-from marzhook.event import PANEL_ACTIONS, TEST_ACTION, Event
+from marzhook.errors import InvalidError
+from marzhook.event import PANEL_ACTIONS, TEST_ACTION, Event, check_action, check_username
 from marzhook.store import endpoints, history, outcomes, search
 from marzhook.store.history import DeliveryRow
 from marzhook.store.outbox import DeliveryFilter
@@ -66,45 +67,52 @@ class Search:
 
 
 def search_of(visit: Visit) -> Search:
-    """The search in the query. What makes no sense there is left out; a time that is none raises InvalidError."""
-    state = visit.asked("state")
+    """The search in the query. What makes no sense there is left out, and said beside its field."""
     return Search(
-        username=username_of(visit),
-        action=visit.asked("action")[:64] or None,
-        endpoint_id=whole(visit.asked("endpoint")),
-        state=state if state in STATES else None,
-        since=moment(visit.asked("since")),
-        until=moment(visit.asked("until")),
+        username=_username(visit),
+        action=visit.understood("action", _action),
+        endpoint_id=visit.understood("endpoint", _endpoint),
+        state=visit.understood("state", one_of(STATES)),
+        since=visit.understood("since", moment),
+        until=visit.understood("until", moment),
     )
 
 
-def username_of(visit: Visit) -> str | None:
+def _username(visit: Visit) -> str | None:
     """The user in the query, as events call him."""
-    if not visit.asked("username"):
+    if visit.understood("username", check_username) is None:
         return None
     with visit.services.database.read() as conn:
-        return history.spelt(conn, visit.request.query_params["username"][:128])
+        return history.spelt(conn, visit.request.query_params["username"])
+
+
+def _action(text: str) -> str:
+    try:
+        return check_action(text)
+    except InvalidError as error:
+        raise InvalidError(str(error), code="invalid_choice") from None
+
+
+def _endpoint(text: str) -> int:
+    if (number := whole(text)) is None:
+        raise InvalidError("no endpoint has this number", code="endpoint_not_found")
+    return number
 
 
 @pages.get("/events")
 def list_(visit: Visit) -> Response:
-    problem: MarzhookError | None = None
-    try:
-        wanted = search_of(visit)
-    except InvalidError as error:
-        problem, wanted = error, Search(None, None, None, None, None, None)
+    wanted = search_of(visit)
     with visit.services.database.read() as conn:
         names = endpoint_names(conn)
         found = _find(conn, wanted, visit.asked("before"), visit.services.clock.monotonic)
     return visit.page(
         "events.html",
-        422 if problem else 200,
+        422 if visit.wrong else 200,
         found=found,
         wanted=wanted,
         names=names,
         actions=ACTIONS,
-        states=STATES,
-        problem=visit.problem(problem) if problem else None,
+        states=[(state, words.state(visit.language, state)) for state in STATES],
     )
 
 

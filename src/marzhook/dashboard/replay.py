@@ -11,10 +11,10 @@ from typing import Final
 from starlette.responses import Response
 
 from marzhook import operations
-from marzhook.dashboard.events import ACTIONS, SECONDS, deliveries_page, endpoint_names, username_of, whole
-from marzhook.dashboard.visit import Pages, Visit, moment
+from marzhook.dashboard.events import ACTIONS, SECONDS, deliveries_page, endpoint_names, search_of
+from marzhook.dashboard.visit import Pages, Visit, one_of
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED
-from marzhook.errors import ConflictError, InvalidError, MarzhookError, NotFoundError, http_status
+from marzhook.errors import ConflictError, MarzhookError, NotFoundError
 from marzhook.runtime import Services
 from marzhook.store.outbox import DeliveryFilter
 from marzhook.store.search import Counted
@@ -102,46 +102,41 @@ class Replays:
 @pages.get("/dead")
 def show(visit: Visit) -> Response:
     """Dead letters; with `count` also how many deliveries a replay with this filter would take."""
-    counted = bool(visit.asked("count"))
-    which = DeliveryFilter(states=(DEAD,))
+    counted, which = bool(visit.asked("count")), _filter(visit)
     matched: Counted | None = None
-    error: MarzhookError | None = None
-    try:
-        which = _filter(visit)
-        if counted:
+    if counted and not visit.wrong:
+        try:
             # Count and list share the time that a page may take.
             matched = operations.replayable_within(visit.services, which, SECONDS / 2)
-    except (InvalidError, NotFoundError) as refused:
-        error = refused
+        except NotFoundError as error:
+            visit.wrong["endpoint"] = visit.problem(error)[0]
     with visit.services.database.read() as conn:
         names = endpoint_names(conn)
         seconds = SECONDS / 2 if counted else SECONDS
         found = deliveries_page(conn, which, visit.asked("before"), visit.services.clock.monotonic, seconds)
     return visit.page(
         "dead.html",
-        http_status(error) if error else 200,
+        422 if visit.wrong else 200,
         found=found,
         names=names,
         actions=ACTIONS,
         choices=CHOICES,
-        states=which.states or (DEAD,),
-        field=visit.asked,
-        endpoint_id=whole(visit.asked("endpoint")),
-        username=which.username or visit.asked("username"),
+        which=which,
         matched=matched,
         replay=visit.site.replays.shown,
-        problem=visit.problem(error) if error else None,
     )
 
 
 @pages.post("/dead/replay")
 def start(visit: Visit) -> Response:
     """The filter is in the address, as the page has it: who has to sign in first comes back to it."""
-    try:
-        which = _filter(visit)
-        matched = operations.replayable_within(visit.services, which, SECONDS)
-    except (InvalidError, NotFoundError):
+    which = _filter(visit)
+    if visit.wrong:
         # The page itself says what is wrong with this filter.
+        return visit.to(visit.here)
+    try:
+        matched = operations.replayable_within(visit.services, which, SECONDS)
+    except NotFoundError:
         return visit.to(visit.here)
     visit.site.replays.start(which, matched)
     return visit.to("/dead")
@@ -154,13 +149,15 @@ def stop(visit: Visit) -> Response:
 
 
 def _filter(visit: Visit) -> DeliveryFilter:
-    """The filter as it was written. Raises InvalidError."""
-    field, states = visit.asked, visit.request.query_params.getlist("states")
+    """The filter in the query. What makes no sense there is left out, and said beside its field."""
+    wanted = search_of(visit)
+    given = visit.request.query_params.getlist("states")
+    states = {visit.understood("states", one_of(CHOICES), one) for one in given}
     return operations.replay_filter(
-        endpoint_id=whole(field("endpoint")),
+        endpoint_id=wanted.endpoint_id,
         states=tuple(state for state in CHOICES if state in states) or (DEAD,),
-        actions=(field("action"),) if field("action") else None,
-        username=username_of(visit),
-        since=moment(field("since")),
-        until=moment(field("until")),
+        actions=(wanted.action,) if wanted.action else None,
+        username=wanted.username,
+        since=wanted.since,
+        until=wanted.until,
     )

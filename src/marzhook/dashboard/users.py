@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from marzhook.clock import from_unix
 from marzhook.dashboard import words
-from marzhook.dashboard.visit import SIGNED_IN, Pages, Visit, for_field, moment, number
+from marzhook.dashboard.visit import SIGNED_IN, Pages, Visit, for_field, moment, number, one_of
 from marzhook.errors import InvalidError, InvalidUserError, MarzhookError, http_status
+from marzhook.event import check_username
 from marzhook.sources.user_fields import MAX_BYTES
 from marzhook.store import history, outcomes, user_lists
 from marzhook.user import STATUSES, User
@@ -25,18 +26,18 @@ EVENTS: Final = 20
 
 @pages.get("/users", who=SIGNED_IN)
 def list_(visit: Visit) -> Response:
-    status = visit.asked("status")
     with visit.services.database.read() as conn:
         found = user_lists.page(
             conn,
-            begins=visit.asked("search")[:64],
-            after=visit.asked("after")[:64],
-            status=status if status in STATUSES else None,
+            begins=visit.understood("search", check_username) or "",
+            after=visit.understood("after", check_username) or "",
+            status=visit.understood("status", one_of(STATUSES)),
             admin_id=None if visit.who.is_sudo else visit.who.id,
             limit=PAGE,
         )
     following = found[-1].username if len(found) == PAGE else None
-    return visit.page("users.html", users=found, following=following, statuses=STATUSES)
+    statuses = [(status, words.status(visit.language, status)) for status in STATUSES]
+    return visit.page("users.html", 422 if visit.wrong else 200, users=found, following=following, statuses=statuses)
 
 
 @pages.get("/users/new", who=SIGNED_IN)

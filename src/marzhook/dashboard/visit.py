@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 from math import inf, isnan, nan
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlencode
 
 from markupsafe import Markup
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from marzhook.dashboard.site import Site
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 MAX_ID: Final = 2**63 - 1
 THEMES: Final = ("auto", "light", "dark")
@@ -66,6 +68,8 @@ class Visit:
     bound_to: str = field(repr=False)
     """The cookie that this visitor's forms are bound to."""
     form: FormData
+    wrong: dict[str, str] = field(default_factory=dict)
+    """What is wrong with which parameter of the query, in the reader's language."""
     state: str = ""
     """Of what the page is made from, where it is one that follows along; "" where that cannot be said."""
     form_key: str = field(default_factory=session.new_binding)
@@ -93,6 +97,16 @@ class Visit:
     def asked(self, name: str) -> str:
         """A parameter of the query; "" where it is missing."""
         return self.request.query_params.get(name, "").strip()
+
+    def understood(self, name: str, read: Callable[[str], _T], text: str | None = None) -> _T | None:
+        """A parameter of the query, or one `text` of several of its name, read; None where it is missing, or makes no sense:
+        then `wrong` says so."""
+        text = self.asked(name) if text is None else text
+        try:
+            return read(text) if text else None
+        except errors.InvalidError as error:
+            self.wrong[name] = self.problem(error)[0]
+            return None
 
     def given(self, name: str) -> str:
         """A field of the form; "" where it is missing. Browsers end lines in two characters; here it is one."""
@@ -354,6 +368,17 @@ def moment(text: str, *, field: str = "") -> datetime | None:
         raise errors.InvalidError(
             f"{ascii(text)[:40]} is not a date like 2026-01-31", code="invalid_time", field=field
         ) from None
+
+
+def one_of(choices: Collection[str]) -> Callable[[str], str]:
+    """Reads what must be one of these. Raises InvalidError."""
+
+    def read(text: str) -> str:
+        if text not in choices:
+            raise errors.InvalidError(f"{ascii(text)[:40]} is no choice", code="invalid_choice")
+        return text
+
+    return read
 
 
 def for_field(text: str) -> str:

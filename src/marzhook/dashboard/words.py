@@ -64,6 +64,7 @@ _PROBLEMS: Final = {
     "lost_secret": N_("Write the secret again: it is not shown. Or save without one."),
     "invalid_action": N_("Choose at least one action, or all."),
     "invalid_admins": N_("These names of admins cannot be used."),
+    "invalid_username": N_("No user has such a name."),
     "invalid_usernames": N_("These patterns of names cannot be used."),
     "spaced_names": N_("Put a comma between two names; a name here has no spaces."),
     "invalid_condition": N_("This condition cannot be used."),
@@ -77,6 +78,7 @@ _PROBLEMS: Final = {
     "invalid_number": N_("A number is expected here."),
     "number_out_of_range": N_("This number is too large or too small."),
     "ambiguous_number": N_("Write this number without a comma: it could set off thousands or a fraction."),
+    "invalid_choice": N_("Choose one of these."),
     "invalid_time": N_("A date is expected here."),
     "endpoint_from_environment": N_("This endpoint comes from the settings: change it there and restart Marzhook."),
     "endpoint_disabled": N_("The endpoint is paused. Resume it first."),
@@ -102,7 +104,7 @@ _FIELDS: Final = {
     "data_limit": N_("A number is expected here."),
     "expire": N_("A date is expected here."),
     "note": N_("This text cannot be used: at most 500 characters."),
-    "data_limit_reset_strategy": N_("Choose one of these."),
+    "data_limit_reset_strategy": _PROBLEMS["invalid_choice"],
 }
 _UNSENT: Final = {
     "actions": N_("Choose at least one action, or all."),
