@@ -183,6 +183,40 @@ def test_a_page_on_which_nothing_happens_grows_no_older(page: WebDriver, service
     calls(service, "DELETE", f"/api/v1/endpoints/{made['id']}")
 
 
+def test_a_page_that_nobody_tells_looks_for_itself(page: WebDriver, service: Service) -> None:
+    """An admin who is not sudo is told of nothing that others do; his page is not older than a minute all the same, nor than
+    his coming back to it, and says so where it is."""
+    calls(service, "POST", "/api/admin", {"username": "seller", "password": "seller-word", "is_sudo": False})
+    with Gateway(service.port) as gateway, with_script(page, ASLEEP + HIDDEN):
+        person = Person(page, service)
+        person.base = f"http://127.0.0.1:{gateway.port}"
+        person.opens("/sign-in")
+        page.delete_cookie("marzhook_session")
+        person.opens("/sign-in?next=/users/new")
+        person.types("username", "seller")
+        person.types("password", "seller-word")
+        person.clicks("Sign in")
+        try:
+            person.types("username", "sellers_own")
+            person.clicks("Save")
+            for status, comes in (("disabled", "asleep = 61_000"), ("active", "turns(true); window.turns(false)")):
+                calls(service, "PUT", "/api/user/sellers_own", {"status": status})
+                looks = page.execute_script("return window.looks")
+                eventually(lambda: page.execute_script("return window.looks") > looks + 4, what="a look at the clock")  # noqa: B023
+                assert not page.find_elements(By.CSS_SELECTOR, f"h1 .badge.{status}")
+                page.execute_script(f"window.{comes}")
+                eventually(lambda: page.find_elements(By.CSS_SELECTOR, f"h1 .badge.{status}"))  # noqa: B023
+            notice = page.find_element(By.ID, "following")
+            assert (notice.text, page.execute_script("return window.streams.length")) == ("", 0)
+            gateway.loses()
+            page.execute_script("window.asleep = 200_000")
+            eventually(lambda: notice.text.startswith("Not up to date since "))
+            gateway.finds()
+            eventually(lambda: not notice.text, timeout=30, what="nothing more to say")
+        finally:
+            page.delete_cookie("marzhook_session")
+
+
 def oldest(page: WebDriver) -> str:
     """What the overview says of the oldest that waits."""
     text: str = page.execute_script("return document.querySelector('.tiles .pending small').textContent")

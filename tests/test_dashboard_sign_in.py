@@ -265,3 +265,7 @@ def test_an_admin_without_sudo_sees_his_users_and_nothing_else(browser: Browser)
     for path in (f"/endpoints/{endpoint}/delete", "/dead/replay", "/inbox", "/user/own_user/charge"):
         assert seller.post(path).status_code == 403
     assert seller.get("/live").status_code == 204
+    # His pages are not told of changes, and look for them.
+    pages = [one.page("/user/own_user") for one in (seller, browser)]
+    assert [page.count(" data-live") for page in pages] == [2, 3]
+    assert ["data-told" in page for page in pages] == [False, True]

@@ -8,12 +8,14 @@ const reached = "a, button, summary, pre";
 const [soon, longest, grace, patience] = [2_000, 60_000, 4_000, 30_000];
 // The service says something every 30 s (live.py); on a slow line it may come late.
 const silence = 90_000;
-// Also while nothing happens what waits grows older, hours go out of a chart, and a day ends.
+// Also while nothing happens what waits grows older, hours go out of a chart, and a day ends. A page that nobody tells of
+// changes looks for them as often.
 const aging = 60_000;
 // A window without the focus is fetched anew at most so often, where another one tells it.
 const spread = 3_000;
 // A browser has few connections to one host. Of its windows that are seen, one has a stream and tells the others.
 const me = Math.random();
+const isTold = "told" in document.body.dataset;
 let enliven, windows, stream, teller, timer, due;
 let wait = soon;
 let busy = false;
@@ -67,8 +69,10 @@ async function refresh() {
     busy = false;
   }
   if (signedOut) close();
-  else if (!fetched) retry();
-  else {
+  else if (!fetched) {
+    if (!isTold) lost();
+    retry();
+  } else {
     if (again) later(1000);
     if (following) wait = soon;
     known = Date.now();
@@ -130,6 +134,7 @@ function lookAgain(part) {
 
 function open() {
   if (stream || teller || document.hidden) return;
+  if (!isTold) return hears();
   // Told at once of what has changed since the page was made, if anything has.
   stream = new EventSource(`/live?since=${document.body.dataset.state}`);
   heard = Date.now();
@@ -210,7 +215,7 @@ function listen() {
 }
 
 function lost(since = Date.now()) {
-  if (following && fetched) known = Math.max(known, since);
+  if (following && fetched && isTold) known = Math.max(known, since);
   following = false;
   setTimeout(check, grace);
 }
@@ -236,13 +241,14 @@ function tell() {
 export function follow(ready) {
   if (!parts().length) return;
   enliven = ready;
-  if (window.BroadcastChannel) {
+  if (isTold && window.BroadcastChannel) {
     windows = new BroadcastChannel("live");
     windows.onmessage = told;
   }
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) close();
-    else open();
+    else if (isTold) open();
+    else refresh();
   });
   window.addEventListener("beforeunload", () => { leaving = Date.now(); });
   window.addEventListener("pageshow", () => { leaving = 0; });
