@@ -257,7 +257,12 @@ def test_an_admin_without_sudo_sees_his_users_and_nothing_else(browser: Browser)
     assert "own_user" in page
     assert "foreign" not in page
     assert 'href="/endpoints"' not in page
-    assert seller.get("/user/foreign").status_code == 403
+    # And leads to a page that he has.
+    for path, status in (("/user/foreign", 403), ("/user/nobody", 404), ("/nowhere", 404)):
+        refused = seller.page(path, status, accept="text/html").partition("<main")[2]
+        assert '<p><a href="/users">To the users</a></p>' in refused
+        assert "overview" not in refused
+    assert '<p><a href="/">To the overview</a></p>' in browser.page("/user/nobody", 404)
     assert seller.post("/user/foreign/delete").status_code == 403
     endpoint = browser.api.endpoint()
     for path in ("/endpoints", f"/endpoints/{endpoint}", "/events", "/dead", "/settings", "/inbox"):
