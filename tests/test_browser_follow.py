@@ -465,3 +465,28 @@ def test_the_focus_stays_on_what_it_was_on(person: Person) -> None:
         happens(person, f"newer_{row}")
         person.sees(f"newer_{row}")
         assert page.execute_script(focused) == leads_to
+
+
+def test_what_was_unfolded_stays_where_it_is_read(person: Person) -> None:
+    """What arrives above it moves it nowhere on the screen, nor the long text in it back to its beginning."""
+    page = person.page
+    person.opens("/inbox")
+    person.clicks("Use the inbox")
+    for name in ("read_before", "read_after"):
+        note = {"username": name, "action": "user_updated", "user": {"note": "long " * 2000}}
+        calls(person.service, "POST", "/api/v1/events", note)
+        person.sees(name)
+    unfolded = "const details = document.querySelector('#received article:last-child details');"
+    page.execute_script(
+        f"{unfolded} details.open = true; details.scrollIntoView(); details.lastElementChild.scrollTop = 300"
+    )
+    where = (
+        f"{unfolded} return [details.open, Math.round(details.getBoundingClientRect().top), "
+        "details.lastElementChild.scrollTop]"
+    )
+    before = page.execute_script(where)
+    assert before[0]
+    assert before[2] == 300
+    happens(person, "arrives_above")
+    person.sees("arrives_above")
+    assert page.execute_script(where) == before

@@ -104,8 +104,10 @@ function exchange(fresh) {
     }
     const focused = old.contains(document.activeElement) && document.activeElement;
     const place = focused && alike(old, focused).indexOf(focused);
+    const goesOn = reading(old);
     old.replaceChildren(...part.childNodes);
     if (focused) (alike(old, focused)[place] ?? old).focus({ preventScroll: true });
+    goesOn();
   }
   document.body.dataset.state = fresh.body.dataset.state;
 }
@@ -113,6 +115,24 @@ function exchange(fresh) {
 // Each page's forms have a key of their own, of which one is as good as another.
 function plain(part) {
   return part.innerHTML.replace(/(name="form_key" value=")[^"]*/g, "$1");
+}
+
+// What was unfolded stays where it is on the screen, and as far as it was read, whatever came in above it.
+function reading(part) {
+  const unfolded = [...part.querySelectorAll("details[open][id]")].map((details) => ({
+    id: details.id,
+    box: details.getBoundingClientRect(),
+    read: [...details.querySelectorAll("pre")].map((text) => text.scrollTop),
+  }));
+  const seen = unfolded.find(({ box }) => box.bottom > 0 && box.top < innerHeight);
+  return () => {
+    for (const { id, read } of unfolded) {
+      const texts = document.getElementById(id)?.querySelectorAll("pre") ?? [];
+      texts.forEach((text, index) => { text.scrollTop = read[index] ?? 0; });
+    }
+    const same = seen && document.getElementById(seen.id);
+    if (same) scrollBy(0, same.getBoundingClientRect().top - seen.box.top);
+  };
 }
 
 // What does the same thing, wherever it stands now: of events, another one is in the place of the first.
