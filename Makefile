@@ -4,7 +4,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 DEPENDS := pyproject.toml constraints.txt
 
-.PHONY: help run test test-long test-ha lint bench screenshots docs docs-serve clean
+# Where some hundreds of Pythons start, what one has compiled is kept for the others.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help run test compiled test-long test-ha lint bench screenshots docs docs-serve clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -13,8 +16,13 @@ run: .venv/server.stamp ## Start Marzhook (a first start makes .env from .env.ex
 	@test -e .env || { cp .env.example .env && echo "Made .env from .env.example."; }
 	@exec $(BIN)/marzhook run $(ARGS)
 
-test: lint ## Run all checks and all tests, on all cores (ARGS="-k name" selects)
+test: .venv/dev.stamp ## Run all checks and all tests, on all cores (ARGS="-k name" selects)
+	@$(MAKE) --no-print-directory -j2 lint compiled
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+# By one process beside the checks, which have one core, or each of those that test would compile the tests for itself.
+compiled: .venv/dev.stamp
+	@$(BIN)/python -m pytest --collect-only -qq > /dev/null || true
 
 test-long: .venv/dev.stamp ## Kill workers and servers under full load: minutes; prints what it measures
 	$(BIN)/python -m pytest -m long -s $(ARGS)
