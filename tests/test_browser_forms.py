@@ -260,3 +260,19 @@ def test_that_something_was_copied_is_told_for_a_moment(person: Person) -> None:
     page.execute_cdp_cmd("Browser.grantPermissions", origin)
     shown = page.execute_script("return document.getElementById('curl').textContent")
     assert page.execute_async_script(COPIED) == ["Copied", "Copy as curl", shown]
+
+
+def test_what_is_wrong_in_a_filter_is_seen_at_its_fields(person: Person) -> None:
+    """A choice is marked like any other field, and what is said below one moves no other out of the row."""
+    person.measures(1280)
+    person.opens("/events?endpoint=abc&since=x")
+    borders, tops = person.page.execute_script("""
+        const all = (which, read) => [...document.querySelectorAll(which)].map(read);
+        return [
+          all("[aria-invalid]", (field) => getComputedStyle(field).borderTopWidth),
+          all(".search > label", (label) => label.getBoundingClientRect().top).slice(0, 5),
+        ];
+    """)
+    person.page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert borders == ["2px", "2px"]
+    assert len(set(tops)) == 1
