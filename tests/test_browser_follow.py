@@ -281,6 +281,34 @@ def test_a_page_says_that_the_session_has_ended(person: Person) -> None:
     assert person.page.current_url.endswith("/events?state=pending")
 
 
+def test_who_signs_in_anew_in_another_window_goes_on_in_this_one(person: Person) -> None:
+    """With what was typed there: its forms are those of the new session."""
+    page = person.page
+    calls(person.service, "POST", "/api/user", {"username": "goes_on", "proxies": {"vless": {}}})
+    person.opens("/user/goes_on")
+    person.types("amount", "3")
+    window = page.current_window_handle
+    page.switch_to.new_window("window")
+    try:
+        person.opens("/users")
+        person.clicks("Sign out")
+        happens(person, "signs_in_anew")
+        page.switch_to.window(window)
+        person.sees("Your session has ended, so this page follows along no longer.")
+        page.switch_to.window(page.window_handles[-1])
+        person.types("username", "root")
+        person.types("password", "toor-toor")
+        person.clicks("Sign in")
+        page.switch_to.window(window)
+        eventually(lambda: not page.find_element(By.ID, "following").text, what="following again")
+        person.clicks("Charge")
+        person.sees("3 GiB")
+    finally:
+        page.switch_to.window(page.window_handles[-1])
+        page.close()
+        page.switch_to.window(window)
+
+
 def test_a_page_of_what_is_deleted_says_so(person: Person) -> None:
     """Instead of what it showed."""
     calls(person.service, "POST", "/api/user", {"username": "deleted_soon", "proxies": {"vless": {}}})

@@ -87,6 +87,9 @@ function retry() {
 }
 
 function exchange(fresh) {
+  // Where somebody has signed in anew in another window, what is sent from here is of that session, too.
+  const [token] = fresh.getElementsByName("form_token");
+  if (token) for (const field of document.getElementsByName("form_token")) field.value = token.value;
   for (const old of parts()) {
     const part = fresh.getElementById(old.id);
     if (!part) continue;
