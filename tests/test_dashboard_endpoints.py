@@ -251,6 +251,10 @@ def test_a_name_is_taken_away_in_the_form(browser: Browser) -> None:
         ),
         ({"condition": "abs(username) > `1`"}, '"username": "marzban_test_user"', ""),
         ({"which": "some"}, '"username": "marzban_test_user"', "Choose at least one action"),
+        ({"template": "{{ nope }}"}, "\nnull</pre>", "The template makes nothing of this event"),
+        ({"template": "{{ nope }}", "condition": "nope"}, "\nnull</pre>", "not true of it. The template makes nothing"),
+        ({"template": '"{{ username }}"'}, '\n"marzban_test_user"</pre>', ""),
+        ({"template": "{{ nope }}", "format": "list"}, "\n[null]</pre>", "The template makes nothing of this event"),
     ],
 )
 def test_the_preview_is_of_a_user_that_the_filter_lets_pass(

@@ -41,7 +41,7 @@ class Shown:
     masked: bool = False
     """Something in it is kept back, and has to be put in by who sends it."""
     note: str = ""
-    """Why an event like this one would not be sent; empty: it would."""
+    """Why an event like this one would not be sent, or what is odd in what would be; empty: nothing."""
 
 
 def preview(
@@ -60,7 +60,8 @@ def preview(
     """
     if event is None:
         event, part = example(endpoint, visit.who)
-        return replace(_shown(visit, endpoint, event, tries, at, number), note=words.unsent(visit.language, part))
+        shown = _shown(visit, endpoint, event, tries, at, number)
+        return replace(shown, note=" ".join(filter(None, (words.unsent(visit.language, part), shown.note))))
     return _shown(visit, endpoint, event._replace(full_json=""), tries, at, number)
 
 
@@ -94,7 +95,9 @@ def _shown(visit: Visit, endpoint: Endpoint, event: Event, tries: int, at: datet
     url = _masked(endpoint.url, web=True)
     body = _seen(request.body.decode())
     kept_back = url != endpoint.url or any(name in SECRET_HEADERS for name, _ in headers)
-    return Shown(message, f"POST {url}", headers, body, _curl(url, headers, body), masked=kept_back)
+    # Whatever a template names that is not there is null, as long as that is JSON.
+    note = visit.language.gettext(words.NOTHING_MADE) if endpoint.template and item == "null" else ""
+    return Shown(message, f"POST {url}", headers, body, _curl(url, headers, body), masked=kept_back, note=note)
 
 
 def _form(value: str) -> str:

@@ -111,6 +111,7 @@ _UNSENT: Final = {
     "usernames": N_("Not sent: no name could be found here that these patterns let pass."),
     "condition": N_("This example is not sent: the condition is not true of it."),
 }
+NOTHING_MADE: Final = N_("The template makes nothing of this event (null): what it names is not there.")
 # Whose own message says more than its code does: what exactly is wrong, in English.
 _DETAILED: Final = frozenset(
     {
