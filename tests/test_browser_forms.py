@@ -200,6 +200,22 @@ def test_an_answer_that_was_overtaken_is_not_shown(person: Person) -> None:
     assert "POST https://later.example/" in person.screen()
 
 
+def test_ticks_that_are_out_of_sight_are_not_sent(person: Person) -> None:
+    """Ticked, and then all chosen after all: that is what is meant; the ticks are still there for who goes back to them."""
+    page = person.page
+    person.opens("/endpoints/new")
+    person.types("url", "https://ticked.example/")
+    page.find_element("css selector", "[name=which][value=some]").click()
+    box = page.find_element("css selector", "[name=actions][value=user_deleted]")
+    box.click()
+    page.find_element("css selector", "[name=which][value=all]").click()
+    eventually(lambda: not box.is_displayed(), what="no boxes")
+    person.clicks("Save")
+    person.sees("The signing secret")
+    [made] = [one for one in calls(person.service, "GET", "/api/v1/endpoints")["endpoints"] if "ticked" in one["url"]]
+    assert made["actions"] is None
+
+
 def test_going_back_shows_what_is_so_now(person: Person) -> None:
     """A form that was sent is made anew, so that writing what it showed at first changes it back; what was typed and not sent
     is still there."""

@@ -45,7 +45,8 @@ def test_an_endpoint_is_made_changed_paused_and_deleted(browser: Browser) -> Non
 
     form = browser.page(f"{path}/edit")
     assert "s3cret" not in form
-    changed = fields | {"secret": "", "keep_secret": "yes", "which": "all", "name": "Лавка", "rate_limit": "۳٫۵"}
+    changed = fields | {"secret": "", "keep_secret": "yes", "which": "all", "actions": []}
+    changed |= {"name": "Лавка", "rate_limit": "۳٫۵"}
     assert browser.post(f"{path}/edit", changed).headers["location"] == path
     with browser.services.database.read() as conn:
         after = endpoints.get(conn, endpoint.id)
@@ -120,6 +121,7 @@ def test_a_second_new_secret_asks_about_the_one_that_it_ends(browser: Browser) -
     [
         ({"url": "ftp://shop.example/"}, "url", "it must start with http:// or https://"),
         ({"which": "some"}, "actions", "Choose at least one action"),
+        ({"which": "all", "actions": "user_created"}, "actions", "All events were chosen, and single ones as well."),
         ({"concurrency": "many"}, "concurrency", "A number is expected here."),
         ({"concurrency": "1.5"}, "concurrency", "(a whole number from 1 to 1000 is expected)"),
         ({"concurrency": "0"}, "concurrency", "too large or too small. (a whole number from 1 to 1000 is expected)"),
@@ -231,6 +233,29 @@ def test_a_name_is_taken_away_in_the_form(browser: Browser) -> None:
         assert field in page
         assert f"<h1><bdi>{name}</bdi></h1>" in page
         assert browser.post("/endpoints/1/edit", made | {"name": ""}).status_code == 303
+
+
+def test_ticks_beside_all_actions_are_asked_about(browser: Browser) -> None:
+    """Without styles and a script all boxes are in sight: who ticks some, and leaves the choice of all as it was, does not
+    want all. Ticks that the form had before all was chosen mean nothing."""
+    fields = {"kind": "webhook", "url": "https://a.example/", "which": "all", "actions": ["user_created", "user_expired"]}
+    refused = browser.post("/endpoints/new", fields, on="/endpoints/new")
+    assert refused.status_code == 422
+    assert 'value="some" checked' in refused.text
+    assert re.findall(r'value="(\w+)" checked> (?:User|Data)', refused.text) == fields["actions"]
+    assert '"action": "user_created"' in html.unescape(refused.text)
+
+    def stored() -> frozenset[str] | None:
+        with browser.services.database.read() as conn:
+            return endpoints.all_endpoints(conn)[0].actions
+
+    browser.post("/endpoints/new", fields | {"which": "some"}, on="/endpoints/new")
+    assert stored() == set(fields["actions"])
+    [shown] = re.findall(r'name="shown" value="([^"]+)"', browser.page("/endpoints/1/edit"))
+    fields["shown"] = html.unescape(shown)
+    assert browser.post("/endpoints/1/edit", fields | {"actions": ["user_created"]}).status_code == 422
+    assert browser.post("/endpoints/1/edit", fields).status_code == 303
+    assert stored() is None
 
 
 @pytest.mark.parametrize(

@@ -271,13 +271,19 @@ def _as_written(visit: Visit) -> dict[str, Any]:
         "usernames", "condition", "template",
     )  # fmt: skip
     return {name: visit.given(name) for name in names} | {
-        "all_actions": visit.given("which") != "some",
+        "all_actions": _means_all(visit),
         "actions": visit.given_all("actions"),
         "ordered": visit.given("ordered") == "yes",
         "options": {name: visit.given(name) for name in options.NAMES},
         "secret": "",
         "has_secret": bool(visit.given("secret")) or visit.given("keep_secret") == "yes",
     }
+
+
+def _means_all(visit: Visit) -> bool:
+    """Whether all actions are chosen, and none was ticked besides. Ticks that the form had already are left from before."""
+    ticked = visit.given_all("actions")
+    return visit.given("which") != "some" and not (ticked and visit.changed({"actions": ticked}))
 
 
 def _of_kind(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -287,6 +293,8 @@ def _of_kind(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
 
 def _values(visit: Visit, endpoint: Endpoint | None) -> dict[str, Any]:
     """The form as columns: those that somebody has written something else in. Raises InvalidError."""
+    if visit.given("which") == "all" and not _means_all(visit):
+        raise InvalidError("all actions are chosen, and some of them", code="both_actions", field="actions")
     kind = endpoint.kind if endpoint else visit.given("kind")
     fields = _of_kind(kind, _as_written(visit))
     changed = visit.changed({**fields, **fields["options"]})

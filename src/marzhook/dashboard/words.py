@@ -63,6 +63,7 @@ _PROBLEMS: Final = {
     "invalid_secret": N_("This secret cannot be used: 1 to 1,024 printable ASCII characters."),
     "lost_secret": N_("Write the secret again: it is not shown. Or save without one."),
     "invalid_action": N_("Choose at least one action, or all."),
+    "both_actions": N_("All events were chosen, and single ones as well. Save these, or take their ticks away and choose all."),
     "invalid_admins": N_("These names of admins cannot be used."),
     "invalid_username": N_("No user has such a name."),
     "invalid_usernames": N_("These patterns of names cannot be used."),

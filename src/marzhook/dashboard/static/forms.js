@@ -66,7 +66,16 @@ function previews(form) {
   });
 }
 
+// Boxes that are not seen, because all are chosen, are not meant.
+function chooses(choices) {
+  const { form } = choices.querySelector("input");
+  const tell = () => choices.querySelectorAll("input").forEach((box) => { box.disabled = form.elements.which.value === "all"; });
+  form.addEventListener("change", tell);
+  tell();
+}
+
 export function enliven(root) {
+  root.querySelectorAll(".choices").forEach(chooses);
   root.querySelectorAll("[data-copy]").forEach(copies);
   root.querySelectorAll("form[data-preview]").forEach(previews);
 }
