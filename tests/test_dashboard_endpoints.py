@@ -238,7 +238,12 @@ def test_a_name_is_taken_away_in_the_form(browser: Browser) -> None:
 def test_ticks_beside_all_actions_are_asked_about(browser: Browser) -> None:
     """Without styles and a script all boxes are in sight: who ticks some, and leaves the choice of all as it was, does not
     want all. Ticks that the form had before all was chosen mean nothing."""
-    fields = {"kind": "webhook", "url": "https://a.example/", "which": "all", "actions": ["user_created", "user_expired"]}
+    fields = {
+        "kind": "webhook",
+        "url": "https://a.example/",
+        "which": "all",
+        "actions": ["user_created", "user_expired"],
+    }
     refused = browser.post("/endpoints/new", fields, on="/endpoints/new")
     assert refused.status_code == 422
     assert 'value="some" checked' in refused.text

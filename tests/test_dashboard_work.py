@@ -529,6 +529,20 @@ def test_endpoints_that_are_called_the_same_can_be_told_apart(browser: Browser) 
         assert "https://shop.example/y</option>" in page
 
 
+def test_the_inbox_is_called_as_in_the_menu(browser: Browser) -> None:
+    """By all that is listed or chosen; another endpoint of that name is somebody's, who called it so."""
+    browser.post("/inbox")
+    endpoint, event = 1, browser.api.publish()
+    browser.get("/look?language=fa")
+    name = load()["fa"].gettext("Inbox")
+    browser.api.endpoint(name="Inbox")
+    for path in ("/", "/endpoints", f"/endpoints/{endpoint}", f"/events/{event}"):
+        assert f"<bdi>{name}</bdi>" in browser.page(path)
+    assert "<h1><bdi>Inbox</bdi></h1>" in browser.page("/endpoints/2")
+    for path in ("/events", "/dead"):
+        assert f'<option value="{endpoint}">{name}</option>' in browser.page(path)
+
+
 def test_a_trys_number_stands_off_its_time(browser: Browser) -> None:
     """Two numbers side by side are read as one, and from the wrong end; an event's own is in the reader's digits."""
     endpoint, event = browser.api.endpoint(), browser.api.publish()

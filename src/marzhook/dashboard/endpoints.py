@@ -62,7 +62,8 @@ def list_(visit: Visit) -> Response:
             for one in endpoints.all_endpoints(conn)
         ]
         inbox_used = inbox.address(visit.services.database, conn) is not None
-    return visit.page("endpoints.html", rows=found, names=called(row[0] for row in found), inbox_used=inbox_used)
+    names = called(visit.language, (row[0] for row in found))
+    return visit.page("endpoints.html", rows=found, names=names, inbox_used=inbox_used)
 
 
 @pages.get("/endpoints/{endpoint_id:int}")

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from marzhook import operations
 from marzhook.dashboard import words
+from marzhook.dashboard.languages import Language
 from marzhook.dashboard.preview import Shown, preview
 from marzhook.dashboard.visit import MAX_ID, Pages, Visit, moment, one_of
 from marzhook.delivery import COUNTED, PENDING, STATES, Attempt
@@ -103,7 +104,7 @@ def _endpoint(text: str) -> int:
 def list_(visit: Visit) -> Response:
     wanted = search_of(visit)
     with visit.services.database.read() as conn:
-        names = endpoint_names(conn)
+        names = endpoint_names(visit.language, conn)
         found = _find(conn, wanted, visit.asked("before"), visit.services.clock.monotonic)
     return visit.page(
         "events.html",
@@ -212,7 +213,7 @@ def show(visit: Visit) -> Response:
         "event.html",
         event=event,
         chapters=chapters,
-        names=called(alive.values()),
+        names=called(visit.language, alive.values()),
         now=visit.services.clock.now(),
         by=by.get("username") if isinstance(by, dict) else None,
         # Also for a sudo admin: a page is looked at over shoulders, and credentials are not what it is about.
@@ -295,14 +296,14 @@ def cancel(visit: Visit) -> Response:
     return visit.to(f"/events/{visit.id('event_id')}")
 
 
-def endpoint_names(conn: sa.Connection) -> dict[int, str]:
+def endpoint_names(language: Language, conn: sa.Connection) -> dict[int, str]:
     """Each as it is called; where several are called the same, with its number."""
-    return called(endpoints.all_endpoints(conn))
+    return called(language, endpoints.all_endpoints(conn))
 
 
-def called(alive: Iterable[Endpoint]) -> dict[int, str]:
+def called(language: Language, alive: Iterable[Endpoint]) -> dict[int, str]:
     """As `endpoint_names`, of these, which are all that there are."""
-    names = {one.id: operations.name_shown(one.name) for one in alive}
+    names = {one.id: operations.name_shown(words.called(language, one)) for one in alive}
     often = Counter(names.values())
     return {id_: name if often[name] == 1 else f"{name} · {id_}" for id_, name in names.items()}
 

@@ -139,5 +139,5 @@ def _figures(visit: Visit, snapshot: Snapshot) -> Markup:
     # What needs somebody comes first.
     order = ("failing", "paused", "new", "well")
     rows.sort(key=lambda row: (order.index(row[1].kind), row[0].endpoint.id))
-    names = called(one.endpoint for one in snapshot.standings)
+    names = called(visit.language, (one.endpoint for one in snapshot.standings))
     return visit.part("figures.html", snapshot=snapshot, chart=snapshot.chart, rows=rows, names=names)

@@ -95,6 +95,7 @@ def environment(language: Language) -> Environment:
         # Isolated: a number in Persian digits and a Latin unit would change places with what is around them.
         "size": lambda value: Markup('<bdi dir="ltr">{}</bdi>').format(language.size(value)),
         "state": lambda state: words.state(language, state),
+        "called": lambda endpoint: words.called(language, endpoint),
         "action": lambda action: words.action(language, action),
         "status": lambda status: words.status(language, status),
         "last_try": lambda row: words.last_try(language, row),

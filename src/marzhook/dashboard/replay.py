@@ -111,7 +111,7 @@ def show(visit: Visit) -> Response:
         except NotFoundError as error:
             visit.wrong["endpoint"] = visit.problem(error)[0]
     with visit.services.database.read() as conn:
-        names = endpoint_names(conn)
+        names = endpoint_names(visit.language, conn)
         seconds = SECONDS / 2 if counted else SECONDS
         found = deliveries_page(conn, which, visit.asked("before"), visit.services.clock.monotonic, seconds)
     return visit.page(

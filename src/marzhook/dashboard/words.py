@@ -63,7 +63,9 @@ _PROBLEMS: Final = {
     "invalid_secret": N_("This secret cannot be used: 1 to 1,024 printable ASCII characters."),
     "lost_secret": N_("Write the secret again: it is not shown. Or save without one."),
     "invalid_action": N_("Choose at least one action, or all."),
-    "both_actions": N_("All events were chosen, and single ones as well. Save these, or take their ticks away and choose all."),
+    "both_actions": N_(
+        "All events were chosen, and single ones as well. Save these, or take their ticks away and choose all."
+    ),
     "invalid_admins": N_("These names of admins cannot be used."),
     "invalid_username": N_("No user has such a name."),
     "invalid_usernames": N_("These patterns of names cannot be used."),
@@ -261,6 +263,15 @@ def _error(language: Language, one: Attempt) -> str:
 
 
 # -- endpoints
+
+_OURS: Final = {"Inbox": N_("Inbox"), "Database": N_("Database")}
+"""Names that nobody chose: the settings' endpoints have them."""
+
+
+def called(language: Language, endpoint: Endpoint) -> str:
+    """Its name; in the reader's language, where it is ours."""
+    ours = endpoint.source == "environment" and endpoint.name in _OURS
+    return language.gettext(_OURS[endpoint.name]) if ours else endpoint.name
 
 
 @dataclass(frozen=True, slots=True)
