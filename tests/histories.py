@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from marzhook.delivery import CANCELLED, DELIVERED
 from marzhook.event import NewEvent
@@ -12,22 +12,26 @@ from marzhook.store import endpoints
 from marzhook.store.database import Database
 from marzhook.store.outbox import DeliveryFilter, Outbox
 from marzhook.store.retention import Ages, Retention
-from marzhook.store.steps import Step
 from marzhook.testing import FakeClock
 from settling import settlement
+
+if TYPE_CHECKING:
+    from marzhook.store.steps import Step
 
 DAY: Final = 86_400
 AGES: Final = Ages(settled=timedelta(days=30), dead=timedelta(days=90))
 
 
 class World:
-    """A database with two endpoints, its outbox, and a retention that is as small-stepped as it gets."""
+    """A database with two endpoints, which may be there already, its outbox, and a retention that is as small-stepped as it
+    gets."""
 
     def __init__(self, database: Database, clock: FakeClock, ages: Ages = AGES) -> None:
         self.database, self.clock, self.outbox = database, clock, Outbox(database)
         self.retention = Retention(database, ages, monotonic=clock.monotonic)
         with database.write() as tx:
-            self.one, self.two = (
+            there = [id_ for (id_,) in tx.conn.exec_driver_sql("SELECT id FROM endpoints ORDER BY id")]
+            self.one, self.two = there or (
                 endpoints.create(tx, now=clock.now(), kind="webhook", url=f"https://shop{i}.example/").id
                 for i in range(2)
             )

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from former import working
 from histories import AGES, DAY, World
 from marzhook import signals
 from marzhook.delivery import CANCELLED, DEAD, DELIVERED, PENDING
 from marzhook.store import endpoints, history, migrations, partitions, retention
 from marzhook.store.database import Database
-from marzhook.store.outbox import DeliveryFilter, Outbox
+from marzhook.store.outbox import DeliveryFilter
 from marzhook.store.partitions import Partition, Partitions
 from marzhook.store.retention import Retention
 from marzhook.store.steps import Step
@@ -465,43 +466,33 @@ def old(reopen: Callable[..., Database]) -> Database:
     return database
 
 
+@pytest.mark.usefixtures("old")
 def test_the_tables_that_were_there_become_the_first_partitions(
-    old: Database, reopen: Callable[..., Database], clock: FakeClock
+    database_settings: dict[str, str], reopen: Callable[..., Database], clock: FakeClock, tmp_path: Path
 ) -> None:
     """No row is copied: the files stay the same. A process of the version before goes on publishing, settling and pruning, and
     what it wrote is pruned by this one's."""
-    with old.write() as tx:
-        # Today's code stands in for that version's, and reads columns that came later.
-        for table in ("endpoints", "pending"):
-            tx.conn.exec_driver_sql(f"ALTER TABLE {table} ADD hastened_at double precision")
-    world = World(old, clock)
-    world.retention._partitions = None
-    kept = world.live(700) and world.live(5, DEAD)
-    owed = world.publish(3)
-    files = dict(
-        world.sql(
-            "SELECT relname || '_1', pg_relation_filenode(oid) FROM pg_class WHERE relname IN ('settled', 'attempts')"
-        )
-    )
-    before = [sorted(world.sql(f"SELECT * FROM {table}")) for table in ("settled", "attempts", "pending")]
-    with old.write() as tx:
-        for table in ("endpoints", "pending"):
-            tx.conn.exec_driver_sql(f"ALTER TABLE {table} DROP hastened_at")
-    upgraded = reopen()
-    upgraded.upgrade()
-    assert (
-        dict(world.sql(f"SELECT relname, pg_relation_filenode(oid) FROM pg_class WHERE relname IN {tuple(files)}"))
-        == files
-    )
-    assert [sorted(world.sql(f"SELECT * FROM {table}")) for table in ("settled", "attempts", "pending")] == before
-    # The old process, with the new one beside it.
-    world.live(10)
-    world.settle(world.one, DELIVERED, owed)
-    clock.advance(31 * DAY)
-    world.prune()
-    assert world.ids("settled") == kept
-    world.live(600)
-    world.database, world.outbox = upgraded, Outbox(upgraded)
+    with working(tmp_path, database_settings) as before:
+        kept = before("live", 700) and before("live", 5, DEAD)
+        owed = before("publish", 3)
+        tables = ("settled", "attempts", "pending")
+        rows = [sorted(before("sql", f"SELECT * FROM {table}")) for table in tables]
+        files = [before("sql", f"SELECT pg_relation_filenode('{table}')") for table in tables[:2]]
+        upgraded = reopen()
+        upgraded.upgrade()
+        assert [before("sql", f"SELECT pg_relation_filenode('{table}_1')") for table in tables[:2]] == files
+        for table, were in zip(tables, rows, strict=True):
+            # Columns that came later are the last ones.
+            assert sorted(row[: len(were[0])] for row in before("sql", f"SELECT * FROM {table}")) == were
+        # The old process, with the new one beside it.
+        before("live", 10)
+        world = World(upgraded, clock)
+        before("settle", world.one, DELIVERED, owed)
+        clock.advance(31 * DAY)
+        before("advance", 31 * DAY)
+        before("prune")
+        assert world.ids("settled") == kept
+        before("live", 600)
     partitioned(world).prune()
     assert len(found(world)) == 2
     world.live(1000)

@@ -1,13 +1,7 @@
-"""A rolling upgrade: processes of the version before work on beside this one's, on this one's schema.
-
-`previous/marzhook.tar.xz` is that version's `src/marzhook`, made anew with each release:
-
-    git archive --format=tar <its tag> src/marzhook | xz -9e > tests/previous/marzhook.tar.xz
-"""
+"""A rolling upgrade: processes of the version before work on beside this one's, on this one's schema."""
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -16,6 +10,7 @@ import pytest
 
 from command_line import as_json, marzhook
 from conftest import SECRET_KEY
+from former import unpacked
 from marzhook.event import SHARDS
 from marzhook.store import integrity, migrations
 from marzhook.store.database import Database
@@ -25,7 +20,6 @@ from receivers import Receiver
 from service import Service
 from workers import WorkerProcess, shards_of, shares
 
-ARCHIVE = Path(__file__).with_name("previous") / "marzhook.tar.xz"
 USERS = [f"user{number}" for number in range(40)]
 
 
@@ -39,9 +33,7 @@ def empty(postgresql: Server) -> Iterator[dict[str, str]]:
 @pytest.fixture
 def before(tmp_path: Path, empty: dict[str, str]) -> dict[str, str]:
     """The same to a process of the version before."""
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path / "before", filter="data")
-    return empty | {"PYTHONPATH": str(tmp_path / "before" / "src")}
+    return empty | unpacked(tmp_path)
 
 
 def publish(service: Service, number: int) -> None:
