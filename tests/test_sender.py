@@ -261,3 +261,16 @@ def test_what_is_hastened_is_found_behind_any_backlog(house: House, clock: FakeC
         assert [delivery.event.id for delivery in shipment.deliveries] == [event_id]
         house_commit(one, one.answered(shipment, Response(clock.now(), 0.01, 200)).settlements)
         assert one.room(clock.monotonic()) == 0, "once, and nothing else"
+
+
+def test_who_takes_no_turns_any_more_is_not_held_up_by_another_ones_pause(house: House, clock: FakeClock) -> None:
+    """An endpoint that is allowed so much meanwhile that workers divide it: nobody would say that the pause is over."""
+    made = house.endpoint("http://127.0.0.1:9/", concurrency=1)
+    one = Sender(house.load(made.id), house.outbox, clock, instance="x", limits=Limits(), random=lambda: 0.5, share=0.5)
+    one.pace.held_up = True
+    with house.database.write() as tx:
+        endpoints.update(tx, made.id, concurrency=64)
+    one.reload(house.load(made.id))
+    house.publish(["anna"])
+    one.refill()
+    assert one.room(clock.monotonic()) == 1

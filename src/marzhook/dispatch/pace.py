@@ -48,7 +48,7 @@ class Pace:
         self.rate = rate
         turns = share is not None and (rate is not None or concurrency < DIVIDED)
         if turns != self.takes_turns:
-            self.takes_turns, self.turn, self.yielding = turns, not turns, False
+            self.takes_turns, self.turn, self.yielding, self.held_up = turns, not turns, False, False
         self.slots = concurrency if share is None or turns else int(concurrency * share)
         self.again_slots = max(1, self.slots * 3 // 4)
 
