@@ -21,6 +21,7 @@ from marzhook.store import admins, endpoints, idempotency
 from marzhook.store.database import Database
 from marzhook.store.outbox import DeliveryFilter, Outbox
 from marzhook.store.postgresql import PostgreSQLDatabase
+from marzhook.store.presence import Presence
 from marzhook.testing import FakeClock, eventually
 from postgresql import Server
 from registries import World
@@ -231,6 +232,26 @@ def test_a_server_that_takes_no_more_sessions_is_not_away(postgresql: Server, ca
         assert conn.exec_driver_sql("SELECT 1").scalar() == 1
     postgresql.sql("DROP ROLE narrow")
     assert caplog.records == []
+
+
+def test_what_somebody_reaches_is_not_away(caplog: pytest.LogCaptureFixture, clock: FakeClock) -> None:
+    """A server that refuses one session more may say so in Russian, with no code: others go on. That it is gone is told when
+    nobody has reached it for some seconds, and since then."""
+    presence = Presence("postgresql://one/db", clock.monotonic)
+    presence.back()
+    for _ in range(5):
+        clock.advance(2)
+        presence.gone("ВАЖНО:  извините, уже слишком много клиентов")
+        presence.back()
+    assert caplog.records == []
+    for _ in range(4):
+        clock.advance(1)
+        presence.gone("Connection refused")
+    clock.advance(4)
+    presence.back()
+    away, back = caplog.messages
+    assert "is away (Connection refused)" in away
+    assert back == "postgresql://one/db is back after 8.0 s"
 
 
 def test_more_callers_than_connections(database: Database, reopen: Open) -> None:

@@ -77,6 +77,7 @@ def test_a_database_that_is_gone_is_told_of(tmp_path: Path, server: Server, argu
         server.kill()
         eventually(lambda: probe(service, "/readyz")[0] == 503, timeout=15)
         assert service.call("GET", "/api/v1/endpoints")[0] == 503
+        eventually(lambda: any(" is away (" in line for line in list(service.log)), timeout=15)
         server.restart()
         eventually(lambda: probe(service, "/readyz")[0] == 200, timeout=15)
         service.stop()
