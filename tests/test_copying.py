@@ -156,6 +156,16 @@ def test_wrong_databases_are_refused(tmp_path: Path, clock: FakeClock, target: d
     assert "set MARZHOOK_DATABASE_URL" in marzhook(tmp_path, "db", "copy", "marzhook.db", expect=2).stderr
 
 
+def test_a_refused_target_leaves_the_source_in_use(tmp_path: Path, clock: FakeClock, target: dict[str, str]) -> None:
+    """What was not copied is not marked: the service starts on it as before, and it may be copied elsewhere."""
+    filled(tmp_path, clock, 20)
+    with closing(Database.open(target["MARZHOOK_DATABASE_URL"], secret_keys=[SECRET_KEY])) as database:
+        database.upgrade()
+        World(database, clock).publish(1)
+    assert "is not empty" in marzhook(tmp_path, "db", "copy", "marzhook.db", expect=2, **target).stderr
+    marzhook(tmp_path, "db", "migrate")
+
+
 @pytest.mark.timeout(120)
 def test_a_moved_backlog_is_delivered_once_and_in_order(tmp_path: Path, target: dict[str, str]) -> None:
     """Half delivered on SQLite, copied, the rest delivered on PostgreSQL: once each, in order per user, signed as before."""

@@ -64,12 +64,14 @@ class Copy:
         """
         if (holder := self._target.holder()) is not None:
             raise DatabaseError(f"{self._target.name} is in use by {holder}; stop it first")
-        with self._source.write() as tx:
-            word = self._source.meta(tx.conn, MOVING) or secrets.token_hex(16)
-            self._source.set_meta(tx, MOVING, word)
+        with self._source.read() as conn:
+            word = self._source.meta(conn, MOVING) or secrets.token_hex(16)
         with self._target.write() as tx:
             tx.lock("upgrade")
             self._mark(tx, word)
+            # Not before: a source whose target is refused stays in use. Nor after: what is copied is not used any more.
+            with self._source.write() as source:
+                self._source.set_meta(source, MOVING, word)
         signals.emit("copy.marked")
         return 2 * sum(self._counts(self._source).values())
 
