@@ -254,6 +254,8 @@ def test_malformed(name: str, value: str, expected: str) -> None:
         ("MARZHOOK_DATABASE_URL", "oracle://u:hunter2@h/db"),
         ("MARZHOOK_DATABASE_URL", "postgresql://u:x@hunter2@h/db"),
         ("MARZHOOK_DATABASE_URL", "postgresql://u:7/hunter2@h/db?sslmode=disable"),
+        ("MARZHOOK_DATABASE_URL", "postgresql://u:p?a@hunter2@h/db"),
+        ("MARZHOOK_DATABASE_URL", "postgresql://u:hunter2/x?user=c@h/db"),
         ("MARZHOOK_WORKER_DATABASE_URL", "postgres://u@x:hunter2@h/db"),
         ("MARZHOOK_SQL_URL", "postgresql://u:x@hunter2@h/db"),
         ("MARZHOOK_SQL_URL", "postgresql://u:x/y@hunter2@h/db"),

@@ -214,8 +214,13 @@ def unsupported(family: str) -> str:
 def postgresql_url(value: str) -> str:
     if not re.match(r"(postgresql|postgres)://.", value):
         raise ValueError("an address such as postgresql://user:password@host/database")
-    if re.search("[@/]", value.partition("//")[2].partition("?")[0].rpartition("@")[0]):
-        # libpq would take a part of the password for a host, and errors name hosts.
+    # As libpq reads it: what has an @ before the first / is a user's up to the first @. What it takes for hosts and ports
+    # behind that, and for the database, messages name.
+    before, at, after = (rest := value.partition("//")[2]).partition("@")
+    hosts, _, database = (after if at and "/" not in before else rest).partition("?")[0].partition("/")
+    if "@" in hosts + database or not all(
+        re.fullmatch(r"(\[[^]]*]|[^][:]*)(:\d*)?", host) for host in hosts.split(",")
+    ):
         raise InvalidError(
             "an @ or a / within its user, password or database is written %40 or %2F; here the host cannot be told from it"
         )
@@ -224,7 +229,7 @@ def postgresql_url(value: str) -> str:
 
 def masked_database_url(value: str) -> str:
     """Without its passwords."""
-    value = re.sub(r"^(\w+://[^:@/?]*):.*@", r"\1:…@", value)
+    value = re.sub(r"^(\w+://[^:/?]*):.*@", r"\1:…@", value)
     return re.sub(r"([?&]\w*password=)[^&]*", r"\1…", value)
 
 
