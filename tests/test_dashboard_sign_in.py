@@ -41,7 +41,7 @@ def test_a_stranger_is_asked_who_he_is_and_then_goes_on(stranger: Browser) -> No
     ("path", "page"),
     [
         ("/users/new", "/users/new"), ("/user/alice/charge", "/user/alice"), ("/events/1/2/retry", "/events/1"),
-        ("/endpoints/1/edit", "/endpoints/1/edit"), ("/dead/replay", "/dead"), ("/sign-out", "/"),
+        ("/endpoints/1/edit", "/endpoints/1/edit"), ("/dead/replay", "/dead"),
         ("/dead/replay?states=dead&states=cancelled&username=a", "/dead?states=dead&states=cancelled&username=a"),
     ],
 )  # fmt: skip
@@ -223,6 +223,16 @@ def test_who_signed_in_in_another_tab_may_sign_in_in_this_one(stranger: Browser)
     assert stranger.get("/events").status_code == 403
     # Other forms are bound to the session.
     assert stranger.client.post("/sign-out", data=fields).status_code == 403
+
+
+def test_who_is_signed_out_already_can_sign_out(browser: Browser) -> None:
+    """In another window, or with a second click: nothing is left undone, so nothing is said of it."""
+    fields = {"form_token": browser.token("/users")}
+    session = browser.client.cookies[SESSION]
+    for _ in range(2):
+        # As the browser sends it before it has read the first answer.
+        browser.client.cookies.set(SESSION, session, domain="testserver.local")
+        assert browser.client.post("/sign-out", data=fields).headers["location"] == "/sign-in"
 
 
 def test_signing_out_and_a_new_password_end_the_session(browser: Browser) -> None:

@@ -41,7 +41,7 @@ def sign_in(visit: Visit) -> Response:
     return response
 
 
-@pages.post("/sign-out", who=SIGNED_IN)
+@pages.post("/sign-out", who=SIGNED_IN, acts=False)
 def sign_out(visit: Visit) -> Response:
     services = visit.services
     # Whoever has read the cookie meanwhile cannot go on with it.

@@ -249,7 +249,7 @@ def _answer(site: Site, page: Page, request: Request, form: FormData) -> Respons
 def _handled(visit: Visit, page: Page) -> Response:
     if page.who != ANYONE and visit.admin is None:
         # Whoever has sent a form comes back to its page, but not to what was typed: that may be anything, and of anybody.
-        unsent = {"unsent": "yes"} if page.method == "POST" else {}
+        unsent = {"unsent": "yes"} if page.acts else {}
         return visit.to("/sign-in", **({"next": visit.here} if visit.here != "/" else {}), **unsent)
     # The form to sign in may be older than the session that another tab has begun.
     bound_to = {visit.bound_to, visit.request.cookies.get(session.FORM, "") if page.who == ANYONE else ""}
