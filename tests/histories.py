@@ -23,14 +23,13 @@ AGES: Final = Ages(settled=timedelta(days=30), dead=timedelta(days=90))
 
 
 class World:
-    """A database with two endpoints, which may be there already, its outbox, and a retention that is as small-stepped as it
-    gets."""
+    """A database with two endpoints, its outbox, and a retention that is as small-stepped as it gets."""
 
-    def __init__(self, database: Database, clock: FakeClock, ages: Ages = AGES) -> None:
+    def __init__(self, database: Database, clock: FakeClock, ages: Ages = AGES, there: Sequence[int] = ()) -> None:
+        """`there`: the two, where they are."""
         self.database, self.clock, self.outbox = database, clock, Outbox(database)
         self.retention = Retention(database, ages, monotonic=clock.monotonic)
         with database.write() as tx:
-            there = [id_ for (id_,) in tx.conn.exec_driver_sql("SELECT id FROM endpoints ORDER BY id")]
             self.one, self.two = there or (
                 endpoints.create(tx, now=clock.now(), kind="webhook", url=f"https://shop{i}.example/").id
                 for i in range(2)

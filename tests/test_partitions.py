@@ -486,7 +486,7 @@ def test_the_tables_that_were_there_become_the_first_partitions(
             assert sorted(row[: len(were[0])] for row in before("sql", f"SELECT * FROM {table}")) == were
         # The old process, with the new one beside it.
         before("live", 10)
-        world = World(upgraded, clock)
+        world = World(upgraded, clock, there=[id_ for (id_,) in before("sql", "SELECT id FROM endpoints ORDER BY id")])
         before("settle", world.one, DELIVERED, owed)
         clock.advance(31 * DAY)
         before("advance", 31 * DAY)
