@@ -263,6 +263,23 @@ def test_what_is_hastened_is_found_behind_any_backlog(house: House, clock: FakeC
         assert one.room(clock.monotonic()) == 0, "once, and nothing else"
 
 
+def test_of_many_that_are_hastened_each_goes(house: House, clock: FakeClock) -> None:
+    """Somebody lists what waits in a pause, and wants each of it tried now, behind thousands that he does not."""
+    one = sender(house, clock, concurrency=1)
+    house.publish(["first"])
+    answer(one, clock, 429, retry_after="3600")
+    house.publish([f"user{n}" for n in range(1200)])
+    *some, last = house.publish([f"wanted{n}" for n in range(150)])
+    with house.database.write() as tx:
+        for event_id in some:
+            house.outbox.hasten(tx, DeliveryFilter(one.endpoint.id, event_id), now=clock.now())
+    hasten(house, one, last, clock)
+    while one.room(clock.monotonic()):
+        answer(one, clock, 200)
+        one.refill()
+    assert house.states() == {"delivered": 150}
+
+
 def test_who_takes_no_turns_any_more_is_not_held_up_by_another_ones_pause(house: House, clock: FakeClock) -> None:
     """An endpoint that is allowed so much meanwhile that workers divide it: nobody would say that the pause is over."""
     made = house.endpoint("http://127.0.0.1:9/", concurrency=1)

@@ -175,11 +175,14 @@ class Outbox:
         """Behind its first window, what `hasten` was asked for, with what its users are owed before it: `limit` each."""
         values = {"endpoint": endpoint.id, "after": window[-1].event.id}
         with self._database.read(by_key=True) as conn:
-            found = self._read(conn, sql.HASTENED, limit=100, **values).fetchall()
+            found = self._read(conn, sql.HASTENED, limit=1000, **values).fetchall()
         if not endpoint.ordered:
             return self.load(endpoint.id, [event_id for event_id, _ in found])
         first = window[0].event.id - 1
-        return self.following(endpoint.id, [(name, first) for name in sorted({row[1] for row in found})], limit=limit)
+        names = sorted({name for _, name in found})
+        # Of very many users fewer each: the dispatcher waits for it.
+        most = min(limit, max(2, 100 * limit // max(1, len(names))))
+        return self.following(endpoint.id, [(name, first) for name in names], limit=most)
 
     def load(self, endpoint_id: int, event_ids: Sequence[int]) -> list[Delivery]:
         """These deliveries, those that are still owed."""
