@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 
 import pytest
@@ -37,6 +38,23 @@ def test_a_failed_delivery_is_tried_again_until_it_is_accepted(house: House, rec
     assert len({header_of(r, "webhook-id") for r in records}) == 1
     assert house.attempts(endpoint, event_id) == [(1, 500, None), (2, 500, None), (3, 500, None), (4, 200, None)]
     assert house.states() == {"delivered": 1}
+
+
+@pytest.mark.postgresql
+def test_calls_that_have_all_connections_hold_up_no_delivery(
+    house: House, receiver: Receiver, reopen: Callable[..., Database]
+) -> None:
+    """Who sends reads what is new, and how endpoints fare, on connections of his own."""
+    another = reopen()
+    house.endpoint(receiver.url)
+    with house.dispatching(shared="one") as dispatcher, ExitStack() as calls:
+        house.publish(["anna"])
+        receiver.wait(1)
+        for _ in range(30):
+            calls.enter_context(house.database.read())
+        House(another, Outbox(another)).publish(["bob"])
+        receiver.wait(2, timeout=5)
+        assert dispatcher.trouble is None
 
 
 def test_after_the_last_try_it_is_dead_the_next_passes_and_replay_brings_it_back(

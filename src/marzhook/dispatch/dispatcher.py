@@ -240,7 +240,7 @@ class Dispatcher:
     def _look(self) -> None:
         """Notice changed endpoints and new events."""
         self._woken = False
-        with self._database.read() as conn:
+        with self._database.read(own=True) as conn:
             found = outages.look(conn)
             known = {id_: sender.endpoint.revision for id_, sender in self._senders.items()}
             if {id_: revision for id_, (revision, _) in found.items()} != known:

@@ -161,12 +161,13 @@ class Database(ABC):
     # -- transactions
 
     @contextmanager
-    def read(self, *, by_key: bool = False) -> Iterator[sa.Connection]:
+    def read(self, *, by_key: bool = False, own: bool = False) -> Iterator[sa.Connection]:
         """One consistent view of the database; nothing is written.
 
-        `by_key`: what is read is a few rows among very many, found through keys, however the planner sees that.
+        `by_key`: what is read is a few rows among very many, found through keys, however the planner sees that. `own`: on a
+        connection that calls cannot take from who sends; so are those by key.
         """
-        with self._explained(), self._reading(by_key) as conn:
+        with self._explained(), self._reading(by_key, own) as conn:
             yield conn
 
     @contextmanager
@@ -320,7 +321,7 @@ class Database(ABC):
     # -- what each of the two does in its own way
 
     @abstractmethod
-    def _reading(self, by_key: bool) -> AbstractContextManager[sa.Connection]: ...
+    def _reading(self, by_key: bool, own: bool) -> AbstractContextManager[sa.Connection]: ...
 
     @abstractmethod
     def _writing(self, durable: bool, brief: bool) -> AbstractContextManager[Transaction]: ...

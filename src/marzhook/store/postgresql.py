@@ -139,9 +139,9 @@ class PostgreSQLDatabase(Database):
             execution_options={OPTION: self.vault, "marzhook_begin": _READ},
         )
         self._engine = engine(pool_size=10, max_overflow=20, pool_timeout=busy_timeout)
-        # Connections of their own: who is to wait briefly must not wait for calls, which may have all others for long.
-        brief_engine = engine(pool_size=1, max_overflow=2, pool_timeout=brief)
-        for one in (self._engine, brief_engine):
+        # Of who sends: the dispatcher's reads and its settler's notes wait for no calls, which may have all others for long.
+        self._own_engine = engine(pool_size=2, max_overflow=2, pool_timeout=brief)
+        for one in (self._engine, self._own_engine):
             sa.event.listen(one, "begin", _begin)
         # In one journey. Not options of the session: a pooler would give them to others, or refuse them.
         begin, self.begin_brief = (
@@ -149,10 +149,15 @@ class PostgreSQLDatabase(Database):
             f" SET LOCAL idle_in_transaction_session_timeout = {IDLE * 1000}"
             for patience in (busy_timeout, brief)
         )
-        self._brief_engine = brief_engine.execution_options(marzhook_begin=self.begin_brief)
-        self._write_engine, self._lazy_engine, self._key_engine = (
-            self._engine.execution_options(marzhook_begin=statements)
-            for statements in (begin, f"{begin}; SET LOCAL synchronous_commit = off", f"{_READ}; {BY_KEY}")
+        self._write_engine, self._lazy_engine, self._brief_engine, self._look_engine, self._key_engine = (
+            one.execution_options(marzhook_begin=statements)
+            for one, statements in (
+                (self._engine, begin),
+                (self._engine, f"{begin}; SET LOCAL synchronous_commit = off"),
+                (self._own_engine, self.begin_brief),
+                (self._own_engine, _READ),
+                (self._own_engine, f"{_READ}; {BY_KEY}"),
+            )
         )
 
     def connect(self, **more: str) -> psycopg.Connection[Any]:
@@ -222,7 +227,7 @@ class PostgreSQLDatabase(Database):
 
     def close(self) -> None:
         self._engine.dispose()
-        self._brief_engine.dispose()
+        self._own_engine.dispose()
 
     def version(self) -> str:
         with self.read() as conn:
@@ -230,8 +235,8 @@ class PostgreSQLDatabase(Database):
 
     # -- in PostgreSQL's way
 
-    def _reading(self, by_key: bool) -> AbstractContextManager[sa.Connection]:
-        return (self._key_engine if by_key else self._engine).begin()
+    def _reading(self, by_key: bool, own: bool) -> AbstractContextManager[sa.Connection]:
+        return (self._key_engine if by_key else self._look_engine if own else self._engine).begin()
 
     @contextmanager
     def _writing(self, durable: bool, brief: bool) -> Iterator[Transaction]:

@@ -240,7 +240,7 @@ class PublishHorizon(Horizon):
 
     def advance(self) -> None:
         """Look who is publishing. Every id that was taken before they began belongs to one of them, or is visible."""
-        with self._database.read() as conn:
+        with self._database.read(own=True) as conn:
             # In this order: who took an id and is not among the publishers has committed.
             [last] = conn.exec_driver_sql(
                 "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM events_id_seq"

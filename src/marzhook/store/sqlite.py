@@ -124,7 +124,7 @@ class SQLiteDatabase(Database):
 
     # -- in SQLite's way
 
-    def _reading(self, by_key: bool) -> AbstractContextManager[sa.Connection]:
+    def _reading(self, by_key: bool, own: bool) -> AbstractContextManager[sa.Connection]:
         return self._engine.begin()
 
     @contextmanager
