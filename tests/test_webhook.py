@@ -18,6 +18,7 @@ from marzhook import signing
 from marzhook.admin import Admin
 from marzhook.clock import from_unix
 from marzhook.delivery import Delivery, Verdict
+from marzhook.destinations.kinds import problem
 from marzhook.destinations.webhook import Webhook
 from marzhook.endpoint import Endpoint
 from marzhook.event import Event, NewEvent, detail_json, details_json
@@ -202,6 +203,16 @@ def test_a_secret_cannot_smuggle_a_header(bad: str) -> None:
     with pytest.raises(ValueError, match="x-webhook-secret") as caught:
         sent(webhook(secret=bad), event())
     assert bad not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["format", "secret_mode", "detail", "signatures"])
+def test_what_a_newer_version_chose_is_not_guessed(name: str) -> None:
+    """Its endpoint rests and says why, rather than be sent to in a form, or with a secret, that nobody chose."""
+    endpoint = replace(webhook(secret="s").endpoint, **{name: "v9"})
+    reason = problem(endpoint)
+    assert reason is not None
+    assert reason.startswith(f"{name} must be one of ")
+    assert reason.endswith(", not 'v9'")
 
 
 def test_names_stay_out_of_headers() -> None:

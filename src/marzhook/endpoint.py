@@ -90,7 +90,7 @@ class Endpoint:
     failing_stage: int = 0
     """How many of the notices about that were published (`dispatch/health.py`)."""
     hastened_at: datetime | None = None
-    """When somebody last asked for a try at once: what is due since exactly then goes whatever holds the others back."""
+    """When somebody last asked that one of its deliveries be tried at once."""
     source: str = "api"
     revision: int = 1
     """Grows with every change, so that a dispatcher notices."""

@@ -18,7 +18,7 @@ from typing import Any, Final
 from marzhook import signing
 from marzhook.delivery import ACCEPTED, Delivery, Outcome, Verdict
 from marzhook.destinations.base import Destination, failed
-from marzhook.endpoint import SIGNATURES, Endpoint, check_choice
+from marzhook.endpoint import DETAILS, FORMATS, SECRET_MODES, SIGNATURES, Endpoint, check_choice
 from marzhook.errors import RenderError
 from marzhook.event import JSON, Event
 from marzhook.request import Request, Response, header
@@ -26,6 +26,7 @@ from marzhook.request import Request, Response, header
 # json.dumps on its way to the same function asks for each of its options first.
 _quoted = json.JSONEncoder().encode
 _NOTHING: Mapping[str, Any] = {}
+_CHOICES: Final = {"format": FORMATS, "secret_mode": SECRET_MODES, "detail": DETAILS, "signatures": SIGNATURES}
 
 
 class Webhook(Destination):
@@ -34,7 +35,8 @@ class Webhook(Destination):
     def __init__(self, endpoint: Endpoint, **values: Any) -> None:
         super().__init__(endpoint, **values)
         # What a newer version stored, say: it waits, rather than be signed in a way that nobody chose.
-        check_choice("signatures", endpoint.signatures, SIGNATURES)
+        for name, choices in _CHOICES.items():
+            check_choice(name, getattr(endpoint, name), choices)
         self._key = signing.key_of(endpoint.signing_secret)
         previous = endpoint.previous_signing_secret
         self._previous_key = signing.key_of(previous) if previous else None
