@@ -16,12 +16,13 @@ from babel.messages.pofile import read_po, write_po
 from marzhook import dashboard
 from marzhook.condition import CONDITION_PROBLEMS
 from marzhook.dashboard.languages import FOLDER, NAMES, SOURCE, UNITS
+from marzhook.destinations.kinds import NO_KIND
 from marzhook.destinations.markup import MARKUP_PROBLEMS
 from marzhook.destinations.messages import NO_TEXT
 from marzhook.destinations.template import TEMPLATE_PROBLEMS
 from marzhook.destinations.values import VALUE_PROBLEMS
 from marzhook.destinations.webhook import NO_JSON
-from marzhook.endpoint import KIND_URL_PROBLEMS, OPTION_PROBLEMS, URL_PROBLEMS
+from marzhook.endpoint import KIND_URL_PROBLEMS, NO_CHOICE, OPTION_PROBLEMS, URL_PROBLEMS
 from marzhook.filter import FILTER_PROBLEMS
 from marzhook.settings import SETTINGS
 from marzhook.transport.guard import REASONS
@@ -47,6 +48,8 @@ def extracted() -> Catalog:
         *TEMPLATE_PROBLEMS,
         *VALUE_PROBLEMS,
         *MARKUP_PROBLEMS,
+        NO_KIND,
+        NO_CHOICE,
         NO_TEXT,
         NO_JSON,
         *REASONS,

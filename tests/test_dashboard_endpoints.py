@@ -464,14 +464,17 @@ def test_an_endpoint_of_a_newer_version_says_why_it_rests(browser: Browser) -> N
         )
     path = f"/endpoints/{made.id}"
     for page in (browser.page(path), browser.page("/endpoints"), browser.page("/")):
-        assert "this version of Marzhook has no endpoints of the kind &#39;pigeon&#39;" in page
+        assert re.search("this version of Marzhook has no endpoints of the kind <bdi[^>]*>&#39;pigeon&#39;</bdi>", page)
+    browser.get("/look?language=fa")
+    assert "این نسخهٔ Marzhook مقصدی از نوع" in browser.page(path)
+    browser.get("/look?language=en")
     assert "ZoneInfoNotFoundError" in browser.page("/endpoints")
     with services.database.read() as conn:
         shown = [endpoint_shown(one, full=False)["problem"] for one in endpoints.all_endpoints(conn)]
     assert shown[0] == "this version of Marzhook has no endpoints of the kind 'pigeon'"
     assert shown[1].startswith("ZoneInfoNotFoundError")
     assert "nothing was sent yet" not in browser.page("/endpoints")
-    assert "kind must be one of" in browser.post(f"{path}/edit", {"url": "loft://coop/8"}).text
+    assert "must be one of" in browser.post(f"{path}/edit", {"url": "loft://coop/8"}).text
     browser.post(f"{path}/pause")
     assert "what happens meanwhile is kept for it" in browser.page(path)
     assert browser.post(f"{path}/delete").headers["location"] == "/endpoints"

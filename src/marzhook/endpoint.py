@@ -232,10 +232,12 @@ def _safe(url: str) -> str:
     return ascii(scheme + slashes + rest.rpartition("@")[2])[1:-1][:120]
 
 
+NO_CHOICE: Final = "%(name)s must be one of %(choices)s, not %(found)s"
+
+
 def check_choice(name: str, value: object, choices: Collection[str]) -> str:
     """Return the value if it is one of the choices, or raise InvalidError."""
     if not isinstance(value, str) or value not in choices:
-        raise InvalidError(
-            f"{name} must be one of {', '.join(choices)}, not {ascii(value)[:60]}", code=f"invalid_{name}"
-        )
+        values = {"name": name, "choices": ", ".join(choices), "found": ascii(value)[:60]}
+        raise InvalidError(NO_CHOICE % values, code=f"invalid_{name}", reason=NO_CHOICE, values=values)
     return value

@@ -13,7 +13,7 @@ from marzhook import errors
 from marzhook.dashboard.characters import harmless
 from marzhook.dashboard.languages import Language
 from marzhook.delivery import DELIVERED, Attempt
-from marzhook.destinations.kinds import problem as unspoken
+from marzhook.destinations.kinds import trouble
 from marzhook.dispatch import health as outage
 from marzhook.endpoint import REMOVED, Endpoint
 from marzhook.sources.user_fields import NOT_TEXT
@@ -147,7 +147,7 @@ def problem(language: Language, error: errors.MarzhookError) -> tuple[str, str]:
         elif error.code == "invalid_options":
             told = escape(_("This cannot be used: %(reason)s.")) % {"reason": reason}
         else:
-            told = escape(_(_PROBLEMS[error.code])) + Markup(" ({})").format(reason)
+            told = escape(_(_PROBLEMS.get(error.code, N_("This was refused.")))) + Markup(" ({})").format(reason)
         return told, ""
     if error.code in _PROBLEMS:
         return language.gettext(_PROBLEMS[error.code]), str(error) if error.code in _DETAILED else ""
@@ -301,10 +301,10 @@ def health(language: Language, endpoint: Endpoint, tries: Sequence[Attempt]) -> 
         failures, since = SETTLED_LOOKED_AT, None if since == tries[-1].at else since
     if not endpoint.enabled:
         return Health("paused", _paused(language, endpoint), since, failures, at_least)
-    if (reason := unspoken(endpoint)) is not None:
-        return Health(
-            "failing", _("nothing can be sent as it is stored, so its events wait: %(reason)s") % {"reason": reason}
-        )
+    if (error := trouble(endpoint)) is not None:
+        reason = _reason(language, error) if error.reason else Markup('<bdi lang="en">{}</bdi>').format(error)
+        told = escape(_("nothing can be sent as it is stored, so its events wait: %(reason)s"))
+        return Health("failing", told % {"reason": reason})
     if failures:
         detail = tries[0].message if tries[0].error in ("other", "render") else ""
         return Health("failing", attempt(language, tries[0]), since, failures, at_least, detail)
