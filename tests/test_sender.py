@@ -136,6 +136,26 @@ def test_what_is_hastened_does_not_hold_up_first_tries_behind_retries_that_hang(
     assert one.ship()[0].deliveries[0].event.id == waits
 
 
+def test_what_is_hastened_and_waits_for_a_place_keeps_nobody_from_the_end_of_a_pause(
+    house: House, clock: FakeClock
+) -> None:
+    """First tries go when the pause is over, however long the retries hang whose place it waits for."""
+    one = sender(house, clock, concurrency=4)
+    house.publish(["anna", "bob", "carl", "dora"])
+    answer(one, clock, 500)
+    clock.advance(60)
+    one.refill()
+    hung = [one.ship()[0] for _ in range(one.room(clock.monotonic()))]
+    waits = ({1, 2, 3, 4} - {shipment.deliveries[0].event.id for shipment in hung}).pop()
+    house.publish(["emil"])
+    one.pace.pause(30)
+    hasten(house, one, waits, clock)
+    assert one.lanes.urgent
+    now = clock.monotonic()
+    assert one.room(now) == 0
+    assert one.next_look(now) == pytest.approx(now + 30)
+
+
 def test_what_is_hastened_by_a_clock_that_is_ahead_goes_at_once(house: House, clock: FakeClock) -> None:
     """It is known by its time, which is not waited for."""
     one = sender(house, clock)
