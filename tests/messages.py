@@ -24,6 +24,7 @@ from marzhook.destinations.values import VALUE_PROBLEMS
 from marzhook.destinations.webhook import NO_JSON
 from marzhook.endpoint import KIND_URL_PROBLEMS, NO_CHOICE, OPTION_PROBLEMS, URL_PROBLEMS
 from marzhook.filter import FILTER_PROBLEMS
+from marzhook.preflight import PREFLIGHT_PROBLEMS
 from marzhook.settings import SETTINGS
 from marzhook.transport.guard import REASONS
 
@@ -50,6 +51,7 @@ def extracted() -> Catalog:
         *MARKUP_PROBLEMS,
         NO_KIND,
         NO_CHOICE,
+        *PREFLIGHT_PROBLEMS,
         NO_TEXT,
         NO_JSON,
         *REASONS,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from api_client import Api
-from command_line import made, marzhook
+from command_line import as_json, made, marzhook
 from dispatching import House
 from marzhook import request as carried
 from marzhook.delivery import Delivery
@@ -159,6 +159,27 @@ def test_a_missing_package_is_told_with_what_to_type() -> None:
     assert "pip install 'marzhook[destinations]'" in MISSING
 
 
+@pytest.mark.usefixtures("without_apprise")
+def test_an_alert_can_be_made_before_apprise_is_installed(tmp_path: Path) -> None:
+    """Or on a machine that does not send; what to type is said."""
+    made(tmp_path)
+    told = marzhook(tmp_path, "endpoints", "create", URLS["alert"], "--kind", "alert").stdout
+    assert MISSING in " ".join(told.split())
+
+
+def test_a_command_that_is_not_there_is_warned_of(tmp_path: Path) -> None:
+    """When its endpoint is made or changed; it can be installed later."""
+    made(tmp_path)
+    allowed = {"MARZHOOK_EXEC_ALLOW": str(tmp_path)}
+    told = marzhook(tmp_path, "endpoints", "create", f"exec:{tmp_path}/no", "--kind", "exec", **allowed).stdout
+    wanted = f"from this machine: there is no program {tmp_path}/no. Correct its path, or install it."
+    assert wanted in " ".join(told.split())
+    (tmp_path / "yes").touch(0o755)
+    for name, warning in (("yes", None), ("not", f"there is no program {tmp_path}/not")):
+        changed = as_json(tmp_path, "endpoints", "edit", "1", "--url", f"exec:{tmp_path}/{name}", **allowed)
+        assert changed["warning"] == warning
+
+
 def test_options_and_urls_are_checked() -> None:
     """When the endpoint is made."""
     assert Alert.checked_options({"language": "fa"}) == {"language": "fa"}
@@ -170,7 +191,7 @@ def test_options_and_urls_are_checked() -> None:
             Alert.checked_url(url)
 
 
-URLS = {"alert": f"tgram://{TOKEN}/5", "sql": f"postgresql://u:{TOKEN}@h/d", "exec": "exec:/bin/sh -c true"}
+URLS = {"alert": f"json://127.0.0.1:1/{TOKEN}", "sql": f"postgresql://u:{TOKEN}@h/d", "exec": "exec:/bin/sh -c true"}
 
 
 @pytest.mark.parametrize("kind", URLS)
@@ -194,14 +215,16 @@ def test_the_operator_makes_them_on_the_command_line(tmp_path: Path) -> None:
         assert TOKEN not in told.stdout + told.stderr
     refused = marzhook(tmp_path, "endpoints", "create", URLS["exec"], "--kind", "exec", expect=1)
     assert "MARZHOOK_EXEC_ALLOW" in refused.stderr
+    refused = marzhook(tmp_path, "endpoints", "create", f"tgram://{TOKEN}/5", "--kind", "alert", expect=2)
+    assert "Apprise does not understand this URL" in " ".join(refused.stderr.split())
+    assert TOKEN not in refused.stderr
     allowed = {"MARZHOOK_EXEC_ALLOW": "/bin/sh"}
     marzhook(tmp_path, "endpoints", "create", URLS["exec"], "--kind", "exec", **allowed)
     shown = marzhook(tmp_path, "endpoints", "list").stdout
-    assert "tgram://…" in shown
+    assert "json://…" in shown
     assert TOKEN not in shown
     checked = marzhook(tmp_path, "check", expect=1).stdout
     assert "/bin/sh may not be run" in checked
-    assert "Apprise does not understand this URL" in checked
     assert "there is no machine named h" in checked
     assert TOKEN not in checked + marzhook(tmp_path, "check", expect=1, **allowed).stdout
 

@@ -72,7 +72,7 @@ def test_create_and_show(api: Api) -> None:
         "actions": ["user_expired", "user_limited"], "admins": None, "usernames": None, "condition": None,
         "has_template": False, "template": None, "ordered": True, "concurrency": 32,
         "rate_limit": None, "options": {}, "enabled": True, "disabled_reason": None, "problem": None,
-        "failing_since": None, "source": "api",
+        "warning": None, "failing_since": None, "source": "api",
         "previous_secret_expires_at": None,
         "created_at": "2026-01-01T00:00:00Z",
     }  # fmt: skip

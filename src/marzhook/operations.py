@@ -9,6 +9,7 @@ from math import ceil
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from marzhook import preflight
 from marzhook.clock import Clock
 from marzhook.condition import check_condition
 from marzhook.delivery import DELIVERED, PENDING, SETTLED_STATES
@@ -159,7 +160,9 @@ def _permit(services: Works, kind: str, values: Mapping[str, Any], *, by_operato
 
 
 def _permit_address(services: Works, kind: str, url: str) -> None:
-    """What the guard would never let a request out to is not taken either: a failed try is late to hear of it."""
+    """What the guard would never let a request out to is not taken either, nor what Apprise does not understand: a failed try
+    is late to hear of it."""
+    preflight.check(kind, url)
     host = "" if kind in LOCAL_KINDS else urlsplit(url).hostname or ""
     if reason := Guard(services.settings.allow_addresses).refusal(host):
         raise InvalidError(f"nothing is sent to {host}: {reason}", code="address_not_allowed", reason=reason)

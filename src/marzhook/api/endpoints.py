@@ -16,7 +16,9 @@ from marzhook import operations
 from marzhook.api.auth import Manager, Reader
 from marzhook.api.context import Id, Patient, ServicesDep, answer, example
 from marzhook.api.shown import endpoint_shown, event_shown, instance_of
-from marzhook.endpoint import DETAILS, FORMATS, KINDS, SECRET_MODES, SIGNATURES
+from marzhook.endpoint import DETAILS, FORMATS, KINDS, SECRET_MODES, SIGNATURES, Endpoint
+from marzhook.preflight import trouble
+from marzhook.runtime import Services, programs
 from marzhook.store import endpoints
 
 router = APIRouter(route_class=Patient, prefix="/api/v1/endpoints", tags=["Endpoints"])
@@ -30,7 +32,8 @@ _SHOWN = {
     "actions": ["user_expired", "user_limited"], "admins": None, "usernames": ["vip_*", "!vip_test"],
     "condition": "user.status != 'on_hold'", "has_template": True, "template": '{"text": "{{ username }}: {{ action }}"}',
     "ordered": True, "concurrency": 32,
-    "rate_limit": None, "options": {}, "enabled": True, "disabled_reason": None, "problem": None, "failing_since": None,
+    "rate_limit": None, "options": {}, "enabled": True, "disabled_reason": None, "problem": None, "warning": None,
+    "failing_since": None,
     "source": "api", "previous_secret_expires_at": None, "created_at": "2026-01-01T00:00:00Z",
 }  # fmt: skip
 _ONCE = _SHOWN | {"signing_secret": "whsec_…"}
@@ -85,11 +88,12 @@ class NewEndpoint(EndpointChange):
 )
 def create(services: ServicesDep, _caller: Manager, new: NewEndpoint) -> Response:
     """From now on it is owed every event that it wants. It reaches public addresses only, unless the operator
-    allows more (MARZHOOK_ALLOW_ADDRESSES)."""
+    allows more (MARZHOOK_ALLOW_ADDRESSES). `warning` says why nothing could be sent to it from this machine as it is now, as
+    far as that is known without trying; null: nothing is known."""
     made = operations.create_endpoint(
         services, kind=new.kind, url=new.url, enabled=new.enabled, values=_given(new, apart=("url",))
     )
-    return answer(endpoint_shown(made, full=True) | {"signing_secret": made.signing_secret}, 201)
+    return answer(_shown(services, made) | {"signing_secret": made.signing_secret}, 201)
 
 
 @router.get("", summary="List endpoints", responses=example({"endpoints": [_SHOWN]}))
@@ -97,21 +101,20 @@ def list_endpoints(services: ServicesDep, caller: Reader) -> Response:
     """All endpoints, those of the settings too."""
     with services.database.read() as conn:
         found = endpoints.all_endpoints(conn)
-    return answer({"endpoints": [endpoint_shown(endpoint, full=caller.may("admin")) for endpoint in found]})
+    return answer({"endpoints": [_shown(services, endpoint, full=caller.may("admin")) for endpoint in found]})
 
 
 @router.get("/{endpoint_id}", summary="Show an endpoint", responses=example(_SHOWN))
 def show(services: ServicesDep, caller: Reader, endpoint_id: Id) -> Response:
     """One endpoint."""
     with services.database.read() as conn:
-        return answer(endpoint_shown(endpoints.get(conn, endpoint_id), full=caller.may("admin")))
+        return answer(_shown(services, endpoints.get(conn, endpoint_id), full=caller.may("admin")))
 
 
 @router.patch("/{endpoint_id}", summary="Change an endpoint", responses=example(_SHOWN))
 def change(services: ServicesDep, _caller: Manager, endpoint_id: Id, change: EndpointChange) -> Response:
     """Change what is given. Endpoints of the settings are changed there."""
-    after = operations.change_endpoint(services, endpoint_id, _given(change))
-    return answer(endpoint_shown(after, full=True))
+    return answer(_shown(services, operations.change_endpoint(services, endpoint_id, _given(change))))
 
 
 @router.delete("/{endpoint_id}", summary="Delete an endpoint", status_code=204)
@@ -125,13 +128,13 @@ def delete(services: ServicesDep, _caller: Manager, endpoint_id: Id) -> Response
 def enable(services: ServicesDep, _caller: Manager, endpoint_id: Id, backlog: Backlog = "send") -> Response:
     """Send again. What was kept for it goes out first; with `backlog=skip` it is cancelled instead, and can be replayed."""
     after = operations.enable_endpoint(services, endpoint_id, skip_backlog=backlog == "skip")
-    return answer(endpoint_shown(after, full=True))
+    return answer(_shown(services, after))
 
 
 @router.post("/{endpoint_id}/disable", summary="Disable an endpoint", responses=example(_SHOWN))
 def disable(services: ServicesDep, _caller: Manager, endpoint_id: Id) -> Response:
     """Stop sending. What is owed, and what comes meanwhile, is kept for it."""
-    return answer(endpoint_shown(operations.disable_endpoint(services, endpoint_id, "over the API"), full=True))
+    return answer(_shown(services, operations.disable_endpoint(services, endpoint_id, "over the API")))
 
 
 @router.post(
@@ -143,7 +146,7 @@ def rotate_secret(services: ServicesDep, _caller: Manager, endpoint_id: Id) -> R
     """For 24 hours requests carry the signatures of both secrets, so that the receiver can change over. A second rotation
     within that time ends the older one's at once: who has lost two secrets does not want the first to live on."""
     after = operations.rotate_secret(services, endpoint_id)
-    return answer(endpoint_shown(after, full=True) | {"signing_secret": after.signing_secret})
+    return answer(_shown(services, after) | {"signing_secret": after.signing_secret})
 
 
 @router.post(
@@ -165,6 +168,12 @@ def test(services: ServicesDep, _caller: Manager, endpoint_id: Id) -> Response:
     instance = services.database.look(partial(instance_of, services))
     delivery = {"endpoint_id": endpoint_id, "event_id": event.id, "state": "pending"}
     return answer({"event": event_shown(event, instance), "delivery": delivery}, 202)
+
+
+def _shown(services: Services, endpoint: Endpoint, *, full: bool = True) -> dict[str, Any]:
+    """`warning` is of this machine, which need not be the one that sends."""
+    found = trouble(endpoint.kind, endpoint.url, programs(services.settings))
+    return endpoint_shown(endpoint, full=full) | {"warning": found and found.told}
 
 
 def _given(change: EndpointChange, *, apart: tuple[str, ...] = ()) -> dict[str, Any]:

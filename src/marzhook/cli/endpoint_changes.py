@@ -16,6 +16,7 @@ from marzhook.errors import ConditionError, RenderError, SettingError
 
 if TYPE_CHECKING:
     from marzhook.event import Event
+    from marzhook.preflight import Trouble
 
 CLEARED: Final = ("name", "secret", "actions", "admins", "usernames", "condition", "template", "rate_limit")
 """What `--clear` takes away."""
@@ -70,10 +71,12 @@ def create(
     values = _given(name, format, detail, secret, action, admin, user, condition, template, rate_limit, options)
     with opened() as o:
         made = operations.create_endpoint(o, kind=kind, url=url, enabled=True, values=values, by_operator=True)
+        found = _trouble(o, made)
     if as_json:
-        output.json_document(shown(made) | {"signing_secret": made.signing_secret})
+        output.json_document(shown(made) | {"warning": found and found.told, "signing_secret": made.signing_secret})
         return
     output.line(f"Endpoint {made.id} is made: {masked_url(made.url)}")
+    _warn(found)
     if made.kind == "webhook":
         output.line(f"Its signing secret, shown this once: {made.signing_secret}")
 
@@ -111,10 +114,12 @@ def edit(
         raise SettingError("nothing is to be changed; see `marzhook endpoints edit --help`", code="usage")
     with opened() as o:
         after = operations.change_endpoint(o, endpoint_id, values, by_operator=True)
+        found = _trouble(o, after)
     if as_json:
-        output.json_document(shown(after))
-    else:
-        output.line(f"Endpoint {endpoint_id} is changed: {', '.join(sorted(values))}.")
+        output.json_document(shown(after) | {"warning": found and found.told})
+        return
+    output.line(f"Endpoint {endpoint_id} is changed: {', '.join(sorted(values))}.")
+    _warn(found)
 
 
 def try_(
@@ -194,6 +199,18 @@ def _read(template: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise SettingError(f"--template {ascii(template)[:200]} cannot be read: {reason}", code="usage") from None
+
+
+def _trouble(o: Opened, endpoint: Endpoint) -> Trouble | None:
+    from marzhook.preflight import trouble
+    from marzhook.runtime import programs
+
+    return trouble(endpoint.kind, endpoint.url, programs(o.settings))
+
+
+def _warn(found: Trouble | None) -> None:
+    if found is not None:
+        output.line(f"Nothing can be sent to it from this machine: {found.told}. {found.mend}".strip())
 
 
 def _verdict(endpoint: Endpoint, event: Event) -> tuple[bool, str | None]:

@@ -12,68 +12,27 @@ import sqlalchemy as sa
 from marzhook.cli.reach import Reach, Stopped, connect, resolve
 from marzhook.destinations.exec import argv_of
 from marzhook.endpoint import Endpoint
+from marzhook.preflight import trouble
 from marzhook.transport import alerts, tables
-from marzhook.transport.commands import Programs
 
 _PORTS: Final = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "mssql": 1433, "oracle": 1521}
 
 
 def ready(endpoint: Endpoint, programs: Sequence[str], timeout: float) -> Reach:
     """Of an alert, a database or a command. `programs`: those that may be run; `timeout`: a database's seconds."""
-    match endpoint.kind:
-        case "exec":
-            return _command(endpoint.url, programs)
-        case "alert":
-            return _alert(endpoint.url)
+    if endpoint.kind != "sql":
+        found = trouble(endpoint.kind, endpoint.url, programs)
+        if found is None:
+            return Reach(_ready(endpoint))
+        problem, _, mend = found.told.partition("; ")
+        return Reach("", problem, found.mend or f"{mend[0].upper()}{mend[1:]}.")
     return _database(endpoint.url, str(endpoint.options.get("prefix", "")), timeout)
 
 
-def _command(url: str, programs: Sequence[str]) -> Reach:
-    program = argv_of(url)[0]
-    path = Path(program)
-    if not path.exists():
-        return Reach("", f"there is no program {program}", "Correct its path, or install it.")
-    if not Programs(programs).permit(program):
-        return Reach("", f"{program} may not be run", "Name it, or its folder, in MARZHOOK_EXEC_ALLOW.")
-    if not path.is_file() or not os.access(path, os.X_OK):
-        return Reach("", f"{program} cannot be run by this user", f"Type: chmod +x {program}")
-    interpreter = _interpreter(path)
-    if interpreter and not os.access(interpreter, os.X_OK):
-        return Reach(
-            "", f"{program} begins with #!{interpreter!r}, and there is no such program",
-            "Correct its first line; one that ends like \\r was written on Windows, and wants other line ends.",
-        )  # fmt: skip
-    return Reach(f"{program} can be run")
-
-
-def _interpreter(path: Path) -> str | None:
-    """The program that a script's first line names. A script that may be run, but not read, is run by nobody."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(256)
-    except OSError:
-        return None
-    if not head.startswith(b"#!"):
-        return None
-    # As the kernel takes it apart: at spaces and tabs, and nowhere else.
-    return os.fsdecode(head[2:].split(b"\n")[0].strip(b" \t").replace(b"\t", b" ").split(b" ")[0])
-
-
-def _alert(url: str) -> Reach:
-    try:
-        service, trouble = alerts.service_of(url)
-    except ModuleNotFoundError:
-        problem, _, mend = alerts.MISSING.partition("; ")
-        return Reach("", problem, mend[0].upper() + mend[1:] + ".")
-    if service is None:
-        return Reach(
-            "", trouble,
-            "Compare it with the service's page in Apprise's documentation: https://github.com/caronc/apprise/wiki",
-        )  # fmt: skip
-    if trouble:
-        problem, _, mend = trouble.partition("; ")
-        return Reach("", problem, mend[0].upper() + mend[1:] + ".")
-    return Reach(f"Apprise is installed, and takes this for {service}")
+def _ready(endpoint: Endpoint) -> str:
+    if endpoint.kind == "exec":
+        return f"{argv_of(endpoint.url)[0]} can be run"
+    return f"Apprise is installed, and takes this for {alerts.service_of(endpoint.url)[0]}"
 
 
 def _database(url: str, prefix: str, timeout: float) -> Reach:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ from marzhook.dashboard import options, session, words
 from marzhook.dashboard.chart import AGAIN
 from marzhook.dashboard.events import called
 from marzhook.dashboard.overview import percentile
-from marzhook.dashboard.preview import Shown, preview
+from marzhook.dashboard.preview import Shown, joined, preview, troubled
 from marzhook.dashboard.visit import Pages, Visit, number
 from marzhook.destinations.kinds import KINDS as DESTINATIONS
 from marzhook.endpoint import (
@@ -192,6 +193,7 @@ def _page(visit: Visit, endpoint_id: int, once: str) -> Response:
         percentile=percentile,
         endpoint=endpoint,
         health=words.health(visit.language, endpoint, tries),
+        trouble=troubled(visit, endpoint.kind, endpoint.url),
         tries=tries[:100],
         owed=owed,
         rows=rows,
@@ -371,7 +373,7 @@ def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
             chosen = DESTINATIONS[kind].checked_options(chosen)
     except InvalidError as error:
         return Shown(problem=visit.problem(error))
-    return preview(
+    shown = preview(
         visit,
         Endpoint(
             options=chosen,
@@ -388,3 +390,6 @@ def _preview_of(visit: Visit, kind: str, fields: dict[str, Any]) -> Any:
             actions=None if fields["all_actions"] else frozenset(fields["actions"]) & set(PANEL_ACTIONS),
         ),
     )
+    if shown.problem or not fields["url"]:
+        return shown
+    return replace(shown, note=joined(troubled(visit, kind, fields["url"]), shown.note))

@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
+from markupsafe import Markup
+
 from marzhook import trace_context
 from marzhook.dashboard import words
 from marzhook.dashboard.characters import unseen
@@ -19,7 +21,9 @@ from marzhook.destinations.kinds import destination
 from marzhook.endpoint import Endpoint, masked_url
 from marzhook.errors import InvalidError, RenderError
 from marzhook.event import Event
+from marzhook.preflight import trouble
 from marzhook.request import Job
+from marzhook.runtime import programs
 from marzhook.signing import new_private_key, new_secret
 
 SECRET_HEADERS: Final = frozenset({"x-webhook-secret", "webhook-signature"})
@@ -61,7 +65,7 @@ def preview(
     if event is None:
         event, part = example(endpoint, visit.who)
         shown = _shown(visit, endpoint, event, tries, at, number)
-        return replace(shown, note=" ".join(filter(None, (words.unsent(visit.language, part), shown.note))))
+        return replace(shown, note=joined(words.unsent(visit.language, part), shown.note))
     return _shown(visit, endpoint, event._replace(full_json=""), tries, at, number)
 
 
@@ -98,6 +102,16 @@ def _shown(visit: Visit, endpoint: Endpoint, event: Event, tries: int, at: datet
     # Whatever a template names that is not there is null, as long as that is JSON.
     note = visit.language.gettext(words.NOTHING_MADE) if endpoint.template and item == "null" else ""
     return Shown(message, f"POST {url}", headers, body, _curl(url, headers, body), masked=kept_back, note=note)
+
+
+def joined(*notes: str) -> Markup:
+    """Several notes as one, without those that say nothing."""
+    return Markup(" ").join(note for note in notes if note)
+
+
+def troubled(visit: Visit, kind: str, url: str) -> str:
+    """Why nothing could be sent there from this machine as it is now; "": nothing is known."""
+    return words.obstacle(visit.language, trouble(kind, url, programs(visit.services.settings)))
 
 
 def _form(value: str) -> str:

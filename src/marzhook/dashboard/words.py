@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -16,6 +16,7 @@ from marzhook.delivery import DELIVERED, Attempt
 from marzhook.destinations.kinds import trouble
 from marzhook.dispatch import health as outage
 from marzhook.endpoint import REMOVED, Endpoint
+from marzhook.preflight import Trouble
 from marzhook.sources.user_fields import NOT_TEXT
 from marzhook.store.history import DeliveryRow
 from marzhook.store.outcomes import SETTLED_LOOKED_AT
@@ -141,7 +142,7 @@ def problem(language: Language, error: errors.MarzhookError) -> tuple[str, str]:
     """What is wrong, in the reader's language, and what the program itself says about it, in English, or nothing."""
     if error.reason:
         _ = language.gettext
-        reason = _reason(language, error)
+        reason = _reason(language, error.reason, error.values)
         if error.code in ("invalid_url", "address_not_allowed"):
             told = escape(_("This address cannot be used: %(reason)s.")) % {"reason": reason}
         elif error.code == "invalid_options":
@@ -154,21 +155,29 @@ def problem(language: Language, error: errors.MarzhookError) -> tuple[str, str]:
     return language.gettext("This was refused."), str(error)
 
 
-def _reason(language: Language, error: errors.MarzhookError) -> Markup:
+def obstacle(language: Language, found: Trouble | None) -> str:
+    """Why nothing can be sent from here, as far as that is known; "": nothing is."""
+    if found is None:
+        return ""
+    told = escape(language.gettext(N_("Nothing can be sent there from this machine: %(reason)s.")))
+    return told % {"reason": _reason(language, found.reason, found.values)}
+
+
+def _reason(language: Language, reason: str, given: Mapping[str, str | int]) -> Markup:
     """What exactly is wrong. What turns direction in our own text, a translator has put there; what somebody has written is
     shown as it is, each apart."""
     values = {
         name: language.number(value)
         if isinstance(value, int)
         else Markup('<bdi dir="ltr">{}</bdi>').format(harmless(value))
-        for name, value in error.values.items()
+        for name, value in given.items()
     }
-    text = escape(language.gettext(error.reason))
-    reason = text % values if values.keys() - {"line"} else text
+    text = escape(language.gettext(reason))
+    told = text % values if values.keys() - {"line"} else text
     if "line" in values:
         about = escape(language.gettext(N_("line %(line)s: %(reason)s")))
-        return about % {"line": values["line"], "reason": reason}
-    return reason
+        return about % {"line": values["line"], "reason": told}
+    return told
 
 
 def field(language: Language, name: str, said: str) -> str | None:
@@ -302,7 +311,11 @@ def health(language: Language, endpoint: Endpoint, tries: Sequence[Attempt]) -> 
     if not endpoint.enabled:
         return Health("paused", _paused(language, endpoint), since, failures, at_least)
     if (error := trouble(endpoint)) is not None:
-        reason = _reason(language, error) if error.reason else Markup('<bdi lang="en">{}</bdi>').format(error)
+        reason = (
+            _reason(language, error.reason, error.values)
+            if error.reason
+            else Markup('<bdi lang="en">{}</bdi>').format(error)
+        )
         told = escape(_("nothing can be sent as it is stored, so its events wait: %(reason)s"))
         return Health("failing", told % {"reason": reason})
     if failures:
