@@ -143,7 +143,7 @@ class Shared:
                 shared(database, workers)
                 then = [*self._processors(pids), sink.report()["cpu"]]
                 with database.write() as tx:
-                    endpoints.enable(tx, 1)
+                    endpoints.update(tx, 1, enabled=True, disabled_reason=None)
                     tx.announce()
             end = drained(looking)
             if spent is not None:

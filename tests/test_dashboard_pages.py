@@ -291,6 +291,35 @@ def test_the_oldest_that_waits_is_told_by_a_time(browser: Browser) -> None:
     assert said == began.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def test_what_failed_before_it_was_resumed_or_changed_is_not_held_against_an_endpoint(browser: Browser) -> None:
+    """With nothing waiting its next try may be hours away; that somebody has only renamed it mends nothing."""
+    api = browser.api
+    endpoint = api.endpoint()
+    path, anew = f"/endpoints/{endpoint}", "nothing was sent since it was changed or resumed"
+
+    def fails(status: int) -> None:
+        api.clock.advance(60)
+        api.settle(endpoint, api.publish(), DEAD, status)
+
+    fails(410)
+    browser.post(f"{path}/pause")
+    assert "1 time since" in browser.page(path)
+    api.clock.advance(60)
+    browser.post(f"{path}/resume", {"backlog": "skip"})
+    for page in ("/", "/endpoints", path):
+        assert anew in browser.page(page)
+        assert "wants no more events" not in browser.page(page)
+    fails(503)
+    assert "reports an error of its own (503) — 1 time since" in browser.page(path)
+    api.clock.advance(60)
+    for change, told in (({"name": "shop"}, "1 time since"), ({"url": "https://other.example/"}, anew)):
+        assert api.call("PATCH", f"/api/v1{path}", json=change).status_code == 200
+        assert told in browser.page(path)
+    api.clock.advance(60)
+    api.settle(endpoint, api.publish(), DELIVERED, 200)
+    assert "accepts what is sent" in browser.page(path)
+
+
 def test_a_fresh_panel_offers_its_inbox(browser: Browser) -> None:
     """A newcomer sees what to do first."""
     page = browser.page("/")

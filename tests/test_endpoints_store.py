@@ -136,7 +136,8 @@ def test_every_change_raises_the_revision(database: Database, clock: FakeClock) 
         seen = [one.revision]
         for change in (
             lambda: endpoints.update(tx, one.id, name="x"), lambda: endpoints.disable(tx, one.id, "r"),
-            lambda: endpoints.enable(tx, one.id), lambda: endpoints.rotate_secret(tx, one.id, now=clock.now()),
+            lambda: endpoints.enable(tx, one.id, now=clock.now()),
+            lambda: endpoints.rotate_secret(tx, one.id, now=clock.now()),
         ):  # fmt: skip
             seen.append(change().revision)
         assert seen == [1, 2, 3, 4, 5]

@@ -91,6 +91,8 @@ class Endpoint:
     """How many of the notices about that were published (`dispatch/health.py`)."""
     hastened_at: datetime | None = None
     """When somebody last asked that one of its deliveries be tried at once."""
+    judged_from: datetime | None = None
+    """When it was last resumed, or got another address: older tries do not tell how it fares. None: all do."""
     source: str = "api"
     revision: int = 1
     """Grows with every change, so that a dispatcher notices."""

@@ -223,10 +223,12 @@ def change_endpoint(
                 code="endpoint_from_environment",
             )
         _check_templated(before.kind, columns)
-        named = {}
+        named: dict[str, Any] = {}
         # One that is called by its address stays so.
         if columns.get("name", None if before.name == masked_url(before.url) else before.name) is None:
             named["name"] = masked_url(columns.get("url", before.url))
+        if columns.get("url", before.url) != before.url:
+            named["judged_from"] = services.clock.now()
         return endpoints.update(tx, endpoint_id, **{**columns, **named}) if columns else before
 
     return _changed(services, change)
@@ -248,9 +250,10 @@ def enable_endpoint(services: Services, endpoint_id: int, *, skip_backlog: bool 
                 f"the settings name endpoint {endpoint_id} no longer; put it back into {setting}",
                 code="endpoint_from_environment",
             )
-        after = before if before.enabled else endpoints.enable(tx, endpoint_id)
+        now = services.clock.now()
+        after = before if before.enabled else endpoints.enable(tx, endpoint_id, now=now)
         if skip_backlog and not before.enabled:
-            endpoints.cancel_all(tx, endpoint_id, now=services.clock.now())
+            endpoints.cancel_all(tx, endpoint_id, now=now)
         return after
 
     # One that is enabled, or disabled, already stays as it is.

@@ -138,10 +138,11 @@ def enable(
             backlog = _asked(waiting) if waiting and sys.stdin.isatty() and sys.stdout.isatty() else "send"
 
         def enabled(tx: Transaction) -> int:
-            endpoints.enable(tx, endpoint_id)
+            now = o.clock.now()
+            endpoints.enable(tx, endpoint_id, now=now)
             waiting = owed(tx.conn, endpoint_id)
             if backlog == "skip":
-                endpoints.cancel_all(tx, endpoint_id, now=o.clock.now())
+                endpoints.cancel_all(tx, endpoint_id, now=now)
             return waiting
 
         waiting = o.database.transact(enabled)

@@ -187,7 +187,7 @@ def attached(inbox: Inbox, secret: str | None) -> Iterator[Checks]:
                     reason = endpoints.get(conn, endpoint_id).disabled_reason
                 if reason == REMOVED:
                     with o.database.write() as tx:
-                        endpoints.enable(tx, endpoint_id)
+                        endpoints.enable(tx, endpoint_id, now=o.clock.now())
 
         inbox.on_tick = stay
         try:

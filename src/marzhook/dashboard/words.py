@@ -300,9 +300,11 @@ class Health:
 def health(language: Language, endpoint: Endpoint, tries: Sequence[Attempt]) -> Health:
     """Judged by its last tries, the newest first."""
     _ = language.gettext
+    read = len(tries)
+    tries = [one for one in tries if endpoint.judged_from is None or one.at >= endpoint.judged_from]
     failures = next((i for i, one in enumerate(tries) if one.schedule is None), len(tries))
     # All that was read failed: there may be older ones, and an outage may be older than these.
-    at_least = SETTLED_LOOKED_AT <= failures == len(tries)
+    at_least = SETTLED_LOOKED_AT <= failures == read
     began = [tries[failures - 1].at, endpoint.failing_since] if failures else []
     since = min((at for at in began if at is not None), default=None)
     if at_least:
@@ -323,7 +325,7 @@ def health(language: Language, endpoint: Endpoint, tries: Sequence[Attempt]) -> 
         return Health("failing", attempt(language, tries[0]), since, failures, at_least, detail)
     if tries:
         return Health("well", _("accepts what is sent"), tries[0].at)
-    return Health("new", _("nothing was sent yet"))
+    return Health("new", _("nothing was sent since it was changed or resumed") if read else _("nothing was sent yet"))
 
 
 def _paused(language: Language, endpoint: Endpoint) -> str:

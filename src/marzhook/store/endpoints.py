@@ -103,8 +103,9 @@ def update(tx: Transaction, endpoint_id: int, **values: Any) -> Endpoint:
     return get(tx.conn, endpoint_id)
 
 
-def enable(tx: Transaction, endpoint_id: int) -> Endpoint:
-    return update(tx, endpoint_id, enabled=True, disabled_reason=None, failing_since=None, failing_stage=0)
+def enable(tx: Transaction, endpoint_id: int, *, now: datetime) -> Endpoint:
+    well = {"failing_since": None, "failing_stage": 0, "judged_from": now}
+    return update(tx, endpoint_id, enabled=True, disabled_reason=None, **well)
 
 
 def disable(tx: Transaction, endpoint_id: int, reason: str) -> Endpoint:
@@ -160,7 +161,7 @@ def sync_environment(tx: Transaction, wanted: list[Wanted], *, now: datetime) ->
             continue
         changed = {key: value for key, value in one.values.items() if getattr(endpoint, key) != value}
         if endpoint.disabled_reason == REMOVED:
-            changed |= {"enabled": True, "disabled_reason": None}
+            changed |= {"enabled": True, "disabled_reason": None, "judged_from": now}
         if changed:
             update(tx, endpoint.id, **changed)
     for endpoint in known.values():
@@ -197,7 +198,7 @@ def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
         columns["usernames"] = json.dumps(columns["usernames"])
     if "options" in columns:
         columns["options"] = json.dumps(columns["options"]) if columns["options"] else None
-    for name in ("previous_expires_at", "failing_since"):
+    for name in ("previous_expires_at", "failing_since", "judged_from"):
         if columns.get(name) is not None:
             columns[name] = columns[name].timestamp()
     return columns
@@ -218,7 +219,7 @@ def _read(row: sa.Row[Any], vault: Vault) -> Endpoint:
         if values[name] is not None:
             values[name] = kind(json.loads(values[name]))
     values["options"] = json.loads(values["options"]) if values["options"] else {}
-    for name in ("previous_expires_at", "created_at", "failing_since", "hastened_at"):
+    for name in ("previous_expires_at", "created_at", "failing_since", "hastened_at", "judged_from"):
         if values[name] is not None:
             values[name] = from_unix(values[name])
     return Endpoint(**values)

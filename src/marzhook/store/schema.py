@@ -97,6 +97,8 @@ endpoints = Table(
     Column("probes", Integer, nullable=False, server_default=text("0")),
     # When somebody last asked that one of its deliveries be tried at once.
     Column("hastened_at", Double),
+    # When it was last resumed, or got another address: how it fares is judged by later tries. NULL: by all.
+    Column("judged_from", Double),
     Column("source", Text, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
