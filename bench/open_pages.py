@@ -6,16 +6,24 @@ import http.client
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import quantiles
 
-from bench.figure import Figure, Measured, Options, ratio
+from bench.figure import Figure, Measured, Options
 from bench.pages import Reader
 from bench.receiver import receiver
 from bench.service import Backlog, Service
+from marzhook.cli.sink import Sink
+from marzhook.dashboard.live import EACH
 
 PAGES = 20
+OPENING = 3.0
+"""Seconds after which pages that are opened have been fetched for the first time."""
+PAUSE = EACH * PAGES
+"""Seconds of a window: in each, so many pages are told once that something changed."""
 
 
 class Follower:
@@ -73,31 +81,76 @@ def following(port: int, count: int) -> Iterator[list[Follower]]:
             follower.close()
 
 
+@dataclass(frozen=True)
+class Window:
+    """A while in which the service delivered, with so many pages open all along."""
+
+    pages: int
+    rate: float
+    """Events a second."""
+    others: float
+    """Percent of one core that all threads took but the two busiest, which deliver."""
+    fetched: float
+    """Pages a second."""
+
+
+def windows(service: Service, sink: Sink) -> Iterator[Window]:
+    """With no page open and with PAGES of them, in turn, until the backlog ends; what opening them costs is left out."""
+    count = 0
+    while True:
+        with following(service.port, count) as pages:
+            time.sleep(OPENING)
+            before, fetched = service.threads(), sum(page.fetched for page in pages)
+            sink.report()
+            begun = time.monotonic()
+            time.sleep(PAUSE)
+            came = sink.report()["count"]
+            took = time.monotonic() - begun
+            if service.idle:
+                return
+            busy = sorted(used - before.get(thread, 0.0) for thread, used in service.threads().items())
+            others = 100 * sum(busy[:-2]) / took
+            yield Window(count, came / took, others, (sum(page.fetched for page in pages) - fetched) / took)
+        count = PAGES - count
+
+
+def ratios(found: Sequence[Window]) -> list[float]:
+    """With pages over without, of each window and the two around it: what changes steadily meanwhile (a backlog gets
+    shorter) hits both alike."""
+    made = []
+    for before, here, after in zip(found, found[1:], found[2:], strict=False):
+        beside = (before.rate + after.rate) / 2
+        made.append(here.rate / beside if here.pages else beside / here.rate)
+    return made
+
+
 def measure(options: Options) -> Measured:
-    events = options.scaled(400_000, 20_000)
     seconds = options.scaled(60, 10)
-    rates: dict[int, list[float]] = {0: [], PAGES: []}
-    fetched: list[float] = []
+    runs: list[list[Window]] = []
     with tempfile.TemporaryDirectory(prefix="marzhook-bench-") as made, receiver() as sink:
-        backlog = Backlog(Path(made, "backlog"), events, sink.url)
+        backlog = Backlog(Path(made, "backlog"), options.scaled(800_000, 300_000), sink.url)
         for _ in range(options.rounds):
-            for count, found in rates.items():
-                sink.report()
-                with backlog.service() as service:
-                    begun = time.monotonic()
-                    with following(service.port, count) as pages:
-                        end = service.drained()
-                        fetched += [sum(page.fetched for page in pages) / (end - begun)] if count else []
-                    report = sink.report()
-                found.append(report["count"] / (end - report["first"]))
+            with backlog.service() as service:
+                runs.append(list(windows(service, sink)))
         (folder := Path(made, "idle")).mkdir()
         grown = _growth(folder, sink.url, seconds)
+    every = [window for run in runs for window in run]
+    paired = [ratio for run in runs for ratio in ratios(run)]
+    if len(paired) < 2:
+        raise RuntimeError(
+            f"too few windows of {PAUSE:g} s in a backlog of {backlog.events:,}: repeat it with more --rounds"
+        )
+    low, _, high = quantiles(paired, n=4)
+    spread = f"half of {len(paired)}: {low:.3f} to {high:.3f}"
+    alone, beside = [w for w in every if not w.pages], [w for w in every if w.pages]
     return Measured(
         [
-            Figure.of("delivered, no page open", rates[0], "events/s"),
-            Figure.of(f"delivered, {PAGES} pages open", rates[PAGES], "events/s"),
-            Figure("the one over the other", ratio(rates[PAGES], rates[0]), "x", at_least=0.98),
-            Figure.of(f"pages fetched anew by {PAGES} that are open", fetched, "pages/s"),
+            Figure.of("delivered, no page open", [window.rate for window in alone], "events/s"),
+            Figure.of(f"delivered, {PAGES} pages open", [window.rate for window in beside], "events/s"),
+            Figure.of("the one over the other, paired", paired, "x", at_least=0.98, note=spread),
+            Figure.of("of one core, all but delivery takes without pages", [window.others for window in alone], "%"),
+            Figure.of(f"of one core, all but delivery takes with {PAGES}", [window.others for window in beside], "%"),
+            Figure.of(f"pages fetched anew by {PAGES} that are open", [window.fetched for window in beside], "pages/s"),
             Figure(f"memory that the service gains in {seconds} s with {PAGES} pages open", grown, "MB", at_most=5),
         ]
     )

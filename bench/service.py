@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,8 +50,15 @@ class Service:
 
     def processor(self) -> float:
         """Seconds of processor time that the process has used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return _processor(Path(f"/proc/{self.process.pid}/stat"))
+
+    def threads(self) -> dict[str, float]:
+        """Seconds of processor time by thread."""
+        used = {}
+        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with suppress(FileNotFoundError):  # it has just ended
+                used[thread.name] = _processor(thread / "stat")
+        return used
 
     @property
     def idle(self) -> bool:
@@ -78,6 +85,11 @@ class Service:
             self.process.wait()
         if self.process.stdout:
             self.process.stdout.close()
+
+
+def _processor(stat: Path) -> float:
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Client:

@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 EVERY: Final = 1.0
 """Seconds between two looks at whether anything changed, while anybody watches: one look for all of them."""
-EACH: Final = 0.5
-"""Seconds that are added for each page beyond two: to render a page takes some 10 ms, and however many are open, together
-they take about 2 % of the interpreter's time from those who deliver."""
+EACH: Final = 1.0
+"""Seconds that are added for each page beyond the first: to make a page anew takes some 10 ms of a core, the figures of a
+long backlog included, and however many are open, together they take about 1 % from those who deliver."""
 PING: Final = 30
 """Seconds between two words on a stream on which nothing else is said: what stands in between keeps it open, and the page,
 which hears none for three times as long (live.js), opens another one."""
