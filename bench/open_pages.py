@@ -17,12 +17,12 @@ from bench.pages import Reader
 from bench.receiver import receiver
 from bench.service import Backlog, Service
 from marzhook.cli.sink import Sink
-from marzhook.dashboard.live import EACH
+from marzhook.dashboard.live import EVERY
 
 PAGES = 20
 OPENING = 3.0
 """Seconds after which pages that are opened have been fetched for the first time."""
-PAUSE = EACH * PAGES
+PAUSE = EVERY * PAGES
 """Seconds of a window: in each, so many pages are told once that something changed."""
 
 
