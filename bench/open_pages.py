@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
+from math import sqrt
 from pathlib import Path
-from statistics import quantiles
+from statistics import mean, stdev
 
 from bench.figure import Figure, Measured, Options
 from bench.pages import Reader
@@ -20,10 +22,14 @@ from marzhook.cli.sink import Sink
 from marzhook.dashboard.live import EVERY
 
 PAGES = 20
-OPENING = 3.0
+OPENING = 5.0
 """Seconds after which pages that are opened have been fetched for the first time."""
 PAUSE = EVERY * PAGES
-"""Seconds of a window: in each, so many pages are told once that something changed."""
+"""Seconds of a window: in each, so many pages are told once that something changed, PAUSE after they were opened."""
+STEP = 0.25
+"""Seconds of a bin of a window."""
+BESIDE = 5
+"""Bins on either side that a telling is compared with."""
 
 
 class Follower:
@@ -82,46 +88,81 @@ def following(port: int, count: int) -> Iterator[list[Follower]]:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """A part of a window."""
+
+    seconds: float
+    came: int
+    """Events that were delivered."""
+    fetched: int
+    """Pages."""
+
+
+@dataclass(frozen=True)
 class Window:
     """A while in which the service delivered, with so many pages open all along."""
 
     pages: int
-    rate: float
-    """Events a second."""
+    bins: Sequence[Bin]
     others: float
     """Percent of one core that all threads took but the two busiest, which deliver."""
-    fetched: float
-    """Pages a second."""
+
+    @property
+    def rate(self) -> float:
+        """Events a second."""
+        return sum(bin.came for bin in self.bins) / sum(bin.seconds for bin in self.bins)
+
+    @property
+    def fetched(self) -> float:
+        """Pages a second."""
+        return sum(bin.fetched for bin in self.bins) / sum(bin.seconds for bin in self.bins)
+
+    @property
+    def lost(self) -> float:
+        """Seconds of delivering that it cost to make all pages anew: so much less was delivered from half a second before the
+        first came to half a second after the last than at the rate of the bins beside. Where no page is open, the same of the
+        same moment, at which nothing happens."""
+        made = [index for index, bin in enumerate(self.bins) if bin.fetched]
+        first, last = (made[0], made[-1]) if made else (round((PAUSE - OPENING) / STEP),) * 2
+        hit = self.bins[first - 2 : last + 3]
+        beside = [*self.bins[first - 2 - BESIDE : first - 2], *self.bins[last + 3 : last + 3 + BESIDE]]
+        rate = sum(bin.came for bin in beside) / sum(bin.seconds for bin in beside)
+        return sum(bin.seconds for bin in hit) - sum(bin.came for bin in hit) / rate
 
 
 def windows(service: Service, sink: Sink) -> Iterator[Window]:
-    """With no page open and with PAGES of them, in turn, until the backlog ends; what opening them costs is left out."""
-    count = 0
-    while True:
+    """With no page open and with PAGES of them until the backlog ends, as two pairs one after the other and turned around, so
+    that what changes steadily meanwhile (a backlog gets shorter) is no difference; what opening them costs is left out."""
+    for count in cycle((0, PAGES, PAGES, 0)):
         with following(service.port, count) as pages:
             time.sleep(OPENING)
             before, fetched = service.threads(), sum(page.fetched for page in pages)
             sink.report()
-            begun = time.monotonic()
-            time.sleep(PAUSE)
-            came = sink.report()["count"]
-            took = time.monotonic() - begun
+            begun = at = time.monotonic()
+            bins = []
+            while at < begun + PAUSE:
+                time.sleep(STEP)
+                came, was, at = sink.report()["count"], at, time.monotonic()
+                known, fetched = fetched, sum(page.fetched for page in pages)
+                bins.append(Bin(at - was, came, fetched - known))
+            used = service.threads()
             if service.idle:
                 return
-            busy = sorted(used - before.get(thread, 0.0) for thread, used in service.threads().items())
-            others = 100 * sum(busy[:-2]) / took
-            yield Window(count, came / took, others, (sum(page.fetched for page in pages) - fetched) / took)
-        count = PAGES - count
+            busy = sorted(used[thread] - before.get(thread, 0.0) for thread in used)
+            yield Window(count, bins, 100 * sum(busy[:-2]) / (at - begun))
 
 
 def ratios(found: Sequence[Window]) -> list[float]:
-    """With pages over without, of each window and the two around it: what changes steadily meanwhile (a backlog gets
-    shorter) hits both alike."""
-    made = []
-    for before, here, after in zip(found, found[1:], found[2:], strict=False):
-        beside = (before.rate + after.rate) / 2
-        made.append(here.rate / beside if here.pages else beside / here.rate)
-    return made
+    """With pages over without, of each pair of one drain."""
+    pairs = [sorted(pair, key=lambda one: one.pages) for pair in zip(found[::2], found[1::2], strict=False)]
+    return [beside.rate / alone.rate for alone, beside in pairs]
+
+
+def _mean(what: str, values: Sequence[float], unit: str, **goal: float) -> Figure:
+    """The mean, and how far it may be off. Of what noise is added to and a median is not more certain of."""
+    error = stdev(values) / sqrt(len(values))
+    note = f"{len(values)} of them, standard error {error:.2g}"
+    return Figure(what, mean(values), unit, each=tuple(values), note=note, **goal)
 
 
 def measure(options: Options) -> Measured:
@@ -140,14 +181,15 @@ def measure(options: Options) -> Measured:
         raise RuntimeError(
             f"too few windows of {PAUSE:g} s in a backlog of {backlog.events:,}: repeat it with more --rounds"
         )
-    low, _, high = quantiles(paired, n=4)
-    spread = f"half of {len(paired)}: {low:.3f} to {high:.3f}"
     alone, beside = [w for w in every if not w.pages], [w for w in every if w.pages]
+    share = 100 / PAUSE
     return Measured(
         [
             Figure.of("delivered, no page open", [window.rate for window in alone], "events/s"),
             Figure.of(f"delivered, {PAGES} pages open", [window.rate for window in beside], "events/s"),
-            Figure.of("the one over the other, paired", paired, "x", at_least=0.98, note=spread),
+            _mean("the one over the other, paired", paired, "x"),
+            _mean(f"of the rate, what {PAGES} pages cost", [w.lost * share for w in beside], "%", at_most=2),
+            _mean("the same of a moment without pages (right: 0)", [w.lost * share for w in alone], "%"),
             Figure.of("of one core, all but delivery takes without pages", [window.others for window in alone], "%"),
             Figure.of(f"of one core, all but delivery takes with {PAGES}", [window.others for window in beside], "%"),
             Figure.of(f"pages fetched anew by {PAGES} that are open", [window.fetched for window in beside], "pages/s"),
