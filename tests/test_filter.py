@@ -73,9 +73,9 @@ def test_patterns_are_those_of_a_shell(patterns: list[str], name: str) -> None:
 
 def test_no_pattern_takes_long() -> None:
     """Stars upon stars are no work."""
-    began = time.monotonic()
+    began = time.thread_time()
     assert not owed(offered("a" * 128), usernames=check_usernames(["*a" * 60 + "b"]))
-    assert time.monotonic() - began < 1
+    assert time.thread_time() - began < 1
 
 
 # -- admins
@@ -196,14 +196,15 @@ EXPRESSIONS = st.recursive(
 
 @given(EXPRESSIONS)
 def test_whatever_is_asked_is_answered_soon(condition: str) -> None:
-    """Any expression is refused, or ends within its steps, and is the same when it is read again."""
+    """Any expression is refused, or ends within its steps (the time is its own: the machine may be busy), and is the same when
+    it is read again."""
     one = offered(detail={**DETAIL, "big": [[{"a": [n] * 10} for n in range(10)] * 20] * 20})
-    began = time.monotonic()
+    began = time.thread_time()
     try:
         answers = [Condition(condition).holds(one.wire) for _ in range(2)]
     except (ConditionError, InvalidError):
         answers = []
-    assert time.monotonic() - began < 2
+    assert time.thread_time() - began < 2
     assert answers in ([], [True, True], [False, False])
 
 
