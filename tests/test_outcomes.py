@@ -35,9 +35,13 @@ def test_deliveries_are_counted_by_the_hour_of_their_event(world: World) -> None
     with world.database.read() as conn:
         hours = outcomes.Hours()
         now = edges[2]
-        # With no time to count, the newest is counted all the same, and the others at the next visit.
+        # With no time to count, the newest and one before it are counted all the same, and the others at the next visits.
         hurried = hours.buckets(conn, edges, now=now, seconds=0.0, monotonic=world.clock.monotonic)
-        assert [bucket.complete for bucket in hurried] == [False, False, True]
+        assert [bucket.complete for bucket in hurried] == [False, True, True]
+        again = outcomes.Hours()
+        for complete in (False, True):
+            hurried = again.buckets(conn, edges, now=edges[3] - 1, seconds=0.0, monotonic=world.clock.monotonic)
+            assert [bucket.complete for bucket in hurried] == [complete, True, True]
         found = hours.buckets(conn, edges, now=now, seconds=1.0, monotonic=world.clock.monotonic)
     assert found == [
         Bucket(edges[0], edges[1], 4, 1, 1, 2),

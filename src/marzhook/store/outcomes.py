@@ -125,9 +125,10 @@ class Hours:
     ) -> list[Bucket]:
         """Deliveries between each two of these times (Unix seconds, rising).
 
-        What is delivered is counted from the newest on, for no longer than `seconds`; the rest comes the next time.
+        What is delivered is counted from the newest on: that of the last stretch, of one before it, and of more for no longer
+        than `seconds`; the rest comes the next time. So however long the last one takes, all are counted some day.
         """
-        deadline = monotonic() + seconds
+        deadline, counted = 0.0, 0
         new = [edge for edge in edges if edge not in self._ids]
         known = self._ids | dict(zip(new, history.first_ids(conn, new), strict=True))
         ids = [known[edge] for edge in edges]
@@ -139,8 +140,11 @@ class Hours:
             pending = _count(conn, _STILL_PENDING, values)
             states = dict(driver.execute(conn, _UNDELIVERED, values).fetchall())
             owed = self._owed.get(span)
-            if owed is None and (monotonic() < deadline or not found):
+            if owed is None and (counted < 2 or monotonic() < deadline):
                 owed = _count(conn, _SETTLED, values) + pending
+                counted += 1
+                if counted == 1:
+                    deadline = monotonic() + seconds
             if owed is not None and span[1] <= now - self.CLOSED:
                 kept[span] = owed
             delivered = None if owed is None else max(0, owed - pending - sum(states.values()))
