@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -173,7 +176,8 @@ def test_a_database_that_is_away_stops_nobody_else() -> None:
 
 def test_many_open_pages_cost_no_more_than_few(database: Database) -> None:
     """The more follow along, the less often each of them is told: delivering comes first."""
-    pulse = Pulse(database, also=lambda: 0)
+    looked: list[float] = []
+    pulse = Pulse(database, also=lambda: looked.append(time.monotonic()))
 
     async def follow() -> None:
         pages = [pulse.beats(yes) for _ in range(20)]
@@ -182,7 +186,73 @@ def test_many_open_pages_cost_no_more_than_few(database: Database) -> None:
         for page in pages[1:]:
             await anext(page)
         assert pulse.pause == 20 * live.EVERY
-        await closed(pages)
+        # Nor do they ask by themselves before that, whatever reason they have to, and without one not at all.
+        assert pulse.worth(0.5) > pulse.pause
+        assert pulse.worth(60.0) == 60.0
+        assert pulse.worth(0.0) == 0.0
+        looked.clear()
+        await asyncio.to_thread(eventually, lambda: len(looked) >= 4, what="four looks")
+        assert min(after - before for before, after in pairwise(looked[1:])) > 18 * live.EVERY
+        await closed(pages[1:])
+        assert pulse.worth(0.1) == 0.1
+        await closed(pages[:1])
+
+    asyncio.run(follow())
+
+
+def test_who_follows_along_is_asked_for_his_session_now_and_then(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with each change, and, once it was asked, not again before its time."""
+    asked: list[float] = []
+    number = [0]
+    pulse = Pulse(database, also=lambda: number[0])
+
+    async def still_allowed() -> bool:
+        asked.append(time.monotonic())
+        return len(asked) < 3
+
+    async def follow() -> None:
+        page = pulse.beats(still_allowed)
+        for _ in range(3):
+            await asyncio.wait_for(anext(page), 10)
+            number[0] += 1
+        assert not asked
+        await closed([page])
+        monkeypatch.setattr(live, "RECHECKED", 0.1)
+        async for _ in pulse.beats(still_allowed):
+            number[0] += 1
+        assert min(after - before for before, after in pairwise(asked)) > 0.08
+
+    asyncio.run(follow())
+
+
+def test_a_stop_waits_for_no_look_that_hangs(database: Database) -> None:
+    """A database that does not answer keeps no stream open: neither one that waits for a change nor one that has just come."""
+    hanging, let_go = threading.Event(), threading.Event()
+    hang = [False]
+
+    def looked() -> int:
+        if hang[0]:
+            hanging.set()
+            assert let_go.wait(20)
+        return 0
+
+    pulse = Pulse(database, also=looked)
+
+    async def follow() -> None:
+        pages = [pulse.beats(yes)]
+        await anext(pages[0])
+        hang[0] = True
+        ending = [asyncio.ensure_future(anext(page, None)) for page in pages]
+        assert await asyncio.to_thread(hanging.wait, 10)
+        other = Pulse(database, also=looked)
+        ending.append(asyncio.ensure_future(anext(other.beats(yes), None)))
+        await asyncio.sleep(0)
+        for one in (pulse, other):
+            await asyncio.to_thread(one.close)
+        assert await asyncio.wait_for(asyncio.gather(*ending), 10) == [None, None]
+        let_go.set()
 
     asyncio.run(follow())
 
@@ -239,13 +309,14 @@ def test_nothing_is_looked_at_while_nobody_follows(database: Database) -> None:
 
 def test_a_stop_and_a_sign_out_end_the_streams(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service does not wait for open pages, and who may no longer read gets no more."""
-    monkeypatch.setattr(live, "RECHECKED", 0.02)
 
     async def rest(pulse: Pulse, allowed: object) -> int:
         return len([beat async for beat in pulse.beats(allowed)])  # type: ignore[arg-type]
 
     async def follow() -> None:
-        assert await asyncio.wait_for(rest(Pulse(database, also=lambda: 0), no), 10) == 1
+        with monkeypatch.context() as soon:
+            soon.setattr(live, "RECHECKED", 0.02)
+            assert await asyncio.wait_for(rest(Pulse(database, also=lambda: 0), no), 10) == 1
         pulse = Pulse(database, also=lambda: 0)
         page = pulse.beats(yes)
         await anext(page)

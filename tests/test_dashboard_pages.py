@@ -328,12 +328,18 @@ def test_a_fresh_panel_offers_its_inbox(browser: Browser) -> None:
 
 
 def test_figures_are_not_made_for_each_visitor(browser: Browser) -> None:
-    """Twenty open pages cost as much as one; one that was served older figures is told when to ask again."""
-    assert 'data-again="0' in browser.page("/")
+    """Twenty open pages cost as much as one; one that was served figures of an older state is told when to ask again."""
+    assert 'data-again="0.0"' in browser.page("/")
     made, _ = browser.site.figures.get()
+    assert 'data-again="0.0"' in browser.page("/")
+    browser.api.publish()
     again = re.search(r'data-again="([\d.]+)"', browser.page("/"))
     assert again
     assert 0 < float(again[1]) <= 0.5
+    # Where several are open, not before it would be told.
+    browser.site.pulse._listeners = 20
+    assert 'data-again="22.0"' in browser.page("/")
+    assert browser.site.figures.get()[0] is made
     browser.api.clock.advance(1)
     assert browser.site.figures.get()[0] is not made
 

@@ -188,7 +188,7 @@ def _page(visit: Visit, endpoint_id: int, once: str) -> Response:
     return visit.page(
         "endpoint.html",
         chart=chart,
-        again=AGAIN,
+        again=visit.site.pulse.worth(AGAIN),
         latencies=latencies,
         percentile=percentile,
         endpoint=endpoint,

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EVERY: Final = 1.0
-"""Seconds between two looks at whether anything changed, for each page that is open: one look for all of them. To make a page
-anew takes some 10 ms of a core, the figures of a long backlog included, and however many are open, together they take about
-1 % from those who deliver."""
+"""Seconds between two looks at whether anything changed while one page is open; while more are, so many times as long. One
+look serves all of them, so however many are open, about one page a second is fetched anew."""
 PING: Final = 30
 """Seconds between two words on a stream on which nothing else is said: what stands in between keeps it open, and the page,
 which hears none for three times as long (live.js), opens another one."""
@@ -58,12 +57,17 @@ class Pulse:
         self._listeners = 0
         self._closed = False
         self._beat = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Where the listeners are."""
         self._looker: asyncio.Task[None] | None = None
         self._looking = asyncio.Event()
 
     def close(self) -> None:
-        """End every stream, within EVERY seconds. From any thread."""
+        """End every stream, also while a look hangs. From any thread."""
         self._closed = True
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has ended, and with it the streams
+                self._loop.call_soon_threadsafe(self._end)
         # A look at a database that is away takes its time, and such a watch has nothing to close.
         if self._lock.acquire(timeout=EVERY):
             if self._watch is not None:
@@ -109,24 +113,30 @@ class Pulse:
         """Seconds between two looks, for as many pages as are open now."""
         return EVERY * max(1, self._listeners)
 
+    def worth(self, seconds: float) -> float:
+        """Seconds after which an open page asks again that has reason to in so many, or in none (0): where there are several,
+        not before it would have been told, or each would ask as often as one does."""
+        return max(seconds, self.pause + 2 * EVERY) if seconds and self._listeners > 1 else seconds
+
     async def beats(
         self, still_allowed: Callable[[], Awaitable[bool]], since: str = ""
     ) -> AsyncIterator[dict[str, str]]:
         """One event for each `pause` in which something changed, until the service stops or the reader is signed out; the
         first at once if anything may have changed `since` the page was made, whose state that is."""
         self._listeners += 1
+        self._loop = asyncio.get_running_loop()
         if self._looker is None or self._looker.done():
             self._looking = asyncio.Event()
             self._looker = asyncio.create_task(self._look(self._looking))
         try:
             # Before the first beat: what is committed from then on is noticed.
             await self._looking.wait()
-            seen, time = self._version_of(since), asyncio.get_running_loop().time
+            seen, time = self._version_of(since), self._loop.time
             checked = time()
             while not self._closed:
                 beat = self._beat
                 if seen >= self._told:
-                    # Streams that wait cost nothing: twenty that looked each second took a third of a percent of a core.
+                    # Without a look of its own: those of twenty took a third of a percent of a core.
                     with suppress(TimeoutError):
                         await asyncio.wait_for(beat.wait(), checked + RECHECKED - time())
                 if seen < self._told:
@@ -157,8 +167,10 @@ class Pulse:
                     self._wake()
         finally:
             looking.set()
-            if self._closed:
-                self._wake()
+
+    def _end(self) -> None:
+        self._looking.set()
+        self._wake()
 
     def _wake(self) -> None:
         beat, self._beat = self._beat, asyncio.Event()

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from marzhook.dashboard import words
-from marzhook.dashboard.chart import AGAIN, Chart, hourly
+from marzhook.dashboard.chart import Chart, hourly
 from marzhook.dashboard.events import called
 from marzhook.dashboard.visit import Pages, Visit
 from marzhook.delivery import Attempt
@@ -25,9 +25,11 @@ pages = Pages()
 
 HOURS: Final = 24
 KEPT: Final = 0.5
-SHARE: Final = 20
+SHARE: Final = 100
 """Figures are kept for KEPT seconds, and for SHARE times as long as they took: however many pages are open, and however
-long the history is, they take a twentieth of one core at the most."""
+long the backlog is, they take a hundredth of one core at the most."""
+COUNTING: Final = 20
+"""The same while the past is still being counted, which is soon over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Snapshot:
     """Everything that the first page shows."""
 
     at: float
+    state: str
+    """What was committed before is in it (`Pulse.state`); "" where that cannot be said."""
     chart: Chart
     standings: Sequence[Standing]
     _shown: dict[str, Markup] = field(default_factory=dict)
@@ -91,23 +95,23 @@ class Figures:
         self._made: Snapshot | None = None
         self._until = 0.0
 
-    def get(self) -> tuple[Snapshot, float]:
-        """The snapshot, and after how many seconds it is worth asking again, where it is not fresh; else 0."""
+    def get(self, state: str = "") -> tuple[Snapshot, float]:
+        """The snapshot for a page that is made at this state, and after how many seconds it is worth asking again, where it is
+        of an older one or its past is not all counted; else 0."""
         monotonic = self._services.clock.monotonic
         with self._lock:
             began = monotonic()
-            if self._made is not None and began < self._until:
-                return self._made, self._until - began
-            self._made = _snapshot(self._services, self._hours)
-            ended = monotonic()
-            if not self._made.chart.complete:
-                self._until = ended + AGAIN
-                return self._made, AGAIN
-            self._until = ended + max(KEPT, SHARE * (ended - began))
-            return self._made, 0.0
+            fresh = self._made is None or began >= self._until
+            if self._made is None or fresh:
+                self._made = _snapshot(self._services, self._hours, state)
+                ended = monotonic()
+                share = SHARE if self._made.chart.complete else COUNTING
+                self._until = ended + max(KEPT, share * (ended - began))
+            fresh = fresh or (state != "" and state == self._made.state)
+            return self._made, 0.0 if fresh and self._made.chart.complete else self._until - monotonic()
 
 
-def _snapshot(services: Services, hours: Hours) -> Snapshot:
+def _snapshot(services: Services, hours: Hours, state: str) -> Snapshot:
     now = services.clock.now()
     with services.database.read() as conn:
         owed = outcomes.owed(conn)
@@ -123,12 +127,13 @@ def _snapshot(services: Services, hours: Hours) -> Snapshot:
             for endpoint in endpoints.all_endpoints(conn)
         ]
         chart = hourly(services, conn, hours, now, HOURS)
-        return Snapshot(now.timestamp(), chart, standings)
+        return Snapshot(now.timestamp(), state, chart, standings)
 
 
 @pages.get("/")
 def overview(visit: Visit) -> Response:
-    snapshot, again = visit.site.figures.get()
+    snapshot, again = visit.site.figures.get(visit.state)
+    again = visit.site.pulse.worth(again)
     figures = snapshot.shown(visit.language.code, partial(_figures, visit, snapshot))
     return visit.page("overview.html", snapshot=snapshot, figures=figures, again=again)
 

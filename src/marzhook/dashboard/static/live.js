@@ -150,9 +150,9 @@ function alike(part, element) {
   return [...part.querySelectorAll(reached)].filter((one) => does(one) === does(element));
 }
 
-// The figures were kept from a moment ago: what changed since is worth one more look.
+// The figures were kept from a moment ago: what changed since is worth one more look, unless the page is told before.
 function lookAgain(part) {
-  if (Number(part.dataset.again) > 0) setTimeout(refresh, 1000 * part.dataset.again + 100);
+  if (Number(part.dataset.again) > 0) later(1000 * part.dataset.again + 100);
 }
 
 function open() {
