@@ -33,7 +33,7 @@ class Figure:
     at_least: float | None = None
     at_most: float | None = None
     each: Sequence[float] = ()
-    """The rounds' values, of which `value` is the median."""
+    """The rounds' values, of which `value` is the median, unless the note says otherwise."""
     note: str = ""
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import tempfile
 import threading
 import time
@@ -33,7 +34,8 @@ BESIDE = 5
 
 
 class Follower:
-    """An open overview: a stream that says that something changed, and the page fetched anew each time that it does."""
+    """An open overview: a stream that says that something changed, and the page fetched anew each time that it does, or when
+    the page itself said that it is worth another look, whichever is sooner."""
 
     def __init__(self, port: int, cookie: str) -> None:
         self._port, self._headers = port, {"Cookie": cookie}
@@ -41,34 +43,56 @@ class Follower:
         self._closing = False
         self.fetched = 0
         self._failed: Exception | None = None
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
+        self._told = threading.Event()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._listen, self._fetch)]
+        for thread in self._threads:
+            thread.start()
 
-    def _follow(self) -> None:
-        page = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+    def _listen(self) -> None:
         try:
             self._stream.request("GET", "/live", headers=self._headers)
             for line in self._stream.getresponse():
                 if line.startswith(b"event: change"):
-                    page.request("GET", "/", headers=self._headers)
-                    answer = page.getresponse()
-                    answer.read()
-                    # Until the next change the service would have given the connection up.
-                    page.close()
-                    if answer.status != 200:
-                        raise RuntimeError(f"the page answered {answer.status}")
-                    self.fetched += 1
+                    self._told.set()
         except Exception as error:
-            if not self._closing:
-                self._failed = error
+            self._fail(error)
+
+    def _fetch(self) -> None:
+        page = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        wait: float | None = None
+        try:
+            while True:
+                self._told.wait(wait)
+                self._told.clear()
+                if self._closing:
+                    return
+                page.request("GET", "/", headers=self._headers)
+                answer = page.getresponse()
+                text = answer.read().decode()
+                # Until the next time the service would have given the connection up.
+                page.close()
+                again = re.search('data-again="([^"]*)"', text)
+                if answer.status != 200 or again is None:
+                    raise RuntimeError(f"the page answered {answer.status}, and when to look again: {again}")
+                self.fetched += 1
+                # As live.js does.
+                wait = float(again[1]) + 0.1 if float(again[1]) > 0 else None
+        except Exception as error:
+            self._fail(error)
         finally:
             page.close()
+
+    def _fail(self, error: Exception) -> None:
+        if not self._closing:
+            self._failed = error
 
     def close(self) -> None:
         self._closing = True
         if self._stream.sock:
             self._stream.sock.shutdown(2)
-        self._thread.join(10)
+        self._told.set()
+        for thread in self._threads:
+            thread.join(10)
         self._stream.close()
         if self._failed is not None:
             raise RuntimeError("a page did not follow to the end") from self._failed
@@ -122,8 +146,17 @@ class Window:
         """Seconds of delivering that it cost to make all pages anew: so much less was delivered from half a second before the
         first came to half a second after the last than at the rate of the bins beside. Where no page is open, the same of the
         same moment, at which nothing happens."""
-        made = [index for index, bin in enumerate(self.bins) if bin.fetched]
+        most = max(range(len(self.bins)), key=lambda index: self.bins[index].fetched)
+        made = [i for i, bin in enumerate(self.bins) if bin.fetched and abs(i - most) <= BESIDE]
         first, last = (made[0], made[-1]) if made else (round((PAUSE - OPENING) / STEP),) * 2
+        # The first ones that were opened look once more by themselves, some seconds before.
+        if (told := sum(self.bins[i].fetched for i in made)) < self.pages or not (
+            2 + BESIDE <= first <= last < len(self.bins) - 2 - BESIDE
+        ):
+            raise RuntimeError(
+                f"{told} pages were fetched together, from {first * STEP:g} s to {last * STEP:g} s of the window: this cannot"
+                " tell what that cost; is the machine too busy?"
+            )
         hit = self.bins[first - 2 : last + 3]
         beside = [*self.bins[first - 2 - BESIDE : first - 2], *self.bins[last + 3 : last + 3 + BESIDE]]
         rate = sum(bin.came for bin in beside) / sum(bin.seconds for bin in beside)
@@ -159,9 +192,9 @@ def ratios(found: Sequence[Window]) -> list[float]:
 
 
 def _mean(what: str, values: Sequence[float], unit: str, **goal: float) -> Figure:
-    """The mean, and how far it may be off. Of what noise is added to and a median is not more certain of."""
+    """The mean of values that differ by noise alone, and how far it may be off."""
     error = stdev(values) / sqrt(len(values))
-    note = f"{len(values)} of them, standard error {error:.2g}"
+    note = f"mean of {len(values)}, standard error {error:.2g}"
     return Figure(what, mean(values), unit, each=tuple(values), note=note, **goal)
 
 
