@@ -114,9 +114,9 @@ class Pulse:
         return EVERY * max(1, self._listeners)
 
     def worth(self, seconds: float) -> float:
-        """Seconds after which an open page asks again that has reason to in so many, or in none (0): where there are several,
-        not before it would have been told, or each would ask as often as one does."""
-        return max(seconds, self.pause + 2 * EVERY) if seconds and self._listeners > 1 else seconds
+        """Seconds after which an open page asks again that has reason to in so many, or in none (0): not before it would have
+        been told, or each of many would ask as often as one does."""
+        return max(seconds, self.pause + 2 * EVERY) if seconds else 0.0
 
     async def beats(
         self, still_allowed: Callable[[], Awaitable[bool]], since: str = ""

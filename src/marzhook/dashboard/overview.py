@@ -27,7 +27,9 @@ HOURS: Final = 24
 KEPT: Final = 0.5
 SHARE: Final = 100
 """Figures are kept for KEPT seconds, and for SHARE times as long as they took: however many pages are open, and however
-long the backlog is, they take a hundredth of one core at the most."""
+long the backlog is, they take a hundredth of one core, until they would be LONGEST old."""
+LONGEST: Final = 10.0
+"""Seconds that figures are kept at the most, also where what they took was waiting."""
 COUNTING: Final = 20
 """The same while the past is still being counted, which is soon over."""
 
@@ -106,9 +108,9 @@ class Figures:
                 self._made = _snapshot(self._services, self._hours, state)
                 ended = monotonic()
                 share = SHARE if self._made.chart.complete else COUNTING
-                self._until = ended + max(KEPT, share * (ended - began))
+                self._until = ended + min(LONGEST, max(KEPT, share * (ended - began)))
             fresh = fresh or (state != "" and state == self._made.state)
-            return self._made, 0.0 if fresh and self._made.chart.complete else self._until - monotonic()
+            return self._made, 0.0 if fresh and self._made.chart.complete else self._until - began
 
 
 def _snapshot(services: Services, hours: Hours, state: str) -> Snapshot:

@@ -269,9 +269,9 @@ export function follow(ready) {
     windows.onmessage = told;
   }
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden) close();
-    else if (isTold) open();
-    else refresh();
+    if (document.hidden) return close();
+    if (isTold) open();
+    if (again || !isTold) refresh();
   });
   window.addEventListener("beforeunload", () => { leaving = Date.now(); });
   window.addEventListener("pageshow", () => { leaving = 0; });
